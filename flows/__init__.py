@@ -1,0 +1,1 @@
+"""Prefect flows, the study configuration and the command line."""

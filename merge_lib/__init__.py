@@ -1,0 +1,1 @@
+"""Merging of fine-tuned checkpoints, and what a merge keeps and forgets."""

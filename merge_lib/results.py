@@ -1,0 +1,67 @@
+"""What a study measured: the one structure that the report, the tracker and the command line read."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+Regime = Literal["sequential", "parallel"]
+
+
+@dataclass(frozen=True)
+class CheckpointRef:
+    """Where a checkpoint lies and what it is."""
+
+    path: str  # relative to the project's root
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method (or one reference) in one regime with one seed."""
+
+    label: str  # the study's name for the row, unique together with regime and seed
+    kind: Literal["merge", "reference"]
+    method: str  # registered method name; for references: base, expert, sequential, joint
+    regime: Regime | None  # how the experts were trained; None where that has no meaning
+    seed: int | None  # None for the base, which is shared by all seeds
+    params: dict[str, Any]
+    accuracy: list[list[float]]  # [T, T]: row t = after stage t, column k = on task k, each in [0, 1]
+    elapsed_s: float  # training for references, merging for merges, summed over the stages
+    checkpoints: list[CheckpointRef]  # one for each stage
+    metrics: dict[str, float | None] = field(default_factory=dict)  # merge_lib.metrics.summarise
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """Everything that a run of a study measured, and what it was measured on."""
+
+    study: str
+    run_id: str
+    description: str
+    workload: str
+    scenario: str
+    tasks: list[str]  # names, in the order of the task sequence
+    seeds: list[int]
+    chance: list[float]  # accuracy of guessing, for each task
+    data: dict[str, str]  # snapshot name -> content hash
+    config: dict[str, Any]  # the study as it was validated
+    environment: dict[str, str]  # python, torch, machine, threads, git revision
+    started_at: str  # ISO 8601, UTC
+    elapsed_s: float
+    rows: list[Row]
+
+    def save(self, path: Path) -> None:
+        """Write as JSON with sorted keys."""
+        path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote."""
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        rows = [
+            Row(**{**row, "checkpoints": [CheckpointRef(**ref) for ref in row["checkpoints"]]})
+            for row in fields.pop("rows")
+        ]
+        return cls(rows=rows, **fields)

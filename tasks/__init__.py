@@ -1,0 +1,1 @@
+"""Prefect tasks: thin adapters between the flows and merge_lib."""
