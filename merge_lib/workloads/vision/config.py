@@ -1,0 +1,82 @@
+"""The `workload:` block of a study on images. Importing this loads neither torch nor numpy."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Scenario = Literal["task-incremental", "domain-incremental", "class-incremental"]
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class ViTConfig(BaseModel):
+    """The vision transformer's sizes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: Count = 8
+    patch_size: Count = 2
+    width: Count = 64
+    depth: Count = 4
+    heads: Count = 4
+    mlp_ratio: Count = 2
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        if self.image_size % self.patch_size:
+            msg = (
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; change one"
+            )
+            raise ValueError(msg)
+        if self.width % self.heads:
+            msg = f"width {self.width} is not a multiple of heads {self.heads}; change one"
+            raise ValueError(msg)
+        return self
+
+
+class TrainingConfig(BaseModel):
+    """One training: AdamW under a cosine schedule with linear warm-up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: Count
+    batch_size: Count = 32
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    warmup: Share = 0.1  # share of the steps in which the learning rate rises
+    max_grad_norm: Positive = 1.0
+    shift: Annotated[int, Field(ge=0)] = 0  # augmentation: up to this many pixels each way
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    freeze: tuple[str, ...] = ()  # glob patterns of parameter names that keep their values
+
+
+class PretrainingConfig(TrainingConfig):
+    """Training of the base on glyphs."""
+
+    snapshot: str = "glyphs"  # the file data/pretraining/<snapshot>.safetensors
+    epochs: Count = 8
+    batch_size: Count = 128
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+
+
+class FineTuningConfig(TrainingConfig):
+    """Training of an expert; joint training makes the same number of epochs over the tasks' union."""
+
+    epochs: Count = 15
+    learning_rate: Positive = 5e-4
+
+
+class VisionConfig(BaseModel):
+    """A workload on small grey images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["vision"]
+    scenario: Scenario
+    data: str = "data"  # folder with tasks/ and pretraining/, relative to the project's root
+    model: ViTConfig = ViTConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
+    fine_tuning: FineTuningConfig = FineTuningConfig()
