@@ -1,25 +1,27 @@
-"""Reading and writing of checkpoints."""
-# ruff: noqa
-import hashlib, json
-from dataclasses import dataclass
-from pathlib import Path
-from safetensors.torch import load, save
-from merge_lib.errors import CheckpointCorruptError
+"""Checkpoints on disk: read lazily, written atomically, known by their digest."""
 
-@dataclass(frozen=True)
-class WrittenCheckpoint:
-    path: Path
-    digest: str
-    size_bytes: int
+from merge_lib.checkpoints.digest import (
+    Verification,
+    checkpoint_digest,
+    combine_digests,
+    tensor_digest,
+    verify,
+)
+from merge_lib.checkpoints.layout import NO_DIGEST
+from merge_lib.checkpoints.reader import CheckpointReader, open_checkpoint, read_state_dict
+from merge_lib.checkpoints.writer import CheckpointWriter, WrittenCheckpoint, write_state_dict
 
-def read_state_dict(path):
-    try:
-        return load(path.read_bytes())
-    except Exception as exc:
-        raise CheckpointCorruptError(str(exc)) from exc
-
-def write_state_dict(path, tensors, *, lineage):
-    b = save({k: v.contiguous() for k, v in sorted(tensors.items())}, metadata={"mergeline": json.dumps(lineage, sort_keys=True)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b)
-    return WrittenCheckpoint(path, "xxh3:" + hashlib.md5(b).hexdigest(), len(b))
+__all__ = [
+    "NO_DIGEST",
+    "CheckpointReader",
+    "CheckpointWriter",
+    "Verification",
+    "WrittenCheckpoint",
+    "checkpoint_digest",
+    "combine_digests",
+    "open_checkpoint",
+    "read_state_dict",
+    "tensor_digest",
+    "verify",
+    "write_state_dict",
+]
