@@ -87,7 +87,7 @@ def test_the_order_of_the_experts_does_not_matter(name, make_models):
 @pytest.mark.parametrize("name", [info.name for info in registry.methods() if not info.order_free])
 def test_the_order_matters_where_it_is_declared_to(name, make_models):
     base, experts = make_models(3)
-    if name == "magmax":  # only where magnitudes are equal
+    if name == "magmax":  # there it matters only where magnitudes are equal
         base = {key: torch.zeros_like(t) if t.is_floating_point() else t for key, t in base.items()}
         experts = [
             {key: torch.full_like(t, sign) if t.is_floating_point() else t for key, t in base.items()}
