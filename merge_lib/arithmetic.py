@@ -76,10 +76,12 @@ class Merge:
         if self.method.receives == "task_vectors":
             merged = inputs.wide_base + merged
         stored = merged.to(inputs.experts[0].dtype)
-        if not torch.isfinite(stored).all():
+        if not is_finite(stored).all():
             raise MethodInputError(
-                f"Tensor '{inputs.name}' merged by '{self.method.name}' left the finite numbers of {stored.dtype}. "
-                "Finite inputs must give a finite result. Lower the scale, or store the checkpoints in a wider dtype."
+                f"Tensor '{inputs.name}' merged by '{self.method.name}' left the finite numbers of "
+                f"{stored.dtype}. "
+                "Finite inputs must give a finite result. Lower the scale, or store the checkpoints in a "
+                "wider dtype."
             )
         return stored
 
@@ -117,15 +119,20 @@ def arithmetic_dtype(sources: Sequence[TensorSource]) -> torch.dtype:
     return torch.float64 if wide else torch.float32
 
 
+def is_finite(tensor: Tensor) -> Tensor:
+    """Entry by entry; torch itself cannot say it of the 8-bit types."""
+    return torch.isfinite(tensor.to(torch.float32) if tensor.dtype.itemsize == 1 else tensor)
+
+
 def check_finite(name: str, tensor: Tensor, label: str) -> None:
     """Refuse NaN and infinity."""
-    finite = torch.isfinite(tensor.to(torch.float32) if tensor.dtype.itemsize == 1 else tensor)
+    finite = is_finite(tensor)
     if not finite.all():
         bad = int((~finite).sum())
         raise MethodInputError(
-            f"Tensor '{name}' in '{label}' has {bad} of {tensor.numel()} values that are NaN or infinite. Only finite "
-            "weights can be merged. Train that checkpoint again or leave it out; list the tensor in `exclude` to "
-            "leave it as in the base."
+            f"Tensor '{name}' in '{label}' has {bad} of {tensor.numel()} values that are NaN or infinite. "
+            "Only finite weights can be merged. Train that checkpoint again or leave it out; list the tensor "
+            "in `exclude` to leave it as in the base."
         )
 
 
@@ -134,8 +141,8 @@ def copy_equal(name: str, experts: Sequence[Tensor], labels: Sequence[str]) -> T
     for expert, label in zip(experts[1:], labels[1:], strict=True):
         if not torch.equal(expert, experts[0]):
             raise CheckpointMismatchError(
-                f"Tensor '{name}' ({expert.dtype}) differs between experts '{labels[0]}' and '{label}'. Only floating "
-                "tensors are merged; others must be equal in all experts. List the tensor in `exclude` to leave it "
-                "as in the base."
+                f"Tensor '{name}' ({expert.dtype}) differs between experts '{labels[0]}' and '{label}'. "
+                "Only floating tensors are merged; others must be equal in all experts. List the tensor in "
+                "`exclude` to leave it as in the base."
             )
     return experts[0].clone()

@@ -1,7 +1,7 @@
 """The index of the package's own methods: their declarations as JSON, so that listing them needs no torch.
 
-`python -m merge_lib.catalogue` writes it. The index holds the digest of the sources it was made from; where it does
-not match them, the methods are imported instead, which is slower and never wrong.
+`python -m merge_lib.catalogue` writes it. The index holds the digest of the sources it was made from; where
+it does not match them, the methods are imported instead, which is slower and never wrong.
 """
 
 import json

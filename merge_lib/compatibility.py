@@ -54,8 +54,8 @@ def check_compatible(
         raise CheckpointMismatchError(
             "\n".join(problems)
             + f"\nExperts must be fine-tuned from the same base. Check that these checkpoints "
-            f"belong together ({len(problems)} differences), or list the tensors in `exclude` to leave them as in "
-            "the base."
+            f"belong together ({len(problems)} differences), or list the tensors in `exclude` to leave them "
+            "as in the base."
         )
 
 
@@ -72,7 +72,8 @@ def _differences(first: TensorSource, role: str, expert: TensorSource, excluded:
     ]
     for name in sorted(expected & got):
         problems += [
-            f"Tensor '{name}' has {what} {theirs} in expert '{expert.label}' but {ours} in {role} '{first.label}'."
+            f"Tensor '{name}' has {what} {theirs} in expert '{expert.label}' "
+            f"but {ours} in {role} '{first.label}'."
             for what, theirs, ours in (
                 ("shape", expert.shape(name), first.shape(name)),
                 ("dtype", expert.dtype(name), first.dtype(name)),

@@ -1,4 +1,4 @@
-"""Merging checkpoints on disk, tensor by tensor: memory for one tensor of every checkpoint, one or more passes."""
+"""Merging checkpoints on disk, tensor by tensor: memory for one tensor of each checkpoint."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -73,8 +73,8 @@ class DigestedCheckpoint:
         recorded = self._reader.lineage.get("digest", digest)
         if digest != recorded:
             raise CheckpointCorruptError(
-                f"Checkpoint {self.label} has the digest {digest}, but its lineage recorded {recorded}. It changed "
-                "after it was written. Make or fetch it again."
+                f"Checkpoint {self.label} has the digest {digest}, but its lineage recorded {recorded}. "
+                "It changed after it was written. Make or fetch it again."
             )
         return digest
 
@@ -198,5 +198,6 @@ def _check_paths(specs: Sequence[MergeSpec], outs: Sequence[Path]) -> None:
     clashes = sorted(str(out) for out in resolved if out in inputs or resolved.count(out) > 1)
     if clashes:
         raise SpecError(
-            f"The output {clashes[0]} is an input or another output of the same run. Give every merge its own path."
+            f"The output {clashes[0]} is an input or another output of the same run. "
+            "Give every merge its own path."
         )

@@ -42,7 +42,7 @@ class Plan:
         self._excluded = [self._excluded_names(job) for job in self.jobs]
         for job, excluded in zip(self.jobs, self._excluded, strict=True):
             check_compatible(base, [experts[place] for place in job.experts], tuple(excluded))
-        self.layouts = [self._layout(job, skip) for job, skip in zip(self.jobs, self._excluded, strict=True)]
+        self.layouts = [self._layout(job) for job in self.jobs]
         self.names = tuple(sorted({name for layout in self.layouts for name in layout}))
         self._merges = [Merge(job.method, job.params, job.seed) for job in self.jobs]
         self._dtypes = [self._arithmetic_dtype(job) for job in self.jobs]
@@ -99,7 +99,7 @@ class Plan:
         known = sorted({name for source in self._sources(job) for name in source.names})
         return frozenset(match_excluded(job.exclude, known))
 
-    def _layout(self, job: Job, excluded: frozenset[str]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    def _layout(self, job: Job) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         like = self._sources(job)[0]
         return {name: (like.dtype(name), like.shape(name)) for name in like.names}
 

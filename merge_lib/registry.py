@@ -2,8 +2,8 @@
 
 A method declares itself with `@merge_method`. What its function receives is read from the names of its
 positional arguments: `experts` or `task_vectors` (stacked, [n, *shape]), `base`, and for methods that look at
-the whole model first, `statistics`. Its keyword-only arguments are its parameters; `generator` is filled in by
-the engine. Listing methods and checking parameters does not import torch (see `merge_lib.catalogue`).
+the whole model first, `statistics`. Its keyword-only arguments are its parameters; `generator` is filled in
+by the engine. Listing methods and checking parameters does not import torch (see `merge_lib.catalogue`).
 """
 
 import inspect
@@ -26,9 +26,10 @@ Receives = Literal["experts", "task_vectors"]
 class ModelStatistics:
     """How a method with scope "model" looks at every tensor before it merges the first.
 
-    The state that travels through is frozen and has a boolean `complete`. `begin(count, dtype, **params)` makes
-    it for `count` experts; while it is not complete, every tensor is folded in by `fold(state, tensors)` and the
-    pass is ended by `close(state)`. A state that is complete from the beginning costs no pass.
+    The state that travels through is frozen and has a boolean `complete`. `begin(count, dtype, **params)`
+    makes it for `count` experts; while it is not complete, every tensor is folded in by
+    `fold(state, tensors)` and the pass is ended by `close(state)`. A state that is complete from the
+    beginning costs no pass.
     """
 
     begin: Callable[..., Any]
@@ -113,10 +114,11 @@ def merge_method(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare the decorated function as a merge method.
 
-    The function is a method that merges all experts at once, or, where `init` is given, the `step` of a method
-    that folds experts in as they arrive: `init(base) -> State`, `step(state, expert or task_vector, *, …) ->
-    (merged, State)`. A function that receives task vectors returns a merged task vector, to which the engine
-    adds the base; one that receives experts returns the merged weights.
+    The function is a method that merges all experts at once, or, where `init` is given, the `step` of a
+    method that folds experts in as they arrive: `init(base) -> State` and
+    `step(state, expert or task_vector, *, …) -> (merged, State)`. A function that receives task vectors
+    returns a merged task vector, to which the engine adds the base; one that receives experts returns the
+    merged weights.
 
     Args:
         name: what a spec calls it.
@@ -197,8 +199,8 @@ def _check_positional(
     )
     if len(tensors & set(takes)) != 1 or set(takes) - tensors - others:
         raise SpecError(
-            f"Method '{name}' takes the positional arguments {', '.join(takes) or 'none'}. It must take one of "
-            f"{' or '.join(sorted(tensors))}, and beside it only {', '.join(sorted(others))}; "
+            f"Method '{name}' takes the positional arguments {', '.join(takes) or 'none'}. It must take one "
+            f"of {' or '.join(sorted(tensors))}, and beside it only {', '.join(sorted(others))}; "
             "put parameters behind a `*`."
         )
     if (statistics is not None) != (scope == "model") or ("statistics" in takes) != (statistics is not None):
@@ -213,7 +215,8 @@ def _check_name_is_free(info: MethodInfo) -> None:
     earlier = declared.get(info.name)
     if earlier is not None and earlier.module != info.module:
         raise SpecError(
-            f"Two methods are called '{info.name}': one in {earlier.module}, one in {info.module}. Rename one."
+            f"Two methods are called '{info.name}': one in {earlier.module}, one in {info.module}. "
+            "Rename one."
         )
 
 

@@ -28,6 +28,7 @@ DTYPES = {
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
+METADATA = "__metadata__"
 LINEAGE_KEY = "mergeline"
 NO_DIGEST = "xxh3:" + "0" * 32  # holds the place of a digest that is known only at the end
 MAX_HEADER_BYTES = 100_000_000  # as in the safetensors library
@@ -59,7 +60,7 @@ def lay_out(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> tuple
 def encode_header(entries: Iterable[Entry], lineage: Mapping[str, Any]) -> bytes:
     """Length and header; the same entries and lineage give the same bytes."""
     header: dict[str, Any] = {
-        "__metadata__": {
+        METADATA: {
             "format": "pt",
             LINEAGE_KEY: json.dumps(lineage, sort_keys=True, separators=(",", ":"), allow_nan=False),
         }
@@ -83,8 +84,8 @@ def parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, Entry], dict[s
     """
     header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     if not isinstance(header, dict):
-        raise ValueError("the header is not a JSON object")
-    metadata = header.pop("__metadata__", {})
+        raise ValueError("the header is not a JSON object")  # noqa: TRY004 -- the caller turns it into ours
+    metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its metadata is not a table of strings")
     entries = {name: _parse_entry(name, fields) for name, fields in header.items()}

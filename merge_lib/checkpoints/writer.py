@@ -1,10 +1,10 @@
-"""Writing a checkpoint: tensor by tensor, beside its place, renamed when whole; the same input, the same bytes."""
+"""Writing a checkpoint: tensor by tensor, beside its place, renamed when whole; same input, same bytes."""
 
 import errno
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from merge_lib.checkpoints.digest import combine_digests, describe_bytes, raw_bytes
-from merge_lib.checkpoints.layout import DTYPE_NAMES, NO_DIGEST, encode_header, lay_out
+from merge_lib.checkpoints.layout import DTYPE_NAMES, METADATA, NO_DIGEST, encode_header, lay_out
 from merge_lib.errors import CheckpointError
 
 _REMEDIES = {
@@ -40,14 +40,14 @@ class WrittenCheckpoint:
 class CheckpointWriter:
     """A checkpoint being written; use it in a `with` statement and call `finish` inside.
 
-    The space is claimed at the beginning, so that a full disk is found before any arithmetic. Tensors may come
-    in any order. Leaving the `with` without `finish` removes what was written.
+    The space is claimed at the beginning, so that a full disk is found before any arithmetic. Tensors may
+    come in any order. Leaving the `with` without `finish` removes what was written.
 
     Args:
         path: where the checkpoint will be.
         tensors: dtype and shape of every tensor.
-        lineage: JSON values for the header. Digests that are not known yet are `NO_DIGEST`; the key "digest" is
-            the writer's own.
+        lineage: JSON values for the header. Digests that are not known yet are `NO_DIGEST`; the key
+            "digest" is the writer's own.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class CheckpointWriter:
         entry = self._entries[name]
         if tensor.dtype != entry.dtype or tuple(tensor.shape) != entry.shape:
             raise CheckpointError(
-                f"Tensor '{name}' of {self.path} is {tensor.dtype} {tuple(tensor.shape)}, but was laid out as "
-                f"{entry.dtype} {entry.shape}. Lay out what will be written."
+                f"Tensor '{name}' of {self.path} is {tensor.dtype} {tuple(tensor.shape)}, but was laid out "
+                f"as {entry.dtype} {entry.shape}. Lay out what will be written."
             )
         data = raw_bytes(tensor)
         with self._explained():
@@ -124,10 +124,8 @@ class CheckpointWriter:
 
     def discard(self) -> None:
         """Remove what was written so far; does nothing after `finish`."""
-        try:
+        with suppress(OSError):  # the buffered rest may not fit either; the file goes away all the same
             self._file.close()
-        except OSError:  # the buffered rest does not fit either; the file goes away all the same
-            pass
         self._partial.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -140,16 +138,23 @@ class CheckpointWriter:
 
     def _claim_space(self) -> None:
         with self._explained():
-            if hasattr(os, "posix_fallocate"):
+            try:
                 os.posix_fallocate(self._file.fileno(), 0, self.size_bytes)
-            else:
+            except (AttributeError, OSError) as exc:  # not on every system, not on every file system
+                if getattr(exc, "errno", errno.EOPNOTSUPP) not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
                 self._file.truncate(self.size_bytes)
 
     def _check_dtypes(self, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
+        if METADATA in tensors:
+            raise CheckpointError(
+                f"A tensor of {self.path} is called '{METADATA}', which names the metadata. Rename it."
+            )
         for name, (dtype, _) in sorted(tensors.items()):
             if dtype not in DTYPE_NAMES:
                 raise CheckpointError(
-                    f"Tensor '{name}' of {self.path} is {dtype}, which safetensors files cannot hold. Convert it first."
+                    f"Tensor '{name}' of {self.path} is {dtype}, which safetensors files cannot "
+                    "hold. Convert it first."
                 )
 
     @contextmanager

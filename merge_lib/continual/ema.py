@@ -38,8 +38,8 @@ def ema(
     θ̄_t = (1 − w)·θ̄_{t−1} + w·θ_t, θ̄_1 = θ_1, with w the weight.
 
     Scope: per tensor; the state is one tensor.
-    Variant: starts at the first expert, not at the base. A weight of 0 keeps the first expert, 1 the last one,
-        bit for bit.
+    Variant: starts at the first expert, not at the base. A weight of 0 keeps the first expert, 1 the last
+        one, bit for bit.
     Differs from the paper: nothing; it sweeps the weight, and 0.5 is our choice.
     Reference: Dziadzio et al., "How to merge your multimodal models over time?", CVPR 2025, arXiv:2412.06712.
 

@@ -39,8 +39,8 @@ def magmax(
 
     Scope: per tensor; the state is one tensor.
     Variant: of equal magnitudes the later one wins, so order matters only there.
-    Differs from the paper: nothing in the merge. The paper's experts are trained one from the other; experts that
-        all start from the base are its ablation. 0.5 is the scale of the authors' scripts.
+    Differs from the paper: nothing in the merge. The paper's experts are trained one from the other;
+        experts that all start from the base are its ablation. 0.5 is the scale of the authors' scripts.
     Reference: Marczak et al., "MagMax", ECCV 2024, arXiv:2407.06322, section 4.
 
     Args:

@@ -30,8 +30,9 @@ def dare(
     The density is 1 − p, λ the scale.
 
     Scope: per tensor.
-    Variant: divided by the density, as in the paper; mergekit rescales to the L1 norm before the drop. Combined by
-        task arithmetic. The draws belong to the expert's place in the spec, so another order is another draw.
+    Variant: divided by the density, as in the paper; mergekit rescales to the L1 norm before the drop.
+        Combined by task arithmetic. The draws belong to the expert's place in the spec, so another order is
+        another draw.
     Differs from the paper: nothing; the default drop rate 0.1 is that of the authors' code.
     Reference: Yu et al., "Language models are super mario", ICML 2024, arXiv:2311.03099, section 3.2.
 

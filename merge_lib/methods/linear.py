@@ -23,7 +23,8 @@ def linear(experts: Float[Tensor, " n *shape"], *, position: Fraction = 0.5) -> 
     Scope: per tensor.
     Variant: positions 0 and 1 give the ends bit for bit; one checkpoint is returned as it is.
     Differs from the paper: nothing for two; the paper has no fold.
-    Reference: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv:2109.01903, section 3.
+    Reference: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv:2109.01903,
+        section 3.
 
     Args:
         experts: [n, *shape], floating; one row per checkpoint, in spec order.

@@ -23,12 +23,13 @@ _NEARLY_PARALLEL = 0.9995
 def slerp(experts: Float[Tensor, " n *shape"], *, position: Fraction = 0.5) -> Float[Tensor, " *shape"]:
     """The point on the arc from the first checkpoint to the second, tensor by tensor.
 
-    θ* = sin((1−α)Ω)/sin Ω · θ_1 + sin(αΩ)/sin Ω · θ_2, with α the position and Ω the angle between the flattened
-    tensors. More than two are folded from the left: ((θ_1, θ_2), θ_3), …, each step at the same position.
+    θ* = sin((1−α)Ω)/sin Ω · θ_1 + sin(αΩ)/sin Ω · θ_2, with α the position and Ω the angle between the
+    flattened tensors. More than two are folded from the left: ((θ_1, θ_2), θ_3), …, each step at the
+    same position.
 
     Scope: per tensor.
-    Variant: un-normalised tensors, as in mergekit; Ω is that of the unit vectors. Where |cos Ω| > 0.9995, or a
-        tensor is zero, the interpolation is linear. Positions 0 and 1 give the ends bit for bit.
+    Variant: un-normalised tensors, as in mergekit; Ω is that of the unit vectors. Where |cos Ω| > 0.9995, or
+        a tensor is zero, the interpolation is linear. Positions 0 and 1 give the ends bit for bit.
     Differs from the paper: it interpolates unit quaternions.
     Reference: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, section 3.3.
 

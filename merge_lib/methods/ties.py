@@ -46,12 +46,14 @@ def ties(
     τ̂_t = τ_t where |τ_t| is among the largest share `density`, else 0;  γ = sign(Σ_t τ̂_t);
     τ* = λ · mean of {τ̂_t : sign(τ̂_t) = γ}, entry by entry, with λ the scale.
 
-    Scope: whole model; one pass counts, the other merges (two counting passes for float32, none for trim "tensor").
-    Variant: the paper's. Trimmed over the whole flattened model, sign elected on the unweighted trimmed vectors,
-        mean over the agreeing non-zero entries. `trim="tensor"` trims each tensor by itself, as PEFT and mergekit do.
-    Differs from the paper: where non-zero entries cancel to exactly 0, plus is elected; the authors' code takes
-        the majority sign of the model. The number of entries kept is rounded to the nearest, and all that equal
-        the smallest one kept are kept.
+    Scope: whole model; before the pass that merges, two passes find the thresholds (four for float64, none
+        with trim "tensor" or density 1).
+    Variant: the paper's. Trimmed over the whole flattened model, sign elected on the unweighted trimmed
+        vectors, mean over the agreeing non-zero entries. `trim="tensor"` trims each tensor by itself, as PEFT
+        and mergekit do.
+    Differs from the paper: where non-zero entries cancel to exactly 0, plus is elected; the authors' code
+        takes the majority sign of the model. The number of entries kept is rounded to the nearest, and all
+        that equal the smallest one kept are kept.
     Reference: Yadav et al., "TIES-Merging", NeurIPS 2023, arXiv:2306.01708, algorithm 1.
 
     Args:

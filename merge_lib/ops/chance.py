@@ -1,8 +1,8 @@
 """Randomness that depends on nothing but where it is used.
 
 The draw for an element is a function of (seed, tensor name, expert index, offset in the tensor): pieces,
-order and threads cannot change it. The function is Philox 4x64-10 in numpy's numbering, keyed by a hash of the
-first three; element i takes the 32-bit half i % 2, the low one first, of the 64-bit word i // 2.
+order and threads cannot change it. The function is Philox 4x64-10 in numpy's numbering, keyed by a hash of
+the first three; element i takes the 32-bit half i % 2, the low one first, of the 64-bit word i // 2.
 """
 
 from dataclasses import dataclass

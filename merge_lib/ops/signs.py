@@ -16,7 +16,7 @@ def elect_signs(task_vectors: Float[Tensor, " n *shape"]) -> Float[Tensor, " *sh
 def disjoint_mean(
     task_vectors: Float[Tensor, " n *shape"], signs: Float[Tensor, " *shape"]
 ) -> Float[Tensor, " *shape"]:
-    """The mean over those experts whose entry is not zero and has the elected sign; 0 where there are none."""
+    """The mean over those experts whose entry is not zero and has the elected sign; 0 where none has."""
     agree = task_vectors * signs > 0
     total = sum_rows(torch.where(agree, task_vectors, 0.0))
     return total / agree.sum(dim=0).clamp(min=1)
