@@ -4,6 +4,7 @@
     ├── SpecError (ValueError)               a study, recipe or parameter is wrong
     │   └── UnknownMethodError (LookupError) no method, workload or task of that name
     ├── MethodInputError (ValueError)        tensors that a method cannot merge
+    ├── MetricInputError (ValueError)        numbers that a metric or a test cannot be computed from
     ├── DataError                            a data snapshot is missing or wrong
     ├── TrainingError                        an expert diverged
     └── CheckpointError                      a checkpoint cannot be used
@@ -31,6 +32,10 @@ class UnknownMethodError(SpecError, LookupError):
 
 class MethodInputError(MergeError, ValueError):
     """A method was given tensors that it cannot merge."""
+
+
+class MetricInputError(MergeError, ValueError):
+    """A metric or a statistical test was given numbers of the wrong shape or kind."""
 
 
 class DataError(MergeError):

@@ -5,6 +5,7 @@ Importing this package loads the configuration models only; torch is imported wh
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from merge_lib.workloads.protocol import Progress, Split, TrainReport, Workload
 from merge_lib.workloads.vision.config import VisionConfig
@@ -12,7 +13,12 @@ from merge_lib.workloads.vision.config import VisionConfig
 # A second workload makes this a union: Annotated[VisionConfig | ClipConfig, Field(discriminator="name")].
 WorkloadConfig = VisionConfig
 
-__all__ = ["Progress", "Split", "TrainReport", "VisionConfig", "Workload", "WorkloadConfig", "create"]
+__all__ = ["Progress", "Split", "TrainReport", "VisionConfig", "Workload", "WorkloadConfig", "create", "parse"]
+
+
+def parse(settings: dict[str, Any]) -> WorkloadConfig:
+    """The configuration from its plain form, as it travels between processes."""
+    return WorkloadConfig.model_validate(settings)
 
 
 def create(config: WorkloadConfig, *, tasks: Sequence[str], data: Path) -> Workload:

@@ -1,10 +1,14 @@
 """The `workload:` block of a study on images. Importing this loads neither torch nor numpy."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Scenario = Literal["task-incremental", "domain-incremental", "class-incremental"]
+
+Work = Literal["pretrain", "train", "evaluate"]
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -80,3 +84,35 @@ class VisionConfig(BaseModel):
     model: ViTConfig = ViTConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     fine_tuning: FineTuningConfig = FineTuningConfig()
+
+    def pretraining_snapshots(self) -> tuple[str, ...]:
+        """Names of the snapshots that the base is trained on."""
+        return (self.pretraining.snapshot,)
+
+    def parameters_of(self, work: Work) -> dict[str, Any]:
+        """The settings that can change the result of one kind of work."""
+        parts = {
+            "pretrain": {"model", "pretraining"},
+            "train": {"model", "scenario", "fine_tuning"},
+            "evaluate": {"model", "scenario"},
+        }
+        return self.model_dump(mode="json", include={"name", *parts[work]})
+
+    def code(self, work: Work) -> tuple[str, ...]:
+        """The modules whose source can change the result of one kind of work."""
+        package = "merge_lib.workloads.vision"
+        shared = (f"{package}.workload", f"{package}.model", f"{package}.scenarios")
+        return shared if work == "evaluate" else (*shared, f"{package}.training")
+
+    def task_classes(self, tasks: Sequence[str], data: Path) -> list[list[str]]:
+        """The classes of each task, which decide what an output means in every scenario."""
+        from merge_lib.workloads.vision.data import read_snapshot
+
+        return [list(read_snapshot(data / "tasks" / f"{task}.safetensors").classes) for task in tasks]
+
+    def extra_classes(self, tasks: Sequence[str], data: Path) -> list[str]:
+        """Classes that only tasks have; they widen the head of the base."""
+        from merge_lib.workloads.vision.data import read_snapshot
+
+        known = set(read_snapshot(data / "pretraining" / f"{self.pretraining.snapshot}.safetensors").classes)
+        return [name for classes in self.task_classes(tasks, data) for name in classes if name not in known]
