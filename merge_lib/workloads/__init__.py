@@ -13,7 +13,16 @@ from merge_lib.workloads.vision.config import VisionConfig
 # A second workload makes this a union: Annotated[VisionConfig | ClipConfig, Field(discriminator="name")].
 WorkloadConfig = VisionConfig
 
-__all__ = ["Progress", "Split", "TrainReport", "VisionConfig", "Workload", "WorkloadConfig", "create", "parse"]
+__all__ = [
+    "Progress",
+    "Split",
+    "TrainReport",
+    "VisionConfig",
+    "Workload",
+    "WorkloadConfig",
+    "create",
+    "parse",
+]
 
 
 def parse(settings: dict[str, Any]) -> WorkloadConfig:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,14 +21,14 @@ class ViTConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_size: Count = 8
-    patch_size: Count = 2
+    patch_size: Count = 4
     width: Count = 64
     depth: Count = 4
     heads: Count = 4
     mlp_ratio: Count = 2
 
     @model_validator(mode="after")
-    def _sizes_divide(self) -> Self:
+    def _sizes_divide(self) -> "ViTConfig":
         if self.image_size % self.patch_size:
             msg = (
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; change one"
@@ -69,8 +69,8 @@ class PretrainingConfig(TrainingConfig):
 class FineTuningConfig(TrainingConfig):
     """Training of an expert; joint training makes the same number of epochs over the tasks' union."""
 
-    epochs: Count = 15
-    learning_rate: Positive = 5e-4
+    epochs: Count = 10
+    learning_rate: Positive = 3e-4
 
 
 class VisionConfig(BaseModel):

@@ -47,7 +47,9 @@ def train(
     n = len(examples.images)
     per_epoch = math.ceil(n / config.batch_size)
     total = step_count(n, config)
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, total, config.warmup))
     model.train()
     losses: list[float] = []
