@@ -1,4 +1,4 @@
-"""A study's results as something to show: one HTML file, the same as Markdown, figures, and rows for a terminal."""
+"""A study's results as something to show: HTML, Markdown, figures, rows for a terminal."""
 
 from collections.abc import Sequence
 from pathlib import Path

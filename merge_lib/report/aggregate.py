@@ -1,5 +1,6 @@
 """The rows of a study gathered over seeds: means with intervals, and which of them are best."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,7 +41,7 @@ class Group:
 
     def values(self, metric: str) -> dict[int | None, float | None]:
         """The metric by seed."""
-        return {row.seed: row.metrics.get(metric) for row in self.rows}
+        return {row.seed: _defined(row.metrics.get(metric)) for row in self.rows}
 
     def matrices(self) -> np.ndarray:
         """Accuracy matrices [n, T, T], NaN where nothing was measured."""
@@ -174,6 +175,10 @@ def p_value(value: float | None) -> str:
 
 def _tie_unless_all(best: BestRow) -> Mark | None:
     return None if len(best.ties) == len(best.versus) else "tie"
+
+
+def _defined(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
 
 
 def _seed_order(row: Row) -> int:

@@ -1,11 +1,12 @@
 """The geometry of the small charts: numbers in, shapes out.
 
-Drawn as SVG rather than with matplotlib: one drawing follows the light or dark style sheet, its panels reflow on a
-phone, its text stays text, and the whole report is built in well under a second.
+Drawn as SVG rather than with matplotlib: one drawing follows the light or dark style sheet, its panels reflow
+on a phone, its text stays text, and the whole report is built in well under a second.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class Whisker:
 def round_range(values: Sequence[float], *, at_most: float | None = None) -> tuple[float, float]:
     """A range with round ends (tenths) around the values, always including 0."""
     finite = [value for value in values if np.isfinite(value)]
-    low = min(0.0, np.floor(min(finite, default=0.0) * 10 - 1e-9) / 10)
+    low = min(0.0, np.floor(min(finite, default=0.0) * 10 + 1e-9) / 10)
     high = max(0.1, np.ceil(max(finite, default=1.0) * 10 - 1e-9) / 10)
     return float(low), float(high if at_most is None else min(high, at_most))
 
@@ -78,7 +79,7 @@ def interval_panel(
     title: str, rows: Sequence[tuple[str, Sequence[Whisker]]], lines: Sequence[Whisker]
 ) -> Panel:
     """Means with intervals, one row a label, with vertical lines for the references."""
-    width, row_height, top, left = 440.0, 26.0, 14.0, 138.0
+    width, row_height, top, left = 440.0, 30.0, 14.0, 142.0
     bottom = top + row_height * len(rows)
     whiskers = [whisker for _, row in rows for whisker in row]
     ends = [v for w in [*whiskers, *lines] for v in (w.mean, w.low, w.high) if v is not None]
@@ -91,7 +92,7 @@ def interval_panel(
         shapes.append(Shape("path", line.style, d=f"M{x:.1f} {top:.1f}V{bottom:.1f}", text=_value_text(line)))
     for place, (label, row) in enumerate(rows):
         middle = top + row_height * (place + 0.5)
-        shapes.append(Shape("text", "label", left - 10, middle + 4, text=_clipped(label), anchor="end"))
+        shapes += _label_shapes(label, left - 10, middle + 4)
         for offset, whisker in enumerate(row):
             y = middle + (offset - (len(row) - 1) / 2) * 9
             shapes += _whisker_shapes(whisker, across, y, (low, high))
@@ -125,7 +126,7 @@ def _heat_cell(
     where = f"after stage {t + 1}, on {tasks[k]}"
     if np.isnan(value):
         return [Shape("box", "heat-none", x, y, step - 1.5, step - 1.5, text=f"{where}: not measured")]
-    shade = int(round(min(max(value, 0.0), 1.0) * (SHADES - 1)))
+    shade = round(float(min(max(value, 0.0), 1.0)) * (SHADES - 1))
     seen = "" if k <= t else " unseen"
     tip = f"{where}: {value * 100:.1f} %"
     shapes = [Shape("box", f"heat-{shade}{seen}", x, y, step - 1.5, step - 1.5, text=tip)]
@@ -216,5 +217,11 @@ def _end_text(values: np.ndarray) -> str:
     return "not measured" if np.isnan(last).any() else f"{last.mean() * 100:.0f} %"
 
 
-def _clipped(label: str, most: int = 20) -> str:
-    return label if len(label) <= most else f"{label[: most - 1]}…"
+def _label_shapes(label: str, x: float, y: float) -> list[Shape]:
+    """A label in at most two lines."""
+    lines = wrap(label, 20, max_lines=2, placeholder="…")
+    top = y - 6 * (len(lines) - 1)
+    return [
+        Shape("text", "label", x, top + 13 * place, text=line, anchor="end")
+        for place, line in enumerate(lines)
+    ]

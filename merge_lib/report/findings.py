@@ -1,5 +1,6 @@
 """The headline of a report: which method in which regime does best, and how sure that is."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -131,12 +132,12 @@ def _regimes(merges: Sequence[Group]) -> Finding | None:
     elif sequential and parallel:
         answer = "It depends on the method"
     else:
-        answer = sides[sequential > 0]
+        answer = sides[sequential > 0] + (", for some methods" if undecided else "")
     return Finding(
         "Sequential or parallel experts?",
         answer,
-        f"Average accuracy differs by {_signed(mean * 100)} points (sequential minus parallel), mean over the "
-        f"{len(verdicts)} methods.",
+        f"Average accuracy differs by {_signed(mean * 100)} points (sequential minus parallel), mean over "
+        f"the {len(verdicts)} methods.",
         f"{_counts(sequential, parallel, undecided)}.",
         f"Regimes are compared by a {comparisons[0].test.method}, Holm over {len(comparisons)} methods, "
         f"α = {ALPHA:g}.",
@@ -163,7 +164,7 @@ def _references(groups: Sequence[Group]) -> Finding | None:
 def reference_interval(group: Group) -> Interval | None:
     """Average accuracy of a reference over its seeds; for experts, each on its own task."""
     means = [own_accuracy(group, place) for place in range(len(group.rows))]
-    flat = [sum(values) / len(values) for values in means if values and all(v == v for v in values)]
+    flat = [sum(values) / len(values) for values in means if values and not any(map(math.isnan, values))]
     return mean_interval(flat) if len(flat) == len(means) else None
 
 

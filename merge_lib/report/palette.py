@@ -1,4 +1,4 @@
-"""The colours of the report, safe for the colour-blind: blue against orange (Okabe & Ito), one blue ramp for heat.
+"""The colours of the report, safe for the colour-blind: blue against orange (Okabe & Ito), blue for heat.
 
 No two things are told apart by colour alone: regimes also differ in their marker, lines in their dashes.
 """
@@ -59,7 +59,7 @@ DARK = Theme(
 def heat_ramp(theme: Theme) -> list[tuple[str, str]]:
     """Fill and text colour of every step of the heat map, from 0 to 1."""
     fills = [_mix(theme.heat, step / (SHADES - 1)) for step in range(SHADES)]
-    return [(fill, "#0d1319" if _luminance(fill) > 0.18 else "#ffffff") for fill in fills]
+    return [(fill, "#000000" if _luminance(fill) > 0.179 else "#ffffff") for fill in fills]
 
 
 def _mix(anchors: tuple[str, str, str], share: float) -> str:

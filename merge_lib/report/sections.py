@@ -101,8 +101,8 @@ def _lineage(groups: Sequence[Group], results: StudyResults) -> Section:
         [[Cell(name), _digest(digest, name)] for name, digest in sorted(results.data.items())],
     )
     lead = (
-        "Data snapshot → base and experts → merged model → metrics. Digests are shortened; the full value and the "
-        "file are shown on hover, and stand in the file's own metadata."
+        "Data snapshot → base and experts → merged model → metrics. Digests are shortened; the HTML "
+        "report shows the full value and the file on hover, and every file carries its own lineage."
     )
     trained = _checkpoints("Trained checkpoints", references_of(groups), folded=False)
     merged = _checkpoints("Merged checkpoints", merges_of(groups), folded=True)
@@ -148,13 +148,11 @@ def _reproduce(results: StudyResults) -> Section:
         [Column("What", is_numeric=False), Column("Value", is_numeric=False)],
         [[Cell(name), Cell(value)] for name, value in sorted(results.environment.items())],
     )
-    config = json.dumps(results.config, indent=2, ensure_ascii=False, default=str)
+    config = json.dumps(results.config, indent=2, sort_keys=True, ensure_ascii=False, default=str)
     return Section(
         "reproduce",
         "How to reproduce",
-        [
-            "Same study, same seeds, same bytes. JSON is valid YAML, so the configuration can be run as it stands."
-        ],
+        ["Same study, same seeds, same bytes. JSON is valid YAML: the configuration can be run as it is."],
         [
             Code("Commands", "\n".join(commands), "sh"),
             environment,

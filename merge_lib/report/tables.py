@@ -1,5 +1,6 @@
 """The tables of the report; every number of HTML, Markdown and terminal is made here."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,8 +38,9 @@ MORE = (
 )
 NOT_IN_STUDY = "not in this study"
 LEGEND = (
-    "In %, mean ± half the 95 % interval over the seeds. Bold: told apart from every other row by a paired test. "
-    "≈: not distinguishable from the best mean. Order: average accuracy over both regimes, which is no claim."
+    "In %, mean ± half the 95 % interval over the seeds (Student t). Bold: told apart from every other row "
+    "by a paired test. ≈: not distinguishable from the best mean. Order: average accuracy over both regimes, "
+    "no claim."
 )
 
 
@@ -165,8 +167,8 @@ def references(groups: Sequence[Group], tasks: Sequence[str]) -> Table:
         )
         rows.append([Cell(title, f"{group.label}; {group.method}"), _reference_average(group), *cells])
     notes = [
-        "In %, mean ± half the 95 % interval over the seeds. Nothing is merged here, so no row competes with the "
-        "methods. Each expert alone is measured on its own task only."
+        "In %, mean ± half the 95 % interval over the seeds. Nothing is merged here, so no row competes with "
+        "the methods. Each expert alone is measured on its own task only."
     ]
     return Table("References", columns, rows, notes)
 
@@ -211,8 +213,8 @@ def definitions() -> Table:
         for info in describe().values()
     ]
     note = (
-        "R[t,k] is the accuracy after stage t on task k, both counted from 0; L is the last stage, b the base, E each "
-        "expert alone, J joint training."
+        "R[t,k] is the accuracy after stage t on task k, both counted from 0; L is the last stage, b the "
+        "base, E each expert alone, J joint training."
     )
     return Table("Definitions of all metrics", columns, rows, [note], is_folded=True, wraps=True)
 
@@ -247,7 +249,7 @@ def _reference_average(group: Group) -> Cell:
 
 
 def _task_cell(values: list[list[float]]) -> Cell:
-    flat = [value for one in values for value in one if value == value]
+    flat = [value for one in values for value in one if not math.isnan(value)]
     if len(flat) < len(values):
         return Cell(UNDEFINED, "not measured")
     return Aggregate(mean_interval(flat)).cell()

@@ -21,6 +21,10 @@ METHODS = {  # how well a new task is learned, how much of the old ones is lost 
 }
 
 
+def _hash(text):
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
 def _matrix(random, size, learned, lost, chance):
     matrix = np.full((size, size), 0.0)
     for k in range(size):
@@ -35,7 +39,7 @@ def _checkpoints(name, stages):
     return [
         CheckpointRef(
             f".mergeline/{name.replace(' ', '-')}-{t}.safetensors",
-            "xxh3:" + hashlib.md5(f"{name}{t}".encode(), usedforsecurity=False).hexdigest(),
+            "xxh3:" + _hash(f"{name}{t}"),
             867_344,
         )
         for t in range(stages)
@@ -106,19 +110,19 @@ def _results(
     return StudyResults(
         study="digits",
         run_id="3f9a1c27b0d24c6e9f0a",
-        description="Nine ways to merge a small vision transformer that learns handwritten digits, two at a time.",
+        description="Nine ways to merge a small vision transformer that learns digits, two at a time.",
         workload="vision",
         scenario="class-incremental",
         tasks=tasks,
         seeds=list(seeds),
         chance=[chance] * size,
-        data={name: hashlib.md5(name.encode(), usedforsecurity=False).hexdigest() for name in ["glyphs", *tasks]},
+        data={name: _hash(name) for name in ["glyphs", *tasks]},
         config={"study": "digits", "seeds": list(seeds), "methods": [{"name": "ties", "density": 0.2}]},
         environment={"python": "3.11.9", "torch": "2.13.0", "machine": "2 cores", "git revision": "0fc92b4"},
         started_at="2026-05-04T10:12:00Z",
         elapsed_s=251.3,
         rows=rows,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="session")
