@@ -86,7 +86,9 @@ def collect(rows: Sequence[Cells], journal: Journal) -> None:
         except MergeError as failure:
             failures[str(failure)] = failure
             continue
-        fields = {name: getattr(cells, name) for name in ("label", "kind", "method", "regime", "seed", "params")}
+        fields = {
+            name: getattr(cells, name) for name in ("label", "kind", "method", "regime", "seed", "params")
+        }
         journal.add(fields, checkpoints, scores)
     if failures:
         raise MergeError("\n".join(failures)) from next(iter(failures.values()))
