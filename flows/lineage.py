@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from merge_lib.results import CheckpointRef, Row, StudyResults
+from merge_lib.results import CheckpointRef, StudyResults
 from tasks.project import Project
 from tasks.records import Record, RecordStore
 

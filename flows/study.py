@@ -19,7 +19,7 @@ from tasks.data import push_data, version_data
 from tasks.jobs import Finished, Scores, Setting
 from tasks.journal import Journal, journal_of
 from tasks.project import Project
-from tasks.runs import Run, load_run, save_run, start_run
+from tasks.runs import Run, load_run, start_run
 
 logger = logging.getLogger(__name__)
 
