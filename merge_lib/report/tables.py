@@ -162,9 +162,8 @@ def references(groups: Sequence[Group], tasks: Sequence[str]) -> Table:
     for group in references_of(groups):
         per_seed = [own_accuracy(group, place) for place in range(len(group.rows))]
         cells = [_task_cell([values[k : k + 1] for values in per_seed]) for k in range(len(tasks))]
-        title = (
-            group.title if group.regime is None or group.method in ("expert", "sequential") else group.name
-        )
+        is_unique = [other.title for other in references_of(groups)].count(group.title) == 1
+        title = group.title if is_unique else f"{group.title} ({group.regime})"
         rows.append([Cell(title, f"{group.label}; {group.method}"), _reference_average(group), *cells])
     notes = [
         "In %, mean ± half the 95 % interval over the seeds. Nothing is merged here, so no row competes with "

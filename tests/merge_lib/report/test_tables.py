@@ -94,6 +94,20 @@ def test_experts_are_measured_on_their_own_task(results):
     assert experts[1].text == expected(np.mean(own, axis=0))
 
 
+def test_references_of_one_name_in_two_regimes_are_told_apart(results):
+    twins = [replace(row, regime="sequential") for row in results.rows if row.method == "expert"]
+    named = [replace(row, label="all at once") for row in results.rows if row.method == "joint"]
+    rows = [row for row in results.rows if row.method != "joint"] + twins + named
+    table = references(gather(replace(results, rows=rows)), results.tasks)
+    assert [row[0].text for row in table.rows] == [
+        "Base",
+        "Each expert alone (parallel)",
+        "Each expert alone (sequential)",
+        "Sequential fine-tuning, not merged",
+        "all at once",
+    ]
+
+
 def test_a_clear_winner_is_marked_and_nothing_else(results):
     levels = {
         ("TIES", "sequential"): [0.90, 0.91, 0.92],
