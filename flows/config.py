@@ -1,0 +1,110 @@
+"""A study, read from YAML and checked whole: every error at once, with its line and the nearest name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from flows.yaml_errors import YamlDocument, explain
+from merge_lib.errors import SpecError
+from merge_lib.results import Regime
+from merge_lib.workloads import WorkloadConfig
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
+
+
+class Frozen(BaseModel):
+    """A part of the study: read once, never changed, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MethodEntry(Frozen):
+    """One row of the comparison: a registered method with its parameters."""
+
+    method: str
+    label: Name = ""
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_bare_name(cls, value: object) -> object:
+        return {"method": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fill_in(self) -> Self:
+        from merge_lib import registry
+
+        model = registry.get(self.method).params_model
+        try:
+            checked = model.model_validate(self.params)
+        except ValidationError as failure:
+            inner = {"errors": failure.errors(), "known": sorted(model.model_fields)}
+            raise PydanticCustomError(
+                "params", "parameters of {method}", {"method": self.method, **inner}
+            ) from failure
+        object.__setattr__(self, "params", checked.model_dump(mode="json"))
+        object.__setattr__(self, "label", self.label or self.method)
+        return self
+
+
+class BaseEntry(Frozen):
+    """Where the base comes from: pre-trained by the workload, or a checkpoint of the user's."""
+
+    checkpoint: Path | None = None
+    seed: int = Field(default=0, ge=0)
+
+
+class StudyConfig(Frozen):
+    """The whole experiment, as a study YAML states it."""
+
+    study: Name
+    description: str = ""
+    workload: WorkloadConfig
+    tasks: Annotated[tuple[Name, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
+    regimes: Annotated[tuple[Regime, ...], Field(min_length=1)] = ("sequential", "parallel")
+    base: BaseEntry = BaseEntry()
+    methods: Annotated[tuple[MethodEntry, ...], Field(min_length=1)]
+    references: tuple[Literal["joint"], ...] = ("joint",)
+
+    @field_validator("tasks", "seeds", "regimes")
+    @classmethod
+    def _no_repeats(cls, values: Sequence[Any]) -> Sequence[Any]:
+        repeated = sorted({str(value) for value in values if values.count(value) > 1})
+        if repeated:
+            raise ValueError(f"{', '.join(repeated)} stands here more than once; each may stand once")
+        return values
+
+    @field_validator("methods")
+    @classmethod
+    def _labels_differ(cls, entries: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
+        labels = [entry.label for entry in entries]
+        repeated = sorted({label for label in labels if labels.count(label) > 1})
+        if repeated:
+            raise ValueError(f"two methods have the label {', '.join(repeated)}; give each its own `label`")
+        return entries
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """The validated study.
+
+    Args:
+        path: the study's YAML file.
+        overrides: `key=value`, keys dotted (`workload.fine_tuning.epochs=3`, `methods.ties.params.density=0.5`).
+
+    Returns:
+        The frozen configuration, defaults filled in.
+
+    Raises:
+        SpecError: the file cannot be read, or anything in it is wrong; the message lists all errors.
+    """
+    document = YamlDocument.read(path)
+    for override in overrides:
+        document.override(override)
+    try:
+        return StudyConfig.model_validate(document.plain())
+    except ValidationError as failure:
+        raise SpecError(explain(failure, document, StudyConfig)) from failure

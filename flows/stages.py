@@ -1,0 +1,122 @@
+"""Three ways to go through a study's steps: through Prefect, only looking, or handing the training to workers."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flows.walk import Handle
+from tasks.jobs import Finished, MergeJob, Scores, Setting, TrainingJob
+
+
+@dataclass
+class PrefectStages:
+    """Each step a Prefect task, submitted as soon as it is known; futures stand for results."""
+
+    setting: Setting
+    trainer: str | None = None  # deployment that trains, such as "fine-tune/gpu"; None: in this process
+
+    def obtain_base(self, checkpoint: str | None, seed: int) -> Handle:
+        """Pre-train or load the base."""
+        from tasks.training import obtain_base
+
+        return obtain_base.submit(self.setting, checkpoint, seed)
+
+    def train(self, job: TrainingJob, start: Handle) -> Handle:
+        """Fine-tune here, or on a worker of the trainer's pool."""
+        from tasks.dispatch import train_on_worker
+        from tasks.training import train_expert
+
+        if self.trainer is not None:
+            return train_on_worker.submit(self.setting, job, start, self.trainer)
+        return train_expert.submit(self.setting, job, start)
+
+    def merge(self, job: MergeJob, base: Handle, experts: list[Handle]) -> Handle:
+        """Merge the experts so far by every method."""
+        from tasks.merging import merge_experts
+
+        return merge_experts.submit(self.setting, job, base, experts)
+
+    def evaluate(self, label: str, checkpoints: Handle) -> Handle:
+        """Evaluate on every task."""
+        from tasks.evaluation import evaluate_checkpoints
+
+        return evaluate_checkpoints.submit(self.setting, label, checkpoints)
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step as the plan sees it."""
+
+    kind: str  # pretrain, train, merge, evaluate
+    label: str
+    is_cached: bool
+    elapsed_s: float | None  # what it took when it was done, if it is cached
+
+
+@dataclass
+class PlanningStages:
+    """Looks each step up among the finished work; None stands for what is not there."""
+
+    setting: Setting
+    steps: list[PlannedStep] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+    def obtain_base(self, checkpoint: str | None, seed: int) -> Finished | None:
+        """Look the base up."""
+        from tasks.training import import_base, pretraining_key
+
+        if checkpoint is not None:
+            from pathlib import Path
+
+            return import_base(self.setting, Path(checkpoint))
+        key = pretraining_key(self.setting, seed)[0] if self._data_known() else None
+        return self._checkpoint("pretrain", key, "base")
+
+    def train(self, job: TrainingJob, start: Finished | None) -> Finished | None:
+        """Look an expert up."""
+        from tasks.training import training_key
+
+        known = start is not None and self._data_known()
+        key = training_key(self.setting, job, start.digest)[0] if known else None
+        return self._checkpoint("train", key, job.label)
+
+    def merge(
+        self, job: MergeJob, base: Finished | None, experts: list[Finished | None]
+    ) -> list[Finished | None]:
+        """Look every entry's merge up."""
+        from tasks.merging import merging_key
+
+        digests = [expert.digest for expert in experts if expert is not None]
+        known = base is not None and len(digests) == len(experts)
+        return [
+            self._checkpoint(
+                "merge",
+                merging_key(entry, job.seed, base.digest, digests)[0] if known else None,
+                f"{entry.label} · {job.label}",
+            )
+            for entry in job.entries
+        ]
+
+    def evaluate(self, label: str, checkpoints: list[Finished | None]) -> list[Scores | None]:
+        """Look the scores up."""
+        from tasks.evaluation import evaluation_key
+
+        for checkpoint in checkpoints:
+            known = checkpoint is not None and self._data_known()
+            key = evaluation_key(self.setting, checkpoint.digest)[0] if known else None
+            record = self.setting.store.find("evaluate", key) if key else None
+            elapsed_s = record.values["elapsed_s"] if record else None
+            self.steps.append(PlannedStep("evaluate", label, record is not None, elapsed_s))
+        return [None] * len(checkpoints)
+
+    def _checkpoint(self, kind: str, key: str | None, label: str) -> Finished | None:
+        record: Any = self.setting.store.find(kind, key) if key else None
+        self.steps.append(
+            PlannedStep(kind, label, record is not None, record.values["elapsed_s"] if record else None)
+        )
+        if record is None:
+            return None
+        self.sizes.append(record.values["size_bytes"])
+        return Finished.from_record(record, self.setting.store.folder(kind, record.key), reused=True)
+
+    def _data_known(self) -> bool:
+        return bool(self.setting.data)

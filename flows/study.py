@@ -1,0 +1,106 @@
+"""The main job: from data to a comparison of merge methods."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.exceptions import UnfinishedRun
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.config import StudyConfig, load_study
+from flows.stages import PrefectStages
+from flows.walk import Cells, Handle, walk
+from merge_lib.errors import MergeError
+from tasks.artifacts import link_report
+from tasks.data import push_data, version_data
+from tasks.jobs import Finished, Scores, Setting
+from tasks.journal import Journal, journal_of
+from tasks.project import Project
+from tasks.runs import Run, load_run, start_run
+
+logger = logging.getLogger(__name__)
+
+
+@flow(name="study", flow_run_name="{study}", task_runner=ThreadPoolTaskRunner(max_workers=1))
+def study_flow(
+    study: str, overrides: Sequence[str] = (), run_id: str | None = None, trainer: str | None = None
+) -> str:
+    """Run a study: version the data, train, merge after every task, evaluate, report.
+
+    Args:
+        study: the study's YAML file, seen from the project's folder.
+        overrides: `key=value` settings that replace those of the file.
+        run_id: a run to go on with; None starts a new one.
+        trainer: the deployment that fine-tunes, such as `fine-tune/gpu`; None trains in this process.
+
+    Returns:
+        The run's id.
+    """
+    project = Project.find()
+    run = load_run(project, run_id) if run_id else open_run(project, study, overrides)
+    config = StudyConfig.model_validate(run.config)
+    setting = prepare_data(project, config)
+    with journal_of(project, run, setting) as journal:
+        rows = list(walk(config, PrefectStages(setting, trainer)))
+        collect(rows, journal)
+        journal.finish()
+    link_report(project, run.run_id)
+    return run.run_id
+
+
+def open_run(project: Project, study: str, overrides: Sequence[str]) -> Run:
+    """Check the study and make the folder of its run."""
+    config = load_study(Path(study), overrides)
+    words = [f"--set '{override}'" for override in overrides]
+    command = " ".join(["mergeline run", study, *words])
+    return start_run(project, config.study, config.model_dump(mode="json"), command)
+
+
+def prepare_data(project: Project, config: StudyConfig) -> Setting:
+    """Data up to date and pushed; what all steps of the run share."""
+    needed = (*config.workload.pretraining_snapshots(), *config.tasks)
+    version = version_data(str(project.root), needed)
+    if not version.is_pushed:
+        state = push_data(str(project.root), return_state=True)
+        if state.is_failed():
+            logger.warning("The data could not be pushed to the DVC remote; the next run tries again.")
+    hashes = {name: version.hashes[name] for name in needed}
+    return Setting(str(project.root), config.workload.model_dump(mode="json"), config.tasks, hashes)
+
+
+def collect(rows: Sequence[Cells], journal: Journal) -> None:
+    """Wait for each row and journal it; a step that failed stops only what needs its result.
+
+    Raises:
+        MergeError: steps failed; everything that does not need them is finished first.
+    """
+    failures: dict[str, BaseException] = {}
+    for cells in rows:
+        try:
+            checkpoints, scores = resolve(cells)
+        except UnfinishedRun:
+            continue  # it waited for a step that failed, which is told by that step's own row
+        except MergeError as failure:
+            failures[str(failure)] = failure
+            continue
+        fields = {
+            name: getattr(cells, name) for name in ("label", "kind", "method", "regime", "seed", "params")
+        }
+        journal.add(fields, checkpoints, scores)
+    if failures:
+        raise MergeError("\n".join(failures)) from next(iter(failures.values()))
+
+
+def resolve(cells: Cells) -> tuple[list[Finished], list[Scores]]:
+    """The checkpoints and scores of a row, once its steps are done."""
+    position = cells.pick if cells.pick is not None else 0
+    checkpoints = [_result(handle) for handle in cells.checkpoints]
+    picked = [item if cells.pick is None else item[position] for item in checkpoints]
+    return picked, [_result(handle)[position] for handle in cells.scores]
+
+
+def _result(handle: Handle) -> Any:
+    return handle.result() if isinstance(handle, PrefectFuture) else handle

@@ -1,0 +1,115 @@
+"""The order of a study, said once: the flow, the plan and the dry run all walk it.
+
+What each step does is the business of a `Stages`; here stands only what follows from what.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flows.config import StudyConfig
+from merge_lib.results import Regime
+from tasks.jobs import MergeEntry, MergeJob, TrainingJob
+
+Handle = Any  # a result, or something that stands for one that is still to come
+
+
+class Stages(Protocol):
+    """The four kinds of work in a study."""
+
+    def obtain_base(self, checkpoint: str | None, seed: int) -> Handle:
+        """The base; handle of a Finished."""
+        ...
+
+    def train(self, job: TrainingJob, start: Handle) -> Handle:
+        """A fine-tuned checkpoint; handle of a Finished."""
+        ...
+
+    def merge(self, job: MergeJob, base: Handle, experts: list[Handle]) -> Handle:
+        """One merged checkpoint an entry; handle of a list of Finished."""
+        ...
+
+    def evaluate(self, label: str, checkpoints: Handle) -> Handle:
+        """Scores of each checkpoint; handle of a list of Scores."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The handles from which one row of the results is read: `pick` chooses from what a stage's handles give."""
+
+    label: str
+    kind: str
+    method: str
+    regime: Regime | None
+    seed: int | None
+    params: dict[str, Any]
+    checkpoints: list[Handle]  # a stage each
+    scores: list[Handle]
+    pick: int | None  # position in a merge's list; None where the checkpoint handle is not a list
+
+
+def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
+    """Set everything going, in order, and name the rows as soon as their handles exist."""
+    checkpoint = str(study.base.checkpoint) if study.base.checkpoint else None
+    base = stages.obtain_base(checkpoint, study.base.seed)
+    scores = stages.evaluate("base", [base])
+    yield Cells("base", "reference", "base", None, None, {}, [base], [scores], None)
+    for seed in study.seeds:
+        experts = {regime: _train_experts(study, stages, base, regime, seed) for regime in study.regimes}
+        for regime, trained in experts.items():
+            yield _reference(
+                "expert" if regime == "parallel" else "sequential", regime, seed, trained, stages
+            )
+        if "joint" in study.references:
+            joint = _train_jointly(study, stages, base, seed)
+            yield _reference("joint", None, seed, joint, stages)
+        for regime in study.regimes:
+            yield from _merge_along(study, stages, base, experts[regime], regime, seed)
+
+
+def _train_experts(
+    study: StudyConfig, stages: Stages, base: Handle, regime: Regime, seed: int
+) -> list[Handle]:
+    """Experts in the order of the sequence: each from the one before, or each from the base."""
+    experts: list[Handle] = []
+    for stage, task in enumerate(study.tasks):
+        start = experts[-1] if experts and regime == "sequential" else base
+        label = f"{regime} {stage + 1}/{len(study.tasks)} · seed {seed}"
+        experts.append(stages.train(TrainingJob((task,), seed, label), start))
+    return experts
+
+
+def _train_jointly(study: StudyConfig, stages: Stages, base: Handle, seed: int) -> list[Handle]:
+    """From the base, on all tasks seen so far together: what merging would like to reach."""
+    return [
+        stages.train(
+            TrainingJob(
+                study.tasks[: stage + 1], seed, f"joint {stage + 1}/{len(study.tasks)} · seed {seed}"
+            ),
+            base,
+        )
+        for stage in range(len(study.tasks))
+    ]
+
+
+def _reference(name: str, regime: Regime | None, seed: int, trained: list[Handle], stages: Stages) -> Cells:
+    scores = [
+        stages.evaluate(f"{name} {stage + 1}/{len(trained)} · seed {seed}", [checkpoint])
+        for stage, checkpoint in enumerate(trained)
+    ]
+    return Cells(name, "reference", name, regime, seed, {}, trained, scores, None)
+
+
+def _merge_along(
+    study: StudyConfig, stages: Stages, base: Handle, experts: list[Handle], regime: Regime, seed: int
+) -> Iterator[Cells]:
+    """Every method after every task of the sequence, on the experts seen so far."""
+    entries = tuple(MergeEntry(entry.label, entry.method, entry.params) for entry in study.methods)
+    merged, scores = [], []
+    for stage in range(len(study.tasks)):
+        label = f"{regime} {stage + 1}/{len(study.tasks)} · seed {seed}"
+        merged.append(stages.merge(MergeJob(entries, regime, stage, seed, label), base, experts[: stage + 1]))
+        scores.append(stages.evaluate(label, merged[-1]))
+    for position, entry in enumerate(entries):
+        yield Cells(entry.label, "merge", entry.method, regime, seed, entry.params, merged, scores, position)

@@ -1,0 +1,148 @@
+"""One merge, tensor by tensor: the code that merging in memory and merging files share.
+
+Floating tensors are merged in float32, or in float64 where any of them is float64, and cast once at the end.
+Other tensors must be equal in all experts and are copied.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from merge_lib.compatibility import TensorSource
+from merge_lib.errors import CheckpointMismatchError, MergeError, MethodInputError
+from merge_lib.ops.chance import TensorGenerator
+from merge_lib.registry import MethodInfo
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One tensor of the base and of all experts, as stored."""
+
+    name: str
+    base: Tensor | None
+    experts: tuple[Tensor, ...]
+    dtype: torch.dtype  # of the arithmetic
+
+    @cached_property
+    def stacked(self) -> Tensor:
+        """[n, *shape], one row per expert."""
+        return torch.stack([expert.to(self.dtype) for expert in self.experts])
+
+    @cached_property
+    def wide_base(self) -> Tensor | None:
+        """The base in the arithmetic's dtype."""
+        return None if self.base is None else self.base.to(self.dtype)
+
+    @cached_property
+    def task_vectors(self) -> Tensor:
+        """[n, *shape], expert − base."""
+        return self.stacked - self.wide_base
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A method with its parameters, ready to be applied to tensors."""
+
+    method: MethodInfo
+    params: dict[str, Any]
+    seed: int
+
+    def begin(self, count: int, dtype: torch.dtype) -> Any:
+        """The statistics before the first tensor; None where the method has none."""
+        statistics = self.method.implementation.statistics
+        return None if statistics is None else statistics.begin(count, dtype, **self.params)
+
+    def fold(self, state: Any, inputs: Inputs) -> Any:
+        """Add one tensor to the statistics."""
+        return self.method.implementation.statistics.fold(state, self._rows(inputs))  # type: ignore[union-attr]
+
+    def close(self, state: Any) -> Any:
+        """End a pass of the statistics."""
+        return self.method.implementation.statistics.close(state)  # type: ignore[union-attr]
+
+    def apply(self, inputs: Inputs, statistics: Any) -> Tensor:
+        """The merged tensor in its stored dtype."""
+        try:
+            merged = (
+                self._batch(inputs, statistics) if self.method.kind == "batch" else self._continual(inputs)
+            )
+        except MergeError as exc:
+            exc.add_note(f"in method '{self.method.name}', tensor '{inputs.name}'")
+            raise
+        if self.method.receives == "task_vectors":
+            merged = inputs.wide_base + merged
+        stored = merged.to(inputs.experts[0].dtype)
+        if not is_finite(stored).all():
+            raise MethodInputError(
+                f"Tensor '{inputs.name}' merged by '{self.method.name}' left the finite numbers of "
+                f"{stored.dtype}. "
+                "Finite inputs must give a finite result. Lower the scale, or store the checkpoints in a "
+                "wider dtype."
+            )
+        return stored
+
+    def _rows(self, inputs: Inputs) -> Tensor:
+        return inputs.task_vectors if self.method.receives == "task_vectors" else inputs.stacked
+
+    def _batch(self, inputs: Inputs, statistics: Any) -> Tensor:
+        implementation = self.method.implementation
+        given = {
+            "experts": self._rows(inputs),
+            "task_vectors": self._rows(inputs),
+            "base": inputs.wide_base,
+            "statistics": statistics,
+        }
+        tensors = [given[name] for name in implementation.takes]
+        return implementation.merge(*tensors, **self._keywords(inputs))  # type: ignore[misc]
+
+    def _continual(self, inputs: Inputs) -> Tensor:
+        implementation = self.method.implementation
+        state = implementation.init(inputs.wide_base)  # type: ignore[misc]
+        merged = None
+        for row in self._rows(inputs):
+            merged, state = implementation.step(state, row, **self._keywords(inputs))  # type: ignore[misc]
+        return merged  # type: ignore[return-value]
+
+    def _keywords(self, inputs: Inputs) -> dict[str, Any]:
+        if not self.method.randomised:
+            return self.params
+        return {**self.params, "generator": TensorGenerator(self.seed, inputs.name)}
+
+
+def arithmetic_dtype(sources: Sequence[TensorSource]) -> torch.dtype:
+    """float64 where any tensor is, else float32."""
+    wide = any(source.dtype(name) == torch.float64 for source in sources for name in source.names)
+    return torch.float64 if wide else torch.float32
+
+
+def is_finite(tensor: Tensor) -> Tensor:
+    """Entry by entry; torch itself cannot say it of the 8-bit types."""
+    return torch.isfinite(tensor.to(torch.float32) if tensor.dtype.itemsize == 1 else tensor)
+
+
+def check_finite(name: str, tensor: Tensor, label: str) -> None:
+    """Refuse NaN and infinity."""
+    finite = is_finite(tensor)
+    if not finite.all():
+        bad = int((~finite).sum())
+        raise MethodInputError(
+            f"Tensor '{name}' in '{label}' has {bad} of {tensor.numel()} values that are NaN or infinite. "
+            "Only finite weights can be merged. Train that checkpoint again or leave it out; list the tensor "
+            "in `exclude` to leave it as in the base."
+        )
+
+
+def copy_equal(name: str, experts: Sequence[Tensor], labels: Sequence[str]) -> Tensor:
+    """A tensor that is not floating, once it is seen to be the same in all experts."""
+    for expert, label in zip(experts[1:], labels[1:], strict=True):
+        if not torch.equal(expert, experts[0]):
+            raise CheckpointMismatchError(
+                f"Tensor '{name}' ({expert.dtype}) differs between experts '{labels[0]}' and '{label}'. "
+                "Only floating tensors are merged; others must be equal in all experts. List the tensor in "
+                "`exclude` to leave it as in the base."
+            )
+    return experts[0].clone()

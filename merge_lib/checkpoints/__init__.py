@@ -1,0 +1,27 @@
+"""Checkpoints on disk: read lazily, written atomically, known by their digest."""
+
+from merge_lib.checkpoints.digest import (
+    Verification,
+    checkpoint_digest,
+    combine_digests,
+    tensor_digest,
+    verify,
+)
+from merge_lib.checkpoints.layout import NO_DIGEST
+from merge_lib.checkpoints.reader import CheckpointReader, open_checkpoint, read_state_dict
+from merge_lib.checkpoints.writer import CheckpointWriter, WrittenCheckpoint, write_state_dict
+
+__all__ = [
+    "NO_DIGEST",
+    "CheckpointReader",
+    "CheckpointWriter",
+    "Verification",
+    "WrittenCheckpoint",
+    "checkpoint_digest",
+    "combine_digests",
+    "open_checkpoint",
+    "read_state_dict",
+    "tensor_digest",
+    "verify",
+    "write_state_dict",
+]

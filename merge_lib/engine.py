@@ -1,0 +1,203 @@
+"""Merging checkpoints on disk, tensor by tensor: memory for one tensor of each checkpoint."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from merge_lib import registry
+from merge_lib.checkpoints import (
+    NO_DIGEST,
+    CheckpointReader,
+    CheckpointWriter,
+    combine_digests,
+    open_checkpoint,
+    tensor_digest,
+)
+from merge_lib.compatibility import TensorSource
+from merge_lib.errors import CheckpointCorruptError, SpecError
+from merge_lib.plan import Job, Plan
+from merge_lib.spec import MergeSpec
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """A merge that lies on the disk, whole."""
+
+    path: Path
+    digest: str
+    size_bytes: int
+    elapsed_s: float  # its own work, and its share of reading
+    excluded: tuple[str, ...] = ()  # names and patterns that were left as in the base
+
+
+class DigestedCheckpoint:
+    """An open checkpoint whose digest is taken while its tensors are read."""
+
+    def __init__(self, reader: CheckpointReader) -> None:
+        self._reader = reader
+        self._digests: dict[str, str] = {}
+        self.label = reader.label
+        self.names = reader.names
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self._reader.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Element type of a tensor."""
+        return self._reader.dtype(name)
+
+    def tensor(self, name: str) -> Tensor:
+        """Read one tensor."""
+        tensor = self._reader.tensor(name)
+        if name not in self._digests:
+            self._digests[name] = tensor_digest(tensor)
+        return tensor
+
+    def digest(self) -> str:
+        """The digest of the whole checkpoint; tensors that nobody asked for are read now.
+
+        Raises:
+            CheckpointCorruptError: the file is not what its own lineage says.
+        """
+        for name in self.names:
+            if name not in self._digests:
+                self.tensor(name)
+        digest = combine_digests(self._digests)
+        recorded = self._reader.lineage.get("digest", digest)
+        if digest != recorded:
+            raise CheckpointCorruptError(
+                f"Checkpoint {self.label} has the digest {digest}, but its lineage recorded {recorded}. "
+                "It changed after it was written. Make or fetch it again."
+            )
+        return digest
+
+
+def merge_checkpoints(spec: MergeSpec, out: Path, *, lineage: Mapping[str, Any] | None = None) -> MergeReport:
+    """Merge checkpoints into one file.
+
+    Args:
+        spec: what to merge and how.
+        out: where to; an existing file is replaced once the merge is whole.
+        lineage: more JSON values for the file's lineage, beside what the merge itself says.
+
+    Returns:
+        Where the merge is and what it is.
+
+    Raises:
+        CheckpointError: a checkpoint is missing or damaged, does not match the others, or cannot be written.
+        MethodInputError: an expert or the result is not finite.
+    """
+    return merge_many([spec], [out], lineages=[lineage or {}])[0]
+
+
+def merge_many(
+    specs: Sequence[MergeSpec], outs: Sequence[Path], *, lineages: Sequence[Mapping[str, Any]] | None = None
+) -> list[MergeReport]:
+    """Make several merges from one reading of the base and the experts.
+
+    Args:
+        specs: merges with the same base; their experts may be any of the files, in any order.
+        outs: a path for each.
+        lineages: more lineage for each.
+
+    Returns:
+        A report for each; none of the files appears unless all of them are whole.
+
+    Raises:
+        SpecError: the bases differ, or a path is used twice.
+        CheckpointError, MethodInputError: as `merge_checkpoints`.
+    """
+    started = perf_counter()
+    extras = [{} for _ in specs] if lineages is None else list(lineages)
+    _check_paths(specs, outs)
+    paths = list(dict.fromkeys(path for spec in specs for path in spec.experts))
+    with ExitStack() as stack:
+        base = _open(stack, specs[0].base)
+        experts = {path: _open(stack, path) for path in paths}
+        plan = Plan([_job(spec, paths) for spec in specs], base, list(experts.values()))
+        drafts = [_lineage(spec, extra, None, None) for spec, extra in zip(specs, extras, strict=True)]
+        writers = [
+            stack.enter_context(CheckpointWriter(out, layout, draft))
+            for out, layout, draft in zip(outs, plan.layouts, drafts, strict=True)
+        ]
+        for index, name, tensor in run_plan(plan):
+            writers[index].write(name, tensor)
+        finals = [
+            _lineage(spec, extra, base and base.digest(), [experts[path].digest() for path in spec.experts])
+            for spec, extra in zip(specs, extras, strict=True)
+        ]
+        written = [writer.finish(final) for writer, final in zip(writers, finals, strict=True)]
+    shared = max(perf_counter() - started - sum(plan.elapsed_s), 0.0) / len(specs)
+    return [
+        MergeReport(file.path, file.digest, file.size_bytes, own + shared, spec.exclude)
+        for file, own, spec in zip(written, plan.elapsed_s, specs, strict=True)
+    ]
+
+
+def run_jobs(
+    jobs: Sequence[Job], base: TensorSource | None, experts: Sequence[TensorSource]
+) -> Iterator[tuple[int, str, Tensor]]:
+    """Check, then merge: (place of the job, tensor name, tensor), names sorted."""
+    yield from run_plan(Plan(jobs, base, experts))
+
+
+def run_plan(plan: Plan) -> Iterator[tuple[int, str, Tensor]]:
+    """First the passes that gather statistics, then the one that merges."""
+    plan.gather_statistics()
+    for name in plan.names:
+        loaded = plan.load(name)
+        for index, layout in enumerate(plan.layouts):
+            if name in layout:
+                yield index, name, plan.result(index, loaded)
+
+
+def _job(spec: MergeSpec, paths: Sequence[Path]) -> Job:
+    places = tuple(paths.index(path) for path in spec.experts)
+    return Job(registry.get(spec.method), spec.params, spec.seed, places, spec.exclude)
+
+
+def _open(stack: ExitStack, path: Path | None) -> DigestedCheckpoint | None:
+    return None if path is None else DigestedCheckpoint(stack.enter_context(open_checkpoint(path)))
+
+
+def _lineage(
+    spec: MergeSpec, extra: Mapping[str, Any], base: str | None, experts: Sequence[str] | None
+) -> dict[str, Any]:
+    """What the file says of itself; digests that are not known yet have their place held."""
+    return {
+        **extra,
+        "kind": "merge",
+        "method": spec.method,
+        "params": spec.params,
+        "seed": spec.seed,
+        "exclude": list(spec.exclude),
+        "base": None if spec.base is None else base or NO_DIGEST,
+        "experts": [NO_DIGEST] * len(spec.experts) if experts is None else list(experts),
+    }
+
+
+def _check_paths(specs: Sequence[MergeSpec], outs: Sequence[Path]) -> None:
+    """Refuse runs whose files would overwrite one another."""
+    if not specs or len(specs) != len(outs):
+        raise SpecError(
+            f"{len(specs)} merges and {len(outs)} outputs were given. Give one output for each merge."
+        )
+    if len({spec.base for spec in specs}) > 1:
+        raise SpecError(
+            "The merges of one run have different bases. Run those with another base by themselves."
+        )
+    inputs = {path.resolve() for spec in specs for path in (spec.base, *spec.experts) if path is not None}
+    resolved = [Path(out).resolve() for out in outs]
+    clashes = sorted(str(out) for out in resolved if out in inputs or resolved.count(out) > 1)
+    if clashes:
+        raise SpecError(
+            f"The output {clashes[0]} is an input or another output of the same run. "
+            "Give every merge its own path."
+        )

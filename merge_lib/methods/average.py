@@ -1,0 +1,33 @@
+"""Uniform weight averaging."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from merge_lib.ops.sums import sum_rows
+from merge_lib.registry import merge_method
+
+
+@merge_method(
+    name="average",
+    title="Uniform average",
+    paper="https://arxiv.org/abs/2203.05482",
+    needs_base=False,
+    order_free=True,
+)
+def average(experts: Float[Tensor, " n *shape"]) -> Float[Tensor, " *shape"]:
+    """The mean of the experts' weights.
+
+    θ* = (1/T) Σ_t θ_t.
+
+    Scope: per tensor.
+    Variant: uniform soup; every expert has the same weight.
+    Differs from the paper: nothing; the greedy soup is another method.
+    Reference: Wortsman et al., "Model soups", ICML 2022, arXiv:2203.05482, section 2.
+
+    Args:
+        experts: [n, *shape], floating; one row per expert, in spec order.
+
+    Returns:
+        [*shape], dtype of experts.
+    """
+    return sum_rows(experts) / len(experts)

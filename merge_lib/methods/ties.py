@@ -1,0 +1,74 @@
+"""TIES: trim, elect signs, merge those that agree."""
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from merge_lib.ops.quantile import (
+    Thresholds,
+    begin_thresholds,
+    close_thresholds,
+    fold_thresholds,
+    tensor_threshold,
+)
+from merge_lib.ops.signs import disjoint_mean, elect_signs
+from merge_lib.ops.sparsify import keep_large
+from merge_lib.registry import ModelStatistics, merge_method
+from merge_lib.types import Density, Scale
+
+
+def begin(count: int, dtype: torch.dtype, *, density: Density, trim: str, **_: Any) -> Thresholds:
+    """No threshold is needed from the whole model where each tensor is trimmed by itself."""
+    return begin_thresholds(count, dtype, share=density, complete=trim == "tensor")
+
+
+@merge_method(
+    name="ties",
+    title="TIES",
+    paper="https://arxiv.org/abs/2306.01708",
+    needs_base=True,
+    order_free=True,
+    scope="model",
+    statistics=ModelStatistics(begin, fold_thresholds, close_thresholds),
+)
+def ties(
+    task_vectors: Float[Tensor, " n *shape"],
+    statistics: Thresholds,
+    *,
+    density: Density = 0.2,
+    scale: Scale = 1.0,
+    trim: Literal["model", "tensor"] = "model",
+) -> Float[Tensor, " *shape"]:
+    """The scaled mean of the trimmed task vectors whose sign was elected.
+
+    τ̂_t = τ_t where |τ_t| is among the largest share `density`, else 0;  γ = sign(Σ_t τ̂_t);
+    τ* = λ · mean of {τ̂_t : sign(τ̂_t) = γ}, entry by entry, with λ the scale.
+
+    Scope: whole model; before the pass that merges, two passes find the thresholds (four for float64, none
+        with trim "tensor" or density 1).
+    Variant: the paper's. Trimmed over the whole flattened model, sign elected on the unweighted trimmed
+        vectors, mean over the agreeing non-zero entries. `trim="tensor"` trims each tensor by itself, as PEFT
+        and mergekit do.
+    Differs from the paper: where non-zero entries cancel to exactly 0, plus is elected; the authors' code
+        takes the majority sign of the model. The number of entries kept is rounded to the nearest, and all
+        that equal the smallest one kept are kept.
+    Reference: Yadav et al., "TIES-Merging", NeurIPS 2023, arXiv:2306.01708, algorithm 1.
+
+    Args:
+        task_vectors: [n, *shape], floating; one row per expert, in spec order.
+        statistics: each expert's threshold over the whole model.
+        density: share of entries kept in each task vector, in (0, 1].
+        scale: factor on the merged task vector.
+        trim: over what the largest entries are chosen: the whole model or each tensor.
+
+    Returns:
+        [*shape], dtype of task_vectors.
+    """
+    thresholds = statistics.values
+    if trim == "tensor":
+        shares = [tensor_threshold(row, density) for row in task_vectors]
+        thresholds = torch.tensor(shares, dtype=task_vectors.dtype)
+    trimmed = keep_large(task_vectors, thresholds)
+    return scale * disjoint_mean(trimmed, elect_signs(trimmed))

@@ -1,0 +1,95 @@
+"""The exact k-th largest magnitude of a whole model, found by streaming over its tensors.
+
+Non-negative floats are ordered like the integers that their bits spell. Each pass counts sixteen of those
+bits, from the top, among the entries that agree with what is already known: two passes for float32, four for
+float64, at half a megabyte an expert, whatever the size of the model.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_DIGIT_BITS = 16
+_DIGITS = 1 << _DIGIT_BITS
+_INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """For each expert the magnitude that an entry must reach to be among the largest share of the model."""
+
+    share: float
+    dtype: torch.dtype
+    complete: bool
+    known_bits: int
+    prefix: Int[Tensor, " n"]  # the bits of the threshold that are known
+    counts: Int[Tensor, " n digits"]  # of the next sixteen bits, in the running pass
+    rank: Int[Tensor, " n"]  # how many entries with that prefix are kept; only after the first pass
+
+    @property
+    def values(self) -> Float[Tensor, " n"]:
+        """The thresholds, once complete; −1, which keeps everything, before that."""
+        if self.known_bits == 0:
+            return torch.full(self.prefix.shape, -1.0, dtype=self.dtype)
+        return self.prefix.to(_INTEGERS[self.dtype]).view(self.dtype)
+
+
+def kept_count(total: int, share: float) -> int:
+    """How many of `total` entries a share keeps: the nearest whole number, at least one."""
+    return max(1, min(total, int(share * total + 0.5)))
+
+
+def begin_thresholds(count: int, dtype: torch.dtype, *, share: float, complete: bool = False) -> Thresholds:
+    """Nothing seen yet. A share of 1 keeps everything and needs no pass."""
+    zeros = torch.zeros(count, dtype=torch.int64)
+    return Thresholds(
+        share=share,
+        dtype=dtype,
+        complete=complete or share == 1,
+        known_bits=0,
+        prefix=zeros,
+        counts=torch.zeros(count, _DIGITS, dtype=torch.int64),
+        rank=zeros,
+    )
+
+
+def fold_thresholds(state: Thresholds, task_vectors: Float[Tensor, " n *shape"]) -> Thresholds:
+    """Count one tensor."""
+    shift = state.dtype.itemsize * 8 - state.known_bits - _DIGIT_BITS
+    added = []
+    for row, prefix in zip(task_vectors, state.prefix.tolist(), strict=True):
+        keys = row.abs().reshape(-1).view(_INTEGERS[state.dtype])
+        if state.known_bits:
+            keys = keys[(keys >> (shift + _DIGIT_BITS)) == prefix]
+        added.append(torch.bincount((keys >> shift) & (_DIGITS - 1), minlength=_DIGITS))
+    return replace(state, counts=state.counts + torch.stack(added))
+
+
+def close_thresholds(state: Thresholds) -> Thresholds:
+    """End a pass: sixteen more bits are known."""
+    rank = state.rank
+    if state.known_bits == 0:
+        totals = state.counts.sum(dim=1).tolist()
+        rank = torch.tensor([kept_count(total, state.share) if total else 0 for total in totals])
+    from_top = state.counts.flip(1).cumsum(1)  # [n, digits], the largest digit first
+    place = (from_top < rank[:, None]).sum(dim=1)
+    above = torch.where(place > 0, from_top.gather(1, (place - 1).clamp(min=0)[:, None])[:, 0], 0)
+    known_bits = state.known_bits + _DIGIT_BITS
+    return replace(
+        state,
+        complete=known_bits == state.dtype.itemsize * 8,
+        known_bits=known_bits,
+        prefix=(state.prefix << _DIGIT_BITS) | (_DIGITS - 1 - place),
+        counts=torch.zeros_like(state.counts),
+        rank=rank - above,
+    )
+
+
+def tensor_threshold(row: Float[Tensor, " *shape"], share: float) -> float:
+    """The same threshold for one tensor alone."""
+    total = row.numel()
+    if total == 0 or share == 1:
+        return -1.0
+    return row.abs().reshape(-1).kthvalue(total - kept_count(total, share) + 1).values.item()

@@ -1,0 +1,136 @@
+"""What a run of merges over shared checkpoints will do: checked whole, before any tensor is read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from merge_lib.arithmetic import Inputs, Merge, arithmetic_dtype, check_finite, copy_equal
+from merge_lib.compatibility import TensorSource, check_compatible, match_excluded
+from merge_lib.registry import MethodInfo
+
+
+@dataclass(frozen=True)
+class Job:
+    """One merge among those that share a base and experts."""
+
+    method: MethodInfo
+    params: dict[str, Any]
+    seed: int
+    experts: tuple[int, ...]  # places among the experts of the run
+    exclude: tuple[str, ...]
+
+
+class Plan:
+    """Several merges that read each tensor of base and experts once a pass.
+
+    Attributes:
+        layouts: for each job dtype and shape of every tensor of its result.
+        elapsed_s: for each job the seconds spent on it alone.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], base: TensorSource | None, experts: Sequence[TensorSource]
+    ) -> None:
+        self.jobs = tuple(jobs)
+        self.elapsed_s = [0.0] * len(self.jobs)
+        self._base = base
+        self._experts = tuple(experts)
+        self._excluded = [self._excluded_names(job) for job in self.jobs]
+        for job, excluded in zip(self.jobs, self._excluded, strict=True):
+            check_compatible(base, [experts[place] for place in job.experts], tuple(excluded))
+        self.layouts = [self._layout(job) for job in self.jobs]
+        self.names = tuple(sorted({name for layout in self.layouts for name in layout}))
+        self._merges = [Merge(job.method, job.params, job.seed) for job in self.jobs]
+        self._dtypes = [self._arithmetic_dtype(job) for job in self.jobs]
+        self._statistics = [
+            merge.begin(len(job.experts), dtype)
+            for merge, job, dtype in zip(self._merges, self.jobs, self._dtypes, strict=True)
+        ]
+
+    def gather_statistics(self) -> None:
+        """Run passes over all tensors until every job knows what it must know of the whole model."""
+        while waiting := [
+            i for i, state in enumerate(self._statistics) if state is not None and not state.complete
+        ]:
+            for name in self.names:
+                loaded = self.load(name)
+                for index in waiting:
+                    self._fold(index, loaded)
+            for index in waiting:
+                self._statistics[index] = self._merges[index].close(self._statistics[index])
+
+    def load(self, name: str) -> "LoadedTensor":
+        """One tensor, of which each checkpoint's copy is read when it is first asked for."""
+        return LoadedTensor(name, self._base, self._experts)
+
+    def result(self, index: int, loaded: "LoadedTensor") -> Tensor:
+        """One tensor of one job's result."""
+        started = perf_counter()
+        job, name = self.jobs[index], loaded.name
+        if name in self._excluded[index]:
+            return self._base.tensor(name).clone()  # type: ignore[union-attr]
+        if not self.layouts[index][name][0].is_floating_point:
+            labels = [self._experts[place].label for place in job.experts]
+            return copy_equal(name, [loaded.expert(place) for place in job.experts], labels)
+        inputs = loaded.inputs(job.experts, self._dtypes[index])
+        merged = self._merges[index].apply(inputs, self._statistics[index])
+        self.elapsed_s[index] += perf_counter() - started
+        return merged
+
+    def _fold(self, index: int, loaded: "LoadedTensor") -> None:
+        layout, name = self.layouts[index], loaded.name
+        if name in self._excluded[index] or name not in layout or not layout[name][0].is_floating_point:
+            return
+        started = perf_counter()
+        inputs = loaded.inputs(self.jobs[index].experts, self._dtypes[index])
+        self._statistics[index] = self._merges[index].fold(self._statistics[index], inputs)
+        self.elapsed_s[index] += perf_counter() - started
+
+    def _sources(self, job: Job) -> list[TensorSource]:
+        """The job's checkpoints, the one that the result looks like first."""
+        experts = [self._experts[place] for place in job.experts]
+        return experts if self._base is None else [self._base, *experts]
+
+    def _excluded_names(self, job: Job) -> frozenset[str]:
+        known = sorted({name for source in self._sources(job) for name in source.names})
+        return frozenset(match_excluded(job.exclude, known))
+
+    def _layout(self, job: Job) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        like = self._sources(job)[0]
+        return {name: (like.dtype(name), like.shape(name)) for name in like.names}
+
+    def _arithmetic_dtype(self, job: Job) -> torch.dtype:
+        return arithmetic_dtype(self._sources(job))
+
+
+@dataclass
+class LoadedTensor:
+    """One tensor of all checkpoints; read, checked and stacked at most once."""
+
+    name: str
+    base: TensorSource | None
+    experts: tuple[TensorSource, ...]
+    _read: dict[int, Tensor] = field(default_factory=dict)
+    _inputs: dict[tuple[tuple[int, ...], torch.dtype], Inputs] = field(default_factory=dict)
+
+    def expert(self, place: int) -> Tensor:
+        """The tensor of one expert; −1 is the base."""
+        if place not in self._read:
+            source = self.base if place < 0 else self.experts[place]
+            tensor = source.tensor(self.name)  # type: ignore[union-attr]
+            if tensor.is_floating_point():
+                check_finite(self.name, tensor, source.label)  # type: ignore[union-attr]
+            self._read[place] = tensor
+        return self._read[place]
+
+    def inputs(self, places: tuple[int, ...], dtype: torch.dtype) -> Inputs:
+        """What a merge of these experts works on."""
+        key = (places, dtype)
+        if key not in self._inputs:
+            base = None if self.base is None else self.expert(-1)
+            self._inputs[key] = Inputs(self.name, base, tuple(self.expert(place) for place in places), dtype)
+        return self._inputs[key]

@@ -1,0 +1,250 @@
+"""Which merge methods exist, what they declare, and where their functions are.
+
+A method declares itself with `@merge_method`. What its function receives is read from the names of its
+positional arguments: `experts` or `task_vectors` (stacked, [n, *shape]), `base`, and for methods that look at
+the whole model first, `statistics`. Its keyword-only arguments are its parameters; `generator` is filled in
+by the engine. Listing methods and checking parameters does not import torch (see `merge_lib.catalogue`).
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel
+
+from merge_lib.errors import SpecError, UnknownMethodError, suggest
+from merge_lib.parameters import Parameter, build_model, check_params, describe_arguments, read_parameter
+
+Scope = Literal["tensor", "model"]
+Receives = Literal["experts", "task_vectors"]
+
+
+@dataclass(frozen=True)
+class ModelStatistics:
+    """How a method with scope "model" looks at every tensor before it merges the first.
+
+    The state that travels through is frozen and has a boolean `complete`. `begin(count, dtype, **params)`
+    makes it for `count` experts; while it is not complete, every tensor is folded in by
+    `fold(state, tensors)` and the pass is ended by `close(state)`. A state that is complete from the
+    beginning costs no pass.
+    """
+
+    begin: Callable[..., Any]
+    fold: Callable[[Any, Any], Any]
+    close: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """The functions of a method, once its module is imported."""
+
+    merge: Callable[..., Any] | None = None
+    statistics: ModelStatistics | None = None
+    init: Callable[..., Any] | None = None
+    step: Callable[..., Any] | None = None
+    takes: tuple[str, ...] = ()  # names of the positional arguments of merge or step
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What a method declares about itself."""
+
+    name: str
+    title: str
+    paper: str
+    kind: Literal["batch", "continual"]  # all experts at once, or folded in as they arrive
+    scope: Scope
+    receives: Receives
+    needs_base: bool
+    order_free: bool
+    randomised: bool
+    module: str
+    summary: str
+    parameters: tuple[Parameter, ...] = field(default=())
+
+    @cached_property
+    def params_model(self) -> type[BaseModel]:
+        """The pydantic model of the parameters: extra forbidden, ranges checked."""
+        return build_model(self.name, self.parameters)
+
+    @property
+    def implementation(self) -> Implementation:
+        """The functions; imports the method's module, and with it torch."""
+        if self.name not in _implementations:
+            import_module(self.module)
+        return _implementations[self.name]
+
+    def check_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters with all defaults.
+
+        Raises:
+            SpecError: lists every unknown, missing or wrong parameter.
+        """
+        return check_params(self.name, self.params_model, self.parameters, params)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        parameters = tuple(Parameter.from_dict(parameter) for parameter in fields["parameters"])
+        return cls(**{**fields, "parameters": parameters})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        plain = {key: value for key, value in vars(self).items() if key in self.__dataclass_fields__}
+        return {**plain, "parameters": [parameter.to_dict() for parameter in self.parameters]}
+
+
+declared: dict[str, MethodInfo] = {}
+_implementations: dict[str, Implementation] = {}
+
+
+def merge_method(
+    *,
+    name: str,
+    title: str,
+    paper: str,
+    needs_base: bool,
+    order_free: bool,
+    scope: Scope = "tensor",
+    statistics: ModelStatistics | None = None,
+    init: Callable[..., Any] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare the decorated function as a merge method.
+
+    The function is a method that merges all experts at once, or, where `init` is given, the `step` of a
+    method that folds experts in as they arrive: `init(base) -> State` and
+    `step(state, expert or task_vector, *, …) -> (merged, State)`. A function that receives task vectors
+    returns a merged task vector, to which the engine adds the base; one that receives experts returns the
+    merged weights.
+
+    Args:
+        name: what a spec calls it.
+        title: what a report calls it.
+        paper: link to the paper that defines it.
+        needs_base: cannot be computed without the base.
+        order_free: the order of the experts changes nothing beyond rounding.
+        scope: "model" where one tensor's result depends on the others; then `statistics` is given.
+        statistics: the pass over the whole model that comes first.
+        init: makes the state of a continual method before the first expert.
+
+    Returns:
+        A decorator that returns the function unchanged.
+
+    Raises:
+        SpecError: the name is taken, or the signature is not that of a method.
+    """
+
+    def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+        takes, keywords = _split_signature(function, name)
+        _check_positional(name, takes, continual=init is not None, scope=scope, statistics=statistics)
+        texts = describe_arguments(function)
+        info = MethodInfo(
+            name=name,
+            title=title,
+            paper=paper,
+            kind="batch" if init is None else "continual",
+            scope=scope,
+            receives="task_vectors" if {"task_vectors", "task_vector"} & set(takes) else "experts",
+            needs_base=needs_base,
+            order_free=order_free,
+            randomised="generator" in keywords,
+            module=function.__module__,
+            summary=inspect.cleandoc(function.__doc__ or "").partition("\n")[0],
+            parameters=tuple(
+                read_parameter(parameter, name, texts.get(key, ""))
+                for key, parameter in keywords.items()
+                if key != "generator"
+            ),
+        )
+        _check_name_is_free(info)
+        declared[name] = info
+        _implementations[name] = (
+            Implementation(merge=function, statistics=statistics, takes=takes)
+            if init is None
+            else Implementation(init=init, step=function, takes=takes)
+        )
+        return function
+
+    return declare
+
+
+def _split_signature(
+    function: Callable[..., Any], name: str
+) -> tuple[tuple[str, ...], dict[str, inspect.Parameter]]:
+    """Names of the positional arguments, and the keyword-only ones."""
+    parameters = inspect.signature(function).parameters
+    keywords = {key: p for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if any(p.kind in variadic for p in parameters.values()):
+        raise SpecError(
+            f"Method '{name}' takes *args or **kwargs. Name every parameter: the signature is the schema."
+        )
+    return tuple(key for key in parameters if key not in keywords), keywords
+
+
+def _check_positional(
+    name: str, takes: tuple[str, ...], *, continual: bool, scope: Scope, statistics: ModelStatistics | None
+) -> None:
+    """Refuse a method whose positional arguments the engine could not fill in."""
+    tensors, others = (
+        ({"expert", "task_vector"}, {"state"})
+        if continual
+        else (
+            {"experts", "task_vectors"},
+            {"base", "statistics"},
+        )
+    )
+    if len(tensors & set(takes)) != 1 or set(takes) - tensors - others:
+        raise SpecError(
+            f"Method '{name}' takes the positional arguments {', '.join(takes) or 'none'}. It must take one "
+            f"of {' or '.join(sorted(tensors))}, and beside it only {', '.join(sorted(others))}; "
+            "put parameters behind a `*`."
+        )
+    if (statistics is not None) != (scope == "model") or ("statistics" in takes) != (statistics is not None):
+        raise SpecError(
+            f"Method '{name}' has scope '{scope}'. A method with scope 'model', and no other, declares "
+            "`statistics=` and takes `statistics` as a positional argument."
+        )
+
+
+def _check_name_is_free(info: MethodInfo) -> None:
+    """Refuse a second method of the same name; the same module may be imported or run again."""
+    earlier = declared.get(info.name)
+    if earlier is not None and earlier.module != info.module:
+        raise SpecError(
+            f"Two methods are called '{info.name}': one in {earlier.module}, one in {info.module}. "
+            "Rename one."
+        )
+
+
+def get(name: str) -> MethodInfo:
+    """The method of that name.
+
+    Raises:
+        UnknownMethodError: there is none; the message holds the nearest and all names.
+    """
+    known = _known()
+    if name not in known:
+        raise UnknownMethodError(f"There is no merge method '{name}': {suggest(name, known)}.")
+    return known[name]
+
+
+def names() -> tuple[str, ...]:
+    """Names of all methods, sorted."""
+    return tuple(sorted(_known()))
+
+
+def methods() -> tuple[MethodInfo, ...]:
+    """All methods, sorted by name."""
+    known = _known()
+    return tuple(known[name] for name in sorted(known))
+
+
+def _known() -> dict[str, MethodInfo]:
+    """The methods of the package and those declared elsewhere in this process."""
+    from merge_lib.catalogue import builtin_methods
+
+    return {**builtin_methods(), **declared}

@@ -1,0 +1,17 @@
+"""The words of a method's signature: every constraint once."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TensorName = str
+StateDict = Mapping[TensorName, "Tensor"]
+
+Density = Annotated[float, Field(gt=0, le=1)]  # share of entries kept
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Scale = Annotated[float, Field(allow_inf_nan=False)]  # factor on a task vector
+Seed = Annotated[int, Field(ge=0, lt=2**63)]

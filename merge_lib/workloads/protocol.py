@@ -1,0 +1,61 @@
+"""What the flow asks of a workload: four operations on checkpoint paths, no tensors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+Split = Literal["validation", "test"]
+
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all) every few steps; an exception raised in it stops the training."""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """A checkpoint that was just trained, and how its training went."""
+
+    path: Path
+    digest: str
+    size_bytes: int
+    elapsed_s: float
+    steps: int
+    losses: list[float]  # mean training loss of each epoch
+    validation_accuracy: float  # mean over the tasks trained on, in [0, 1]
+
+
+class Workload(Protocol):
+    """Something that can be pre-trained, fine-tuned on tasks and evaluated on tasks."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Task names, in the order of the task sequence."""
+        ...
+
+    @property
+    def chance(self) -> tuple[float, ...]:
+        """Accuracy of guessing on each task, in the chosen scenario."""
+        ...
+
+    def pretrain(
+        self, out: Path, *, seed: int, lineage: dict[str, Any], progress: Progress | None = None
+    ) -> TrainReport:
+        """Train the base from random weights and write it to `out`."""
+        ...
+
+    def fine_tune(
+        self,
+        start: Path,
+        tasks: Sequence[str],
+        out: Path,
+        *,
+        seed: int,
+        lineage: dict[str, Any],
+        progress: Progress | None = None,
+    ) -> TrainReport:
+        """Train `start` on the tasks together (one task: an expert; several: joint training)."""
+        ...
+
+    def evaluate(self, checkpoint: Path, tasks: Sequence[str], *, split: Split = "test") -> dict[str, float]:
+        """Accuracy in [0, 1] of the checkpoint on each of the tasks."""
+        ...

@@ -1,0 +1,118 @@
+"""The `workload:` block of a study on images. Importing this loads neither torch nor numpy."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Scenario = Literal["task-incremental", "domain-incremental", "class-incremental"]
+
+Work = Literal["pretrain", "train", "evaluate"]
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class ViTConfig(BaseModel):
+    """The vision transformer's sizes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: Count = 8
+    patch_size: Count = 4
+    width: Count = 64
+    depth: Count = 4
+    heads: Count = 4
+    mlp_ratio: Count = 2
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> "ViTConfig":
+        if self.image_size % self.patch_size:
+            msg = (
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; change one"
+            )
+            raise ValueError(msg)
+        if self.width % self.heads:
+            msg = f"width {self.width} is not a multiple of heads {self.heads}; change one"
+            raise ValueError(msg)
+        return self
+
+
+class TrainingConfig(BaseModel):
+    """One training: AdamW under a cosine schedule with linear warm-up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: Count
+    batch_size: Count = 32
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    warmup: Share = 0.1  # share of the steps in which the learning rate rises
+    max_grad_norm: Positive = 1.0
+    shift: Annotated[int, Field(ge=0)] = 0  # augmentation: up to this many pixels each way
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    freeze: tuple[str, ...] = ()  # glob patterns of parameter names that keep their values
+
+
+class PretrainingConfig(TrainingConfig):
+    """Training of the base on glyphs."""
+
+    snapshot: str = "glyphs"  # the file data/pretraining/<snapshot>.safetensors
+    epochs: Count = 8
+    batch_size: Count = 128
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+
+
+class FineTuningConfig(TrainingConfig):
+    """Training of an expert; joint training makes the same number of epochs over the tasks' union."""
+
+    epochs: Count = 10
+    learning_rate: Positive = 3e-4
+
+
+class VisionConfig(BaseModel):
+    """A workload on small grey images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["vision"]
+    scenario: Scenario
+    data: str = "data"  # folder with tasks/ and pretraining/, relative to the project's root
+    model: ViTConfig = ViTConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
+    fine_tuning: FineTuningConfig = FineTuningConfig()
+
+    def pretraining_snapshots(self) -> tuple[str, ...]:
+        """Names of the snapshots that the base is trained on."""
+        return (self.pretraining.snapshot,)
+
+    def parameters_of(self, work: Work) -> dict[str, Any]:
+        """The settings that can change the result of one kind of work."""
+        parts = {
+            "pretrain": {"model", "pretraining"},
+            "train": {"model", "scenario", "fine_tuning"},
+            "evaluate": {"model", "scenario"},
+        }
+        return self.model_dump(mode="json", include={"name", *parts[work]})
+
+    def code(self, work: Work) -> tuple[str, ...]:
+        """The modules whose source can change the result of one kind of work."""
+        package = "merge_lib.workloads.vision"
+        shared = (f"{package}.workload", f"{package}.model", f"{package}.scenarios")
+        return shared if work == "evaluate" else (*shared, f"{package}.training")
+
+    def task_classes(self, tasks: Sequence[str], data: Path) -> list[list[str]]:
+        """The classes of each task, which decide what an output means in every scenario."""
+        from merge_lib.workloads.vision.data import read_snapshot
+
+        return [list(read_snapshot(data / "tasks" / f"{task}.safetensors").classes) for task in tasks]
+
+    def extra_classes(self, tasks: Sequence[str], data: Path) -> list[str]:
+        """Classes that only tasks have; they widen the head of the base."""
+        from merge_lib.workloads.vision.data import read_snapshot
+
+        known = set(read_snapshot(data / "pretraining" / f"{self.pretraining.snapshot}.safetensors").classes)
+        return [name for classes in self.task_classes(tasks, data) for name in classes if name not in known]

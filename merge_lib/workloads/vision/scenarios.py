@@ -1,0 +1,73 @@
+"""The three scenarios of continual learning, as one mapping from the base's logits to a task's outputs.
+
+| scenario           | outputs                   | told which task | label                       |
+|--------------------|---------------------------|-----------------|-----------------------------|
+| task-incremental   | the classes of the task   | yes             | position within the task    |
+| class-incremental  | the classes of all tasks  | no              | position among all classes  |
+| domain-incremental | positions within any task | no              | position within the task    |
+
+An output that stands for several classes (a position, in the domain-incremental scenario) has the
+log-sum-exp of their logits, so that its softmax is the sum of theirs.
+Reference: van de Ven, Tuytelaars, Tolias, "Three types of incremental learning", Nature Machine Intelligence
+2022, table 1.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from merge_lib.workloads.vision.config import Scenario
+
+ABSENT = -1e9  # added to the logit of a class that does not belong to an output
+
+
+class ScenarioMap:
+    """What a study's scenario asks on each of its tasks.
+
+    Args:
+        scenario: which of the three.
+        tasks: for each task, the indices of its classes among the base's logits.
+        classes: number of the base's logits.
+    """
+
+    def __init__(self, scenario: Scenario, tasks: Sequence[Sequence[int]], *, classes: int) -> None:
+        groups = [_groups(scenario, tasks, t) for t in range(len(tasks))]
+        most = max(map(len, groups))
+        self.mask = torch.full((len(tasks), most, classes), ABSENT)  # [t, o, c]
+        for t, outputs in enumerate(groups):
+            for o, members in enumerate(outputs):
+                self.mask[t, o, members] = 0.0
+        self.chance = tuple(1.0 / len(outputs) for outputs in groups)
+        self._targets = [_targets(scenario, tasks, t) for t in range(len(tasks))]
+
+    def outputs(self, logits: Float[Tensor, "n c"], task: Int64[Tensor, " n"]) -> Float[Tensor, "n o"]:
+        """The outputs of each example, given its logits and the index of its task."""
+        return torch.logsumexp(logits[:, None, :] + self.mask[task], dim=2)  # [n, o, c] -> [n, o]
+
+    def targets(self, labels: Int64[Tensor, " n"], task: int) -> Int64[Tensor, " n"]:
+        """The output that is right for each example of one task, given its label in the snapshot."""
+        return torch.tensor(self._targets[task])[labels]
+
+
+def _groups(scenario: Scenario, tasks: Sequence[Sequence[int]], t: int) -> list[list[int]]:
+    """For each output of task t, the classes it stands for."""
+    if scenario == "task-incremental":
+        return [[index] for index in tasks[t]]
+    if scenario == "class-incremental":
+        return [[index] for index in _all_classes(tasks)]
+    positions = max(map(len, tasks))
+    return [[task[position] for task in tasks if position < len(task)] for position in range(positions)]
+
+
+def _targets(scenario: Scenario, tasks: Sequence[Sequence[int]], t: int) -> list[int]:
+    """For each label of task t, the output that is right."""
+    if scenario == "class-incremental":
+        return [_all_classes(tasks).index(index) for index in tasks[t]]
+    return list(range(len(tasks[t])))
+
+
+def _all_classes(tasks: Sequence[Sequence[int]]) -> list[int]:
+    """The classes of all tasks, each once, in order of appearance."""
+    return list(dict.fromkeys(index for task in tasks for index in task))

@@ -1,0 +1,251 @@
+"""The vision workload: snapshots and settings in, checkpoints and accuracies out."""
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from merge_lib.checkpoints import read_state_dict, write_state_dict
+from merge_lib.errors import (
+    CheckpointCorruptError,
+    CheckpointMismatchError,
+    DataError,
+    SpecError,
+    UnknownMethodError,
+    suggest,
+)
+from merge_lib.workloads.protocol import Progress, Split, TrainReport
+from merge_lib.workloads.vision.config import VisionConfig
+from merge_lib.workloads.vision.data import Examples, Snapshot, read_snapshot
+from merge_lib.workloads.vision.model import ViT, empty_model, initial_model
+from merge_lib.workloads.vision.scenarios import ScenarioMap
+from merge_lib.workloads.vision.training import TrainingSet, step_count, train
+
+
+class VisionWorkload:
+    """A vision transformer on tasks of small images; every model has the base's head.
+
+    Args:
+        config: the study's `workload:` block.
+        tasks: names of the task snapshots, in the order of the task sequence.
+        data: the folder with `tasks/` and `pretraining/`.
+
+    Raises:
+        DataError: a snapshot is missing, unreadable, or does not fit the model.
+        SpecError: the task sequence is empty or names a task twice.
+    """
+
+    def __init__(self, config: VisionConfig, *, tasks: Sequence[str], data: Path) -> None:
+        if not tasks or len(set(tasks)) != len(tasks):
+            msg = f"The task sequence {list(tasks)} must name at least one task, each once. Correct `tasks`."
+            raise SpecError(msg)
+        self.config = config
+        self._tasks = tuple(tasks)
+        self._snapshots = {task: read_snapshot(data / "tasks" / f"{task}.safetensors") for task in tasks}
+        self._pretraining = data / "pretraining" / f"{config.pretraining.snapshot}.safetensors"
+        self._glyphs = read_snapshot(self._pretraining)
+        for snapshot in (self._glyphs, *self._snapshots.values()):
+            _check_size(snapshot, config.model.image_size)
+        indices = [[self.classes.index(c) for c in s.classes] for s in self._snapshots.values()]
+        self._scenario = ScenarioMap(config.scenario, indices, classes=len(self.classes))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Task names, in the order of the task sequence."""
+        return self._tasks
+
+    @property
+    def chance(self) -> tuple[float, ...]:
+        """Accuracy of guessing on each task: one over the number of outputs."""
+        return self._scenario.chance
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the head: those of the pre-training set, then those that only tasks have."""
+        task_classes = (name for snapshot in self._snapshots.values() for name in snapshot.classes)
+        return tuple(dict.fromkeys([*self._glyphs.classes, *task_classes]))
+
+    def pretrain(
+        self, out: Path, *, seed: int, lineage: dict[str, Any], progress: Progress | None = None
+    ) -> TrainReport:
+        """Train the base from random weights on the pre-training snapshot and write it to `out`."""
+        started = time.perf_counter()
+        generator = torch.Generator().manual_seed(seed)
+        model = initial_model(self.config.model, classes=len(self.classes), generator=generator)
+        examples, held_out = self._glyphs.splits["train"], self._glyphs.splits["validation"]
+        labels = torch.from_numpy(examples.labels)
+        training_set = TrainingSet(scaled(examples, self._glyphs), labels, torch.zeros_like(labels))
+        losses = train(
+            model,
+            training_set,
+            self.config.pretraining,
+            outputs=lambda logits, _: logits,
+            generator=generator,
+            progress=progress,
+        )
+        guesses = _logits(model, scaled(held_out, self._glyphs)).argmax(1).numpy()
+        accuracy = float((guesses == held_out.labels).mean())
+        steps = step_count(len(labels), self.config.pretraining)
+        return _write(model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy)
+
+    def fine_tune(
+        self,
+        start: Path,
+        tasks: Sequence[str],
+        out: Path,
+        *,
+        seed: int,
+        lineage: dict[str, Any],
+        progress: Progress | None = None,
+    ) -> TrainReport:
+        """Train `start` on the tasks' training splits together and write it to `out`.
+
+        Budget: the same number of epochs over the union of the tasks, whether it is one task or several.
+        """
+        started = time.perf_counter()
+        model = self._load(start)
+        config = self.config.fine_tuning
+        training_set = self._training_set(tasks)
+        losses = train(
+            model,
+            training_set,
+            config,
+            outputs=self._scenario.outputs,
+            generator=torch.Generator().manual_seed(seed),
+            progress=progress,
+        )
+        accuracy = float(np.mean([self._accuracy(model, task, "validation") for task in tasks]))
+        steps = step_count(len(training_set.images), config)
+        return _write(model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy)
+
+    def evaluate(self, checkpoint: Path, tasks: Sequence[str], *, split: Split = "test") -> dict[str, float]:
+        """Accuracy in [0, 1] of the checkpoint on each of the tasks.
+
+        Raises:
+            UnknownMethodError: a task is not in the task sequence.
+            CheckpointMismatchError: the checkpoint is not of this model.
+            CheckpointCorruptError: the checkpoint cannot be read, or holds NaN or infinite values.
+        """
+        for task in tasks:
+            self._position(task)
+        model = self._load(checkpoint)
+        return {task: self._accuracy(model, task, split) for task in tasks}
+
+    def _position(self, task: str) -> int:
+        """The index of the task in the task sequence."""
+        if task not in self._tasks:
+            msg = f"Task '{task}' is not in the task sequence; {suggest(task, self._tasks)}."
+            raise UnknownMethodError(msg)
+        return self._tasks.index(task)
+
+    def _training_set(self, tasks: Sequence[str]) -> TrainingSet:
+        """The union of the tasks' training splits, in the order given."""
+        if not tasks:
+            msg = "Fine-tuning needs at least one task, got none. Name one or more of the task sequence."
+            raise SpecError(msg)
+        positions = [self._position(task) for task in tasks]
+        parts = [(self._snapshots[task], self._snapshots[task].splits["train"]) for task in tasks]
+        labels = [torch.from_numpy(examples.labels) for _, examples in parts]
+        return TrainingSet(
+            torch.cat([scaled(examples, snapshot) for snapshot, examples in parts]),
+            torch.cat([self._scenario.targets(part, t) for part, t in zip(labels, positions, strict=True)]),
+            torch.cat([torch.full_like(part, t) for part, t in zip(labels, positions, strict=True)]),
+        )
+
+    def _accuracy(self, model: ViT, task: str, split: Split) -> float:
+        """Share of the split's images whose highest output is the right one."""
+        position = self._position(task)
+        images, targets = self._evaluation_sets[task, split]
+        outputs = self._scenario.outputs(_logits(model, images), torch.full_like(targets, position))
+        return float((outputs.argmax(1) == targets).double().mean())
+
+    @cached_property
+    def _evaluation_sets(self) -> dict[tuple[str, Split], tuple[Tensor, Tensor]]:
+        """For each task and split, the images and the outputs that are right."""
+        splits: tuple[Split, ...] = ("validation", "test")
+        return {
+            (task, split): (
+                scaled(snapshot.splits[split], snapshot),
+                self._scenario.targets(torch.from_numpy(snapshot.splits[split].labels), position),
+            )
+            for position, (task, snapshot) in enumerate(self._snapshots.items())
+            for split in splits
+        }
+
+    def _load(self, path: Path) -> ViT:
+        """A model of its own, in float32, with the checkpoint's values."""
+        state = read_state_dict(path)
+        model = empty_model(self.config.model, classes=len(self.classes))
+        _check_state(state, model.state_dict(), path)
+        model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+        return model.requires_grad_(True)
+
+
+def scaled(examples: Examples, snapshot: Snapshot) -> Float[Tensor, "n h w"]:
+    """The images as numbers from -1 (paper) to 1."""
+    return torch.from_numpy(examples.images).float() * (2.0 / snapshot.white) - 1.0
+
+
+def _logits(model: ViT, images: Float[Tensor, "n h w"]) -> Float[Tensor, "n c"]:
+    """The model's logits, without gradients."""
+    model.eval()
+    with torch.inference_mode():
+        return model(images)
+
+
+def _write(
+    model: ViT,
+    out: Path,
+    lineage: dict[str, Any],
+    *,
+    started: float,
+    steps: int,
+    losses: list[float],
+    accuracy: float,
+) -> TrainReport:
+    """Write the trained model and say how its training went."""
+    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    written = write_state_dict(out, tensors, lineage=lineage)
+    elapsed_s = time.perf_counter() - started
+    return TrainReport(written.path, written.digest, written.size_bytes, elapsed_s, steps, losses, accuracy)
+
+
+def _check_size(snapshot: Snapshot, size: int) -> None:
+    """Refuse a snapshot whose images the model cannot take."""
+    shapes = {examples.images.shape[1:] for examples in snapshot.splits.values()}
+    if shapes != {(size, size)}:
+        msg = (
+            f"Snapshot '{snapshot.name}' has images of {sorted(shapes)} pixels, but the model takes "
+            f"({size}, {size}). Set `model.image_size` to the snapshots' size, or make them anew."
+        )
+        raise DataError(msg)
+
+
+def _check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse a state dict that is not of this model, or that holds values that are not finite."""
+    faults = [f"'{name}' is missing" for name in sorted(expected.keys() - state.keys())]
+    faults += [f"'{name}' is unknown" for name in sorted(state.keys() - expected.keys())]
+    faults += [
+        f"'{name}' has shape {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in sorted(state.keys() & expected.keys())
+        if state[name].shape != expected[name].shape
+    ]
+    if faults:
+        msg = (
+            f"Checkpoint '{path}' does not fit the study's model: {'; '.join(faults)}. "
+            "Use the `model` settings it was trained with, or train it anew."
+        )
+        raise CheckpointMismatchError(msg)
+    spoilt = [name for name in sorted(state) if not torch.isfinite(state[name]).all()]
+    if spoilt:
+        msg = (
+            f"Checkpoint '{path}' holds NaN or infinite values in {', '.join(spoilt)}; all must be finite. "
+            "Delete it and train or merge it anew."
+        )
+        raise CheckpointCorruptError(msg)

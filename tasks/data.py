@@ -1,0 +1,32 @@
+"""The first step of every run: data brought up to date, its content hashes handed on."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from merge_lib.errors import DataError
+from tasks import versioning
+from tasks.project import Project
+
+
+@task(task_run_name="version the data", cache_policy=NO_CACHE)
+def version_data(root: str, needed: tuple[str, ...]) -> versioning.DataVersion:
+    """Bring the data stages up to date; the hashes of the snapshots.
+
+    Raises:
+        DataError: a stage failed, or no stage makes a snapshot that the study needs.
+    """
+    version = versioning.bring_up_to_date(Project(Path(root)))
+    if missing := [name for name in needed if name not in version.hashes]:
+        raise DataError(
+            f"The study needs the data snapshots {', '.join(missing)}, which no stage of dvc.yaml makes. "
+            f"It makes: {', '.join(sorted(version.hashes))}. Name one of these or add a task to params.yaml."
+        )
+    return version
+
+
+@task(task_run_name="push the data", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)
+def push_data(root: str) -> None:
+    """Push the snapshots to the configured DVC remote."""
+    versioning.push(Project(Path(root)))

@@ -1,0 +1,85 @@
+"""What travels between Prefect tasks: paths, digests and parameters; never tensors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from merge_lib.results import Regime
+from tasks.records import Record, RecordStore
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all jobs of a run share."""
+
+    root: str  # the project's folder
+    workload: dict[str, Any]  # validated WorkloadConfig
+    tasks: tuple[str, ...]  # names, in sequence order
+    data: dict[str, str]  # snapshot name -> content hash
+
+    @property
+    def store(self) -> RecordStore:
+        """Finished work of this project."""
+        return RecordStore(Path(self.root) / ".mergeline" / "store")
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Train a checkpoint on one task, or on several at once (joint training)."""
+
+    train_on: tuple[str, ...]
+    seed: int
+    label: str  # "sequential 3/5 · seed 0"
+
+
+@dataclass(frozen=True)
+class MergeEntry:
+    """One method with its parameters, under the study's label."""
+
+    label: str
+    method: str
+    params: dict[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class MergeJob:
+    """Merge the experts seen so far with every method."""
+
+    entries: tuple[MergeEntry, ...]
+    regime: Regime
+    stage: int  # from 0
+    seed: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A checkpoint that is whole, and how it came about."""
+
+    kind: str
+    key: str
+    path: str
+    digest: str
+    size_bytes: int
+    elapsed_s: float
+    reused: bool  # found, not made now
+
+    @classmethod
+    def from_record(cls, record: Record, folder: Path, *, reused: bool) -> "Finished":
+        """The checkpoint that a record of training or merging holds."""
+        values: Mapping[str, Any] = record.values
+        path = str(folder / values["checkpoint"])
+        return cls(
+            record.kind, record.key, path, values["digest"], values["size_bytes"], values["elapsed_s"], reused
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracy of one checkpoint on every task of the sequence, in [0, 1]."""
+
+    digest: str
+    accuracy: tuple[float, ...]
+    elapsed_s: float
+    reused: bool

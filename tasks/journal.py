@@ -1,0 +1,157 @@
+"""The record of a run while it goes on: rows as they are finished, MLflow told of each, the results at the end."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from merge_lib.report import build_report
+from merge_lib.results import Row, StudyResults
+from tasks import reporting
+from tasks.jobs import Finished, Scores, Setting
+from tasks.payloads import RunPayload
+from tasks.progress import StoppedError
+from tasks.project import Project
+from tasks.recording import RunRecorder
+from tasks.runs import Run, environment, list_runs, load_run, outbox_of, save_run
+from tasks.tracking import MlflowTracker
+from tasks.training import open_workload
+
+RESULTS = "results.json"
+
+
+class Journal:
+    """Keeps the rows of one run and passes them on.
+
+    As long as everything was found among the finished work, the children wait: a run that turns out to equal an
+    earlier one is recorded as its parent alone, which names the earlier run.
+    """
+
+    def __init__(self, project: Project, run: Run, setting: Setting) -> None:
+        self.project, self.run, self.setting = project, run, setting
+        self.started = time.monotonic()
+        self.rows: list[Row] = []
+        self.metrics = reporting.Metrics()
+        self.recorder = RunRecorder(run, setting, _milliseconds(run.started_at))
+        self.tracker = MlflowTracker(project, outbox_of(project, run.run_id))
+        self.children: list[RunPayload] = []
+        self.is_unchanged = True
+        self.tracker.record(self.recorder.parent())
+
+    def add(self, fields: dict[str, Any], checkpoints: Sequence[Finished], scores: Sequence[Scores]) -> None:
+        """One row is finished: work out its metrics and tell MLflow."""
+        stages = len(self.setting.tasks)
+        row = self.metrics.fill(reporting.make_row(self.project, fields, checkpoints, scores, stages))
+        self.rows.append(row)
+        now_ms = reporting.now_ms()
+        self.children.append(self.recorder.row(row, checkpoints, now_ms))
+        if row.kind == "reference" and row.method != "base":
+            trained = enumerate(checkpoints)
+            self.children.extend(self.recorder.expert(row, stage, done, now_ms) for stage, done in trained)
+        if not all(item.reused for item in (*checkpoints, *scores)):
+            self.is_unchanged = False
+        if not self.is_unchanged:
+            self._send_children()
+
+    def finish(self) -> StudyResults:
+        """All rows are there: write the results, the report and the end of the record."""
+        earlier = self._earlier_run() if self.is_unchanged else None
+        if earlier is None:
+            self._send_children()
+        results = self._results()
+        folder = self.project.runs / self.run.run_id
+        results.save(folder / RESULTS)
+        reporting.save_for_dvc(self.project, results)
+        files = build_report(results, folder / "report")
+        artifacts = {files.html: "", files.markdown: "", folder / RESULTS: ""}
+        artifacts |= dict.fromkeys(files.figures, "figures")
+        ended = self.recorder.finished(results, artifacts, reporting.now_ms(), unchanged_since=earlier)
+        self.tracker.record(ended)
+        save_run(
+            self.project,
+            self.run,
+            status="finished",
+            data=self.setting.data,
+            unchanged_since=earlier,
+            elapsed_s=results.elapsed_s,
+            results_digest=_digest(self.rows),
+        )
+        return results
+
+    def fail(self, status: str) -> None:
+        """The run ended early; what is finished is recorded."""
+        self._send_children()
+        save_run(self.project, self.run, status=status, data=self.setting.data)
+        self.tracker.record(self.recorder.failed(reporting.now_ms()))
+
+    def _send_children(self) -> None:
+        for child in self.children:
+            self.tracker.record(child)
+        self.children = []
+
+    def _results(self) -> StudyResults:
+        import torch
+
+        config = self.run.config
+        return StudyResults(
+            study=self.run.study,
+            run_id=self.run.run_id,
+            description=config["description"],
+            workload=config["workload"]["name"],
+            scenario=config["workload"]["scenario"],
+            tasks=list(self.setting.tasks),
+            seeds=list(config["seeds"]),
+            chance=list(open_workload(self.setting).chance),
+            data=self.setting.data,
+            config=config,
+            environment={**environment(torch.get_num_threads()), "git_revision": self.run.git_revision},
+            started_at=self.run.started_at,
+            elapsed_s=time.monotonic() - self.started,
+            rows=self.rows,
+        )
+
+    def _earlier_run(self) -> str | None:
+        """The first finished run of this study with the same rows whose record was delivered to the same place."""
+        digest = _digest(self.rows)
+        for name in list_runs(self.project):
+            other = load_run(self.project, name)
+            is_same = other.status == "finished" and other.results_digest == digest
+            if is_same and name != self.run.run_id and not any(outbox_of(self.project, name).waiting()):
+                return other.unchanged_since or name
+        return None
+
+
+@contextmanager
+def journal_of(project: Project, run: Run, setting: Setting) -> Iterator[Journal]:
+    """A journal whose run is marked as failed or stopped if the work inside ends by an exception."""
+    journal = Journal(project, run, setting)
+    try:
+        yield journal
+    except (KeyboardInterrupt, StoppedError):
+        journal.fail("stopped")
+        raise
+    except Exception:
+        journal.fail("failed")
+        raise
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    """What the rows say, without how long it took."""
+    said = [
+        [row.label, row.regime, row.seed, row.accuracy, [ref.digest for ref in row.checkpoints]]
+        for row in rows
+    ]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+
+
+def _milliseconds(moment: str) -> int:
+    return round(datetime.fromisoformat(moment).astimezone(UTC).timestamp() * 1000)
+
+
+def results_of(project: Project, run_id: str) -> StudyResults:
+    """The results of a finished run."""
+    return StudyResults.load(Path(project.runs / run_id / RESULTS))

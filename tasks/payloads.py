@@ -1,0 +1,106 @@
+"""What MLflow is to be told, as files: written first, delivered when the server answers.
+
+A payload describes one MLflow run whole, so delivering it twice changes nothing. A server that is down costs no
+record: the payload waits in the run's folder for `mergeline sync`.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class MetricPoint:
+    """One value of a metric at one step."""
+
+    key: str
+    value: float
+    step: int = 0
+    model: str | None = None  # digest of the checkpoint that it was measured on
+
+
+@dataclass(frozen=True)
+class ModelPayload:
+    """A checkpoint, recorded by reference."""
+
+    name: str
+    uri: str
+    digest: str
+    size_bytes: int
+    step: int
+    params: dict[str, str]
+    ingredients: tuple[str, ...]  # digests of the checkpoints that it was made from
+
+
+@dataclass(frozen=True)
+class DatasetPayload:
+    """A data snapshot, by its content hash."""
+
+    name: str
+    digest: str
+    source: str
+
+
+@dataclass(frozen=True)
+class RunPayload:
+    """One MLflow run: a study's run, or one of its children."""
+
+    key: str  # unique: the run's id, or "<run id>/<child>"
+    experiment: str
+    name: str
+    parent: str | None  # key of the parent
+    tags: dict[str, str]
+    params: dict[str, str]
+    started_ms: int
+    ended_ms: int | None  # None: still running
+    metrics: tuple[MetricPoint, ...] = ()
+    models: tuple[ModelPayload, ...] = ()
+    datasets: tuple[DatasetPayload, ...] = ()
+    artifacts: dict[str, str] = field(default_factory=dict)  # local path -> folder among the run's artifacts
+    failed: bool = False
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(text)
+        fields["metrics"] = tuple(MetricPoint(**point) for point in fields["metrics"])
+        fields["models"] = tuple(
+            ModelPayload(**{**model, "ingredients": tuple(model["ingredients"])})
+            for model in fields["models"]
+        )
+        fields["datasets"] = tuple(DatasetPayload(**dataset) for dataset in fields["datasets"])
+        return cls(**fields)
+
+    def to_json(self) -> str:
+        """As JSON with sorted keys."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+class Outbox:
+    """The payloads of one run that are still to be delivered, in order."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, payload: RunPayload) -> Path:
+        """Keep a payload; one of the same key that still waits is replaced."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for waiting, other in self.waiting():
+            if other.key == payload.key:
+                return _write(waiting, payload)
+        numbers = [int(path.name.split("-")[0]) for path in self.folder.glob("[0-9]*.json")]
+        return _write(self.folder / f"{max(numbers, default=0) + 1:05d}-payload.json", payload)
+
+    def waiting(self) -> Iterator[tuple[Path, RunPayload]]:
+        """Files and payloads, oldest first."""
+        for path in sorted(self.folder.glob("[0-9]*.json")):
+            yield path, RunPayload.from_json(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, payload: RunPayload) -> Path:
+    partial = path.with_suffix(".partial")
+    partial.write_text(payload.to_json(), encoding="utf-8")
+    partial.replace(path)
+    return path

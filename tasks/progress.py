@@ -1,0 +1,54 @@
+"""Where the work reports how far it is, and where it learns that it should stop."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from merge_lib.errors import MergeError
+
+
+class StoppedError(MergeError):
+    """The user asked to stop; what was finished is kept."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One piece of work: a training, a merge of one stage, an evaluation."""
+
+    kind: str
+    label: str
+    share_done: float  # from 0 to 1
+    reused: bool = False
+
+
+_listeners: list[Callable[[Step], None]] = []
+_stop = threading.Event()
+
+
+def listen(listener: Callable[[Step], None]) -> Callable[[], None]:
+    """Call the listener on every step; returns the call that ends it."""
+    _listeners.append(listener)
+    return lambda: _listeners.remove(listener)
+
+
+def report(step: Step) -> None:
+    """Tell the listeners; raises StoppedError when a stop was requested."""
+    if _stop.is_set():
+        raise StoppedError("Stopped on request. What was finished is kept.")
+    for listener in list(_listeners):
+        listener(step)
+
+
+def request_stop() -> None:
+    """Make the work stop at its next report."""
+    _stop.set()
+
+
+def allow_work() -> None:
+    """Forget an earlier request to stop."""
+    _stop.clear()
+
+
+def reporter(kind: str, label: str) -> Callable[[int, int], None]:
+    """A callback for loops that count steps: (done, in all)."""
+    return lambda done, total: report(Step(kind, label, done / max(total, 1)))

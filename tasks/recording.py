@@ -1,0 +1,206 @@
+"""What MLflow is told of a study: names, tags, parameters and metrics chosen for its comparison pages."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from merge_lib.results import Row, StudyResults
+from tasks.jobs import Finished, Setting
+from tasks.payloads import DatasetPayload, MetricPoint, ModelPayload, RunPayload
+from tasks.records import Record
+from tasks.runs import Run
+
+
+@dataclass(frozen=True)
+class RunRecorder:
+    """Builds the payloads of one run: the parent, a child for each row and for each trained checkpoint."""
+
+    run: Run
+    setting: Setting
+    started_ms: int
+
+    def parent(self) -> RunPayload:
+        """The study's run as it starts."""
+        return RunPayload(
+            key=self.run.run_id,
+            experiment=self.run.study,
+            name=self.run.run_id,
+            parent=None,
+            tags={
+                "mergeline.kind": "study",
+                "mergeline.study": self.run.study,
+                "mergeline.git_revision": self.run.git_revision,
+                "mlflow.note.content": str(self.run.config.get("description", "")),
+            },
+            params=dict(sorted(_flat(self.run.config))),
+            started_ms=self.started_ms,
+            ended_ms=None,
+            datasets=tuple(
+                DatasetPayload(name, digest, f"dvc:{name}")
+                for name, digest in sorted(self.setting.data.items())
+            ),
+        )
+
+    def row(self, row: Row, checkpoints: Sequence[Finished], now_ms: int) -> RunPayload:
+        """A method (or reference) in one regime with one seed: its accuracies by stage and all its metrics."""
+        regime, seed = row.regime or "any", "any" if row.seed is None else str(row.seed)
+        name = f"{row.label} · {regime} · seed {seed}"
+        params = {"method": row.method, "label": row.label, "regime": regime, "seed": seed}
+        params |= {f"params.{key}": str(value) for key, value in row.params.items()}
+        models = [self._model(row, stage, done, params) for stage, done in enumerate(checkpoints, 1)]
+        return RunPayload(
+            key=f"{self.run.run_id}/{row.label}/{regime}/{seed}",
+            experiment=self.run.study,
+            name=name,
+            parent=self.run.run_id,
+            tags=self._tags(row.kind, row.method, regime, seed),
+            params=params,
+            started_ms=self.started_ms,
+            ended_ms=now_ms,
+            metrics=tuple(self._row_metrics(row, models)),
+            models=tuple(models),
+            datasets=self._datasets(self.setting.tasks),
+        )
+
+    def expert(self, row: Row, stage: int, done: Finished, now_ms: int) -> RunPayload:
+        """One trained checkpoint: its learning curve and its accuracy on every task."""
+        regime, seed, task = row.regime or "joint", str(row.seed), self.setting.tasks[stage]
+        record = self._record(done)
+        losses = record.values["losses"] if record else []
+        points = [MetricPoint("training_loss", loss, epoch) for epoch, loss in enumerate(losses, 1)]
+        points += [
+            MetricPoint(f"accuracy/{name}", value, stage + 1, done.digest)
+            for name, value in zip(self.setting.tasks, row.accuracy[stage], strict=True)
+        ]
+        points += [MetricPoint("elapsed_s", done.elapsed_s), MetricPoint("size_bytes", done.size_bytes)]
+        if record is not None:
+            points.append(MetricPoint("validation_accuracy", record.values["validation_accuracy"]))
+        trained_on = list(record.params["train_on"]) if record else [task]
+        params = {
+            "method": "fine-tuning",
+            "regime": regime,
+            "seed": seed,
+            "stage": str(stage + 1),
+            "task": task,
+        }
+        model = self._model(row, stage + 1, done, params)
+        return RunPayload(
+            key=f"{self.run.run_id}/train/{regime}/{seed}/{stage + 1}",
+            experiment=self.run.study,
+            name=f"train {task} · {regime} {stage + 1}/{len(self.setting.tasks)} · seed {seed}",
+            parent=self.run.run_id,
+            tags=self._tags("expert", "fine-tuning", regime, seed),
+            params=params,
+            started_ms=now_ms - round(done.elapsed_s * 1000),
+            ended_ms=now_ms,
+            metrics=tuple(points),
+            models=(model,),
+            datasets=self._datasets(trained_on),
+        )
+
+    def finished(
+        self,
+        results: StudyResults,
+        artifacts: Mapping[Path, str],
+        now_ms: int,
+        *,
+        unchanged_since: str | None,
+    ) -> RunPayload:
+        """The study's run as it ends: the mean of every row's metrics over the seeds, the report, the figures."""
+        parent = self.parent()
+        tags = {**parent.tags, "mergeline.data": json.dumps(results.data, sort_keys=True)}
+        if unchanged_since is not None:
+            tags["mergeline.unchanged_since"] = unchanged_since
+        return replace(
+            parent,
+            tags=tags,
+            ended_ms=now_ms,
+            metrics=tuple(_means(results.rows)),
+            artifacts={str(path): place for path, place in artifacts.items()},
+        )
+
+    def failed(self, now_ms: int) -> RunPayload:
+        """The study's run, ended early."""
+        return replace(self.parent(), ended_ms=now_ms, failed=True)
+
+    def _row_metrics(self, row: Row, models: Sequence[ModelPayload]) -> list[MetricPoint]:
+        points = []
+        for stage, accuracies in enumerate(row.accuracy, 1):
+            digest = models[min(stage, len(models)) - 1].digest
+            points += [
+                MetricPoint(f"accuracy/{name}", value, stage, digest)
+                for name, value in zip(self.setting.tasks, accuracies, strict=True)
+            ]
+            points.append(MetricPoint("accuracy_on_seen", sum(accuracies[:stage]) / stage, stage, digest))
+        last = len(row.accuracy)
+        points += [MetricPoint(name, value, last) for name, value in row.metrics.items() if value is not None]
+        points.append(MetricPoint("elapsed_s", row.elapsed_s, last))
+        points.append(MetricPoint("size_bytes", row.checkpoints[-1].size_bytes, last))
+        return points
+
+    def _model(self, row: Row, stage: int, done: Finished, params: dict[str, str]) -> ModelPayload:
+        record = self._record(done)
+        parts = (
+            row.label,
+            row.regime or "any",
+            "any" if row.seed is None else f"seed{row.seed}",
+            f"stage{stage}",
+        )
+        return ModelPayload(
+            name="-".join(parts).replace(".", "_"),
+            uri=Path(done.path).resolve().as_uri(),
+            digest=done.digest,
+            size_bytes=done.size_bytes,
+            step=stage,
+            params=params,
+            ingredients=tuple(sorted(set(record.inputs.values()))) if record else (),
+        )
+
+    def _record(self, done: Finished) -> Record | None:
+        return self.setting.store.find(done.kind, done.key)
+
+    def _tags(self, kind: str, method: str, regime: str, seed: str) -> dict[str, str]:
+        return {
+            "mergeline.kind": kind,
+            "mergeline.study": self.run.study,
+            "mergeline.run": self.run.run_id,
+            "mergeline.method": method,
+            "mergeline.regime": regime,
+            "mergeline.seed": seed,
+        }
+
+    def _datasets(self, names: Sequence[str]) -> tuple[DatasetPayload, ...]:
+        return tuple(DatasetPayload(name, self.setting.data[name], f"dvc:{name}") for name in names)
+
+
+def _means(rows: Sequence[Row]) -> list[MetricPoint]:
+    """`metric/label/regime`: the mean over seeds, for the parent's own page."""
+    cells: dict[str, list[float]] = {}
+    for row in rows:
+        for name in ("average_accuracy", "forgetting", "retention_mean"):
+            if (value := row.metrics.get(name)) is not None:
+                cells.setdefault(f"{name}/{row.label}/{row.regime or 'any'}", []).append(value)
+    return [MetricPoint(key, sum(values) / len(values)) for key, values in cells.items()]
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as dotted names; lists of settings by their label."""
+    if isinstance(value, Mapping):
+        inner = {key: item for key, item in value.items() if key not in ("description",)}
+        return [
+            pair for key, item in inner.items() for pair in _flat(item, f"{prefix}.{key}" if prefix else key)
+        ]
+    if (
+        isinstance(value, list | tuple)
+        and value
+        and all(isinstance(item, Mapping) and "label" in item for item in value)
+    ):
+        named = {item["label"]: item for item in value}
+        return [
+            pair
+            for key, item in named.items()
+            for pair in _flat(item["params"] or "default", f"{prefix}.{key}")
+        ]
+    return [(prefix, json.dumps(value) if isinstance(value, list | tuple) else str(value))]
