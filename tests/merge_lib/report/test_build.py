@@ -218,7 +218,7 @@ def test_hostile_names_are_printed_not_obeyed(make_results, tmp_path):
     assert "<" not in outside_fences
     assert "mergeline run ..--script-x--script-.yaml" in markdown
     columns = markdown_tables(outside_fences)["References"]
-    assert {len(row) for row in columns} == {2 + len(HOSTILE)}
+    assert {len(row) for row in columns} == {4 + len(HOSTILE)}
     for path in files.figures:
         tags = {element.tag.rpartition("}")[2] for element in ET.fromstring(path.read_text("utf-8")).iter()}
         assert tags <= {"svg", "title", "desc", "style", "rect", "text", "g", "path", "circle"}
@@ -241,6 +241,8 @@ def test_one_seed_has_no_interval_and_no_best(make_results, tmp_path):
     assert all(re.fullmatch(r"−?\d+\.\d", cell) for row in rows for cell in row[1:])
     assert "best" not in [value for _, name, value in page.attributes if name == "class"]
     assert "one seed, no interval" in markdown
+    assert markdown.count("With one seed no test is possible, so no row is told apart from another.") == 1
+    assert "Not distinguishable for any of the 9 methods." in markdown
     assert "No row can be told from the best mean, so none is marked" in markdown
 
 
