@@ -122,8 +122,11 @@ def explain(failure: ValidationError, document: YamlDocument, model: type[BaseMo
 
 def _flat(failure: ValidationError, model: type[BaseModel]) -> Iterator[tuple[Location, Any, list[str]]]:
     """Location, error and the names that are known there; errors in a method's parameters are unfolded."""
-    for error in failure.errors():
+    errors = failure.errors()
+    for error in errors:
         location = tuple(error["loc"])
+        if error["type"] == "too_short" and any(other["loc"][:-1] == location for other in errors):
+            continue  # its entries are there, but wrong; that is told already
         if error["type"] == "params":
             for inner in error["ctx"]["errors"]:
                 yield (*location, "params", *inner["loc"]), inner, error["ctx"]["known"]

@@ -33,6 +33,8 @@ class Parameter:
         """The allowed values in words, such as "a number in (0, 1]"."""
         if self.choices:
             return "one of " + ", ".join(f"'{choice}'" for choice in self.choices)
+        if self.kind == "number" and not self.bounds:
+            return "a finite number"
         article = "an" if self.kind == "integer" else "a"
         return f"{article} {self.kind}{_interval(self.bounds)}"
 

@@ -1,8 +1,8 @@
 """What can be said about rows measured over the same few seeds: intervals, paired tests, and who is best.
 
 Nothing here decides by the mean alone: the row with the best mean is called best only if a paired test tells
-it apart from every other row. Where a test cannot be computed (one seed, or the same difference for every seed)
-the answer is "not distinguishable", with the reason.
+it apart from every other row. Where a test cannot be computed (one seed, or the same difference for every
+seed) the answer is "not distinguishable", with the reason.
 """
 
 import math

@@ -13,5 +13,5 @@ StateDict = Mapping[TensorName, "Tensor"]
 
 Density = Annotated[float, Field(gt=0, le=1)]  # share of entries kept
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Scale = Annotated[float, Field(ge=-1e6, le=1e6)]  # factor on a task vector
+Scale = Annotated[float, Field(allow_inf_nan=False)]  # factor on a task vector
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

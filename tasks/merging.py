@@ -1,5 +1,7 @@
 """Merging: every method on the experts seen so far, from one read of them."""
 
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,16 +9,17 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from merge_lib import registry
+from merge_lib.errors import MergeError
 from tasks.caching import cache_key
 from tasks.jobs import Finished, MergeEntry, MergeJob, Setting
-from tasks.progress import Step, report
+from tasks.progress import Step, StoppedError, report
 from tasks.training import CHECKPOINT, find_checkpoint
 
 
 @task(task_run_name="merge {job.label}", cache_policy=NO_CACHE)
 def merge_experts(setting: Setting, job: MergeJob, base: Finished, experts: list[Finished]) -> list[Finished]:
     """One merged checkpoint for each entry of the job, in its order."""
-    return [merge_one(setting, job, entry, base, experts) for entry in job.entries]
+    return merge_missing(setting, job, base, experts)
 
 
 def merging_key(
@@ -32,29 +35,84 @@ def merging_key(
     return key, inputs, params
 
 
-def merge_one(
-    setting: Setting, job: MergeJob, entry: MergeEntry, base: Finished, experts: list[Finished]
-) -> Finished:
-    """Merge by one method, unless the result is among the finished work."""
-    label = f"{entry.label} · {job.label}"
-    key, inputs, params = merging_key(entry, job.seed, base.digest, [expert.digest for expert in experts])
-    if (found := find_checkpoint(setting, "merge", key, label)) is not None:
-        return found
+def merge_missing(
+    setting: Setting, job: MergeJob, base: Finished, experts: list[Finished]
+) -> list[Finished]:
+    """Make those merges that are not among the finished work, from one reading of base and experts.
 
-    from merge_lib import MergeSpec, merge_checkpoints
+    Raises:
+        MergeError: a method refused; the others are finished first.
+    """
+    digests = [expert.digest for expert in experts]
+    keyed = [(entry, merging_key(entry, job.seed, base.digest, digests)) for entry in job.entries]
+    found = {key: find_checkpoint(setting, "merge", key, job.label) for _, (key, _, _) in keyed}
+    missing = [Pending(entry, *work) for entry, work in keyed if found[work[0]] is None]
+    try:
+        found |= _merge_together(setting, job, missing, base, experts)
+    except MergeError:
+        if len(missing) == 1:
+            raise
+        found |= _merge_one_by_one(setting, job, missing, base, experts)
+    return [done for _, (key, _, _) in keyed if (done := found[key]) is not None]
 
-    report(Step("merge", label, 0.0))
-    spec = MergeSpec(
-        method=entry.method,
-        params=entry.params,
-        base=Path(base.path),
-        experts=tuple(Path(expert.path) for expert in experts),
-        seed=params["seed"],
-    )
-    with setting.store.writing("merge", key) as (folder, commit):
-        lineage = {"kind": "merge", "key": key, "inputs": inputs, "params": params}
-        made = merge_checkpoints(spec, folder / CHECKPOINT, lineage=lineage)
-        values = {"checkpoint": CHECKPOINT, "digest": made.digest, "size_bytes": made.size_bytes}
-        record = commit(inputs=inputs, params=params, values={**values, "elapsed_s": made.elapsed_s})
-    report(Step("merge", label, 1.0))
-    return Finished.from_record(record, setting.store.folder("merge", key), reused=False)
+
+@dataclass(frozen=True)
+class Pending:
+    """A merge that is to be made."""
+
+    entry: MergeEntry
+    key: str
+    inputs: dict[str, str]
+    params: dict[str, Any]
+
+
+def _merge_together(
+    setting: Setting, job: MergeJob, missing: list[Pending], base: Finished, experts: list[Finished]
+) -> dict[str, Finished]:
+    if not missing:
+        return {}
+    from merge_lib import MergeSpec, merge_many
+
+    report(Step("merge", job.label, 0.0))
+    paths = tuple(Path(expert.path) for expert in experts)
+    specs = [
+        MergeSpec(
+            method=work.entry.method,
+            params=work.entry.params,
+            base=Path(base.path),
+            experts=paths,
+            seed=work.params["seed"],
+        )
+        for work in missing
+    ]
+    lineages = [{"kind": "merge", "key": work.key, "inputs": work.inputs} for work in missing]
+    done: dict[str, Finished] = {}
+    with ExitStack() as stack:
+        places = [stack.enter_context(setting.store.writing("merge", work.key)) for work in missing]
+        reports = merge_many(specs, [folder / CHECKPOINT for folder, _ in places], lineages=lineages)
+        for work, (_, commit), made in zip(missing, places, reports, strict=True):
+            values = {"checkpoint": CHECKPOINT, "digest": made.digest, "size_bytes": made.size_bytes}
+            record = commit(
+                inputs=work.inputs, params=work.params, values={**values, "elapsed_s": made.elapsed_s}
+            )
+            folder = setting.store.folder("merge", work.key)
+            done[work.key] = Finished.from_record(record, folder, reused=False)
+            report(Step("merge", f"{work.entry.label} · {job.label}", 1.0))
+    return done
+
+
+def _merge_one_by_one(
+    setting: Setting, job: MergeJob, missing: list[Pending], base: Finished, experts: list[Finished]
+) -> dict[str, Finished]:
+    done: dict[str, Finished] = {}
+    refusals = []
+    for work in missing:
+        try:
+            done |= _merge_together(setting, job, [work], base, experts)
+        except StoppedError:
+            raise
+        except MergeError as refusal:
+            refusals.append(f"{work.entry.label} · {job.label}: {refusal}")
+    if refusals:
+        raise MergeError("\n".join(refusals))
+    return done

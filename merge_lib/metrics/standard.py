@@ -1,8 +1,8 @@
 """The metrics of continual learning in the form of the paper that named them.
 
 R is the accuracy matrix, R[t, k] the accuracy after stage t on task k, both from 0; L = T - 1 is the last
-stage. b is the accuracy of the base, before any task was learned; E that of each expert alone; J that of joint
-training.
+stage. b is the accuracy of the base, before any task was learned; E that of each expert alone; J that of
+joint training.
 """
 
 import numpy as np

@@ -1,0 +1,47 @@
+"""The command line `mergeline`. Each command is one module of `flows.commands`; heavy imports wait until they run."""
+
+import sys
+from typing import Any
+
+import typer
+
+from flows.commands import inspect, methods, plan, run, sync
+from flows.console import err
+from merge_lib.errors import MergeError, SpecError
+
+app = typer.Typer(
+    name="mergeline",
+    help="Fine-tune on one task after another, merge the checkpoints, measure what each merge kept and forgot.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+run.register(app)
+plan.register(app)
+inspect.register(app)
+methods.register(app)
+sync.register(app)
+
+
+def main() -> Any:
+    """Run the command; an error of ours is told without a traceback.
+
+    Exit status: 0 done, 1 work failed, 2 the request was wrong, 130 stopped by the user.
+    """
+    try:
+        return app()
+    except MergeError as failure:
+        err.print(f"[bold red]{_title(failure)}[/] ", end="")
+        err.print(str(failure), markup=False, highlight=False, soft_wrap=True)
+        for note in getattr(failure, "__notes__", ()):
+            err.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2 if isinstance(failure, SpecError) else 1)
+
+
+def _title(failure: MergeError) -> str:
+    return "Wrong input." if isinstance(failure, SpecError) else "Failed."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""`mergeline report`, `lineage` and `verify`: look at what a run left."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.console import out, print_json
+from merge_lib.errors import CheckpointError, SpecError
+from merge_lib.results import StudyResults
+from tasks.project import Project
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name; `latest` is the newest.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("report", help="Show what a run measured; builds its report anew.")(report)
+    app.command("lineage", help="Follow every merged model of a run back to its data.")(lineage)
+    app.command("verify", help="Recompute the digest of a checkpoint and show the origin it names.")(verify)
+
+
+def report(run: RunName = "latest", as_json: AsJson = False) -> None:
+    """Build the report of a finished run again and print its summary."""
+    from tasks.journal import results_of
+
+    project = Project.find()
+    run_id = _finished(project, run)
+    results = results_of(project, run_id)
+    if as_json:
+        print_json(asdict(results))
+        return
+    from merge_lib.report import build_report
+
+    files = build_report(results, project.runs / run_id / "report")
+    show_summary(results)
+    out.print(f"Report:  {files.html}\n         {files.markdown}", soft_wrap=True)
+
+
+def lineage(
+    run: RunName = "latest",
+    label: Annotated[str | None, typer.Option("--label", help="Only the rows of this label.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print data hash → checkpoint → merge recipe → merged model → metric."""
+    from flows.lineage import lineage_lines, lineage_of
+    from tasks.journal import results_of
+
+    project = Project.find()
+    results = results_of(project, _finished(project, run))
+    entries = lineage_of(project, results, label)
+    if not entries:
+        labels = sorted({row.label for row in results.rows})
+        raise SpecError(f"The run has no row '{label}'. Known labels: {', '.join(labels)}.")
+    if as_json:
+        print_json(entries)
+        return
+    for line in lineage_lines(entries):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="A safetensors file that Mergeline wrote.")], as_json: AsJson = False
+) -> None:
+    """Exit 0 if the file holds what its own record says, 1 if not."""
+    from merge_lib.checkpoints import open_checkpoint
+    from merge_lib.checkpoints import verify as recompute
+
+    found = recompute(file)
+    with open_checkpoint(file) as reader:
+        origin = reader.lineage
+    if as_json:
+        print_json({**asdict(found), "path": str(found.path), "matches": found.matches, "lineage": origin})
+    elif found.recorded is None:
+        out.print(f"{file}: digest {found.digest}; the file names no origin, so there is nothing to compare it with.")
+    else:
+        out.print(f"{file}: digest {found.digest}, as recorded." if found.matches else f"{file}: changed.")
+        for key in sorted(origin.keys() - {"digest"}):
+            out.print(f"  {key}: {origin[key]}", markup=False, highlight=False, soft_wrap=True)
+    if not found.matches and found.recorded is not None:
+        raise CheckpointError(
+            f"'{file}' has the digest {found.digest}, but records {found.recorded}. It changed after it was "
+            "written: make it again with the recipe in its lineage, or restore it."
+        )
+    if found.recorded is None:
+        sys.exit(1)
+
+
+def show_summary(results: StudyResults) -> None:
+    """The table of methods and regimes, as the terminal shows it."""
+    from rich.table import Table
+
+    from merge_lib.metrics import describe
+    from merge_lib.report import SUMMARY_METRICS, summary_table
+
+    title = f"{results.study}: {results.scenario}, {len(results.tasks)} tasks, {len(results.seeds)} seeds"
+    table = Table(title=f"{title}; percent, mean ± 95 % interval over the seeds", title_justify="left")
+    table.add_column("method")
+    table.add_column("regime")
+    known = describe()
+    for metric in SUMMARY_METRICS:
+        table.add_column(known[metric].title, justify="right")
+    before = None
+    for row in summary_table(results):
+        if before == "merge" and row.kind != "merge":
+            table.add_section()
+        before = row.kind
+        table.add_row(row.label, row.regime or "–", *(f"{cell.mark}{cell.text}" for cell in row.cells.values()))
+    out.print(table)
+
+
+def _finished(project: Project, run: str) -> str:
+    from tasks.runs import load_run
+
+    found = load_run(project, run)
+    if not (project.runs / found.run_id / "results.json").is_file():
+        raise SpecError(
+            f"Run '{found.run_id}' is {found.status}; it has no results yet. "
+            f"Go on with it: mergeline run --resume {found.run_id}"
+        )
+    return found.run_id

@@ -1,0 +1,56 @@
+"""`mergeline plan`: what a study would run, from headers and records alone."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.console import out, print_json
+from tasks.project import Project
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("plan", help="Say what a study would run, what is finished already, and what it will cost.")(plan)
+
+
+def plan(
+    study: Annotated[Path, typer.Argument(help="The study's YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Look every step of the study up; run nothing."""
+    from flows.config import load_study
+    from flows.environment import prepare
+
+    config = load_study(study, overrides or ())
+    project = Project.find()
+    prepare(project)
+    from flows.estimates import Estimates, plan_steps, summarise_plan
+
+    steps, is_data_known = plan_steps(project, config)
+    estimates = Estimates.of_project(project)
+    lines = summarise_plan(steps, estimates)
+    if as_json:
+        remarks = {"data_up_to_date": is_data_known, "estimates_measured": estimates.is_measured}
+        print_json({"study": config.study, "steps": lines, **remarks})
+        return
+    _show(config.study, lines, is_data_known=is_data_known, is_measured=estimates.is_measured)
+
+
+def _show(study: str, lines: list[dict[str, int | float | str]], *, is_data_known: bool, is_measured: bool) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"Plan of {study}", title_justify="left")
+    for heading in ("step", "in all", "finished", "to run", "about s", "about MB"):
+        table.add_column(heading, justify="left" if heading == "step" else "right")
+    for line in lines:
+        mb = float(line["estimated_bytes"]) / 1e6
+        cells = (line["kind"], line["steps"], line["cached"], line["to_run"], line["estimated_s"], f"{mb:.1f}")
+        table.add_row(*map(str, cells))
+    out.print(table)
+    total_s = sum(float(line["estimated_s"]) for line in lines)
+    source = "measured here" if is_measured else "rough guesses: nothing has run here yet"
+    out.print(f"About {total_s:.0f} s of work on this machine ({source}), and the start of Prefect's server.")
+    if not is_data_known:
+        out.print("The data is not up to date, so what depends on it cannot be looked up: all of it counts as to run.")

@@ -1,0 +1,112 @@
+"""`mergeline run`: a study from data to report."""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.console import err, out, print_json, work_shown
+from merge_lib.errors import MergeError, SpecError
+from tasks import progress
+from tasks.project import Project
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("run", help="Run a study: data, training, every merge after every task, evaluation, report.")(run)
+
+
+def run(
+    study: Annotated[Path | None, typer.Argument(help="The study's YAML file.", show_default=False)] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, e.g. seeds=[0] or methods.ties.params.density=0.5."),
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped; `latest` is allowed.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    is_verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log lines of Prefect and its server.")] = False,
+) -> None:
+    """Run a study."""
+    from flows.config import load_study
+    from flows.environment import prepare
+
+    if (study is None) == (resume is None):
+        raise SpecError("Give either a study's YAML file or --resume RUN, not both and not neither.")
+    if resume is not None and overrides:
+        raise SpecError("--resume goes on with the settings of that run; start a new run to use --set.")
+    project = Project.find()
+    prepare(project, is_verbose=is_verbose)
+    from tasks.runs import load_run
+
+    if study is not None:
+        load_study(study, overrides or ())  # wrong input is told before anything starts
+        asked = {"study": str(study), "overrides": tuple(overrides or ())}
+    else:
+        earlier = load_run(project, str(resume))
+        asked = {"study": earlier.study, "run_id": earlier.run_id}
+    run_id = _run_watched(project, asked)
+    _show(project, run_id, as_json=as_json)
+
+
+def _run_watched(project: Project, asked: dict[str, Any]) -> str:
+    """Run the flow under a progress bar; Ctrl-C stops it at the next step."""
+    from flows.launch import launch
+
+    started = time.monotonic()
+    with _stopping_cleanly(project), work_shown("starting Prefect", total=1.0) as (bars, bar):
+        run_id = launch(project, asked, bars, bar)
+    err.print(f"[dim]{run_id}: finished in {time.monotonic() - started:.0f} s[/]")
+    return run_id
+
+
+@contextmanager
+def _stopping_cleanly(project: Project) -> Iterator[None]:
+    """Turn the first Ctrl-C into a stop after which everything finished is kept, and say how to go on."""
+
+    def stop(_signal: int, _frame: object) -> None:
+        progress.request_stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except (KeyboardInterrupt, progress.StoppedError):
+        from tasks.runs import list_runs
+
+        last = (list_runs(project) or ["latest"])[-1]
+        err.print(f"\nStopped. What was finished is kept; go on with: [bold]mergeline run --resume {last}[/]")
+        sys.exit(130)
+    except MergeError as failure:
+        from tasks.runs import list_runs
+
+        if list_runs(project):
+            failure.add_note(
+                f"What was finished is kept; after mending: mergeline run --resume {list_runs(project)[-1]}"
+            )
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _show(project: Project, run_id: str, *, as_json: bool) -> None:
+    from flows.commands.inspect import show_summary
+    from tasks.journal import results_of
+
+    results = results_of(project, run_id)
+    if as_json:
+        from dataclasses import asdict
+
+        print_json(asdict(results))
+        return
+    show_summary(results)
+    folder = project.runs / run_id / "report"
+    out.print(f"Report:  {folder / 'report.html'}")
+    out.print(f"MLflow:  {project.tracking_uri}  ([bold]mergeline ui[/] opens the pages)")

@@ -1,0 +1,90 @@
+"""How long the steps of a study take, from the records of finished work; without any, from rough defaults."""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from flows.config import StudyConfig, load_study
+from flows.stages import PlannedStep, PlanningStages
+from flows.walk import walk
+from tasks.jobs import Setting
+from tasks.project import Project
+from tasks.records import RecordStore
+from tasks.runs import load_run
+
+GUESSES_S = {"pretrain": 40.0, "train": 3.0, "merge": 0.05, "evaluate": 0.1}
+SAMPLE = 40  # records looked at for each kind
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Typical seconds and bytes of each kind of step."""
+
+    project: Project
+    typical_s: dict[str, float]
+    typical_bytes: float
+    is_measured: bool  # False: nothing of this kind was ever done here
+
+    @classmethod
+    def of_project(cls, project: Project) -> "Estimates":
+        """Medians over finished work."""
+        store = RecordStore(project.store)
+        seconds, sizes = {}, []
+        for kind, guess in GUESSES_S.items():
+            records = list(islice(store.of_kind(kind), SAMPLE))
+            times = [record.values["elapsed_s"] for record in records]
+            seconds[kind] = median(times) if times else guess
+            sizes += [record.values["size_bytes"] for record in records if "size_bytes" in record.values]
+        return cls(project, seconds, median(sizes) if sizes else 1e6, bool(sizes))
+
+    def seconds(self, kind: str) -> float:
+        """Typical seconds of one step."""
+        return self.typical_s[kind]
+
+    def total_s(self, asked: dict[str, Any]) -> float:
+        """Seconds of the work that is still to be done for a study or a run; at least one."""
+        if asked.get("run_id"):
+            config = StudyConfig.model_validate(load_run(self.project, asked["run_id"]).config)
+        else:
+            config = load_study(Path(asked["study"]), asked["overrides"])
+        steps = plan_steps(self.project, config)[0]
+        return max(sum(self.seconds(step.kind) for step in steps if not step.is_cached), 1.0)
+
+
+def plan_steps(project: Project, config: StudyConfig) -> tuple[list[PlannedStep], bool]:
+    """Every step of the study, and whether the data is up to date; nothing is run."""
+    from tasks.versioning import recorded_hashes
+
+    needed = (*config.workload.pretraining_snapshots(), *config.tasks)
+    hashes = recorded_hashes(project) or {}
+    known = {name: hashes[name] for name in needed if name in hashes}
+    data = known if len(known) == len(needed) else {}
+    setting = Setting(str(project.root), config.workload.model_dump(mode="json"), config.tasks, data)
+    stages = PlanningStages(setting)
+    for _ in walk(config, stages):
+        pass
+    return stages.steps, bool(data)
+
+
+def summarise_plan(steps: list[PlannedStep], estimates: Estimates) -> list[dict[str, Any]]:
+    """One line a kind of step: how many, how many are finished already, seconds and bytes to come."""
+    counted = Counter(step.kind for step in steps)
+    cached = Counter(step.kind for step in steps if step.is_cached)
+    lines = []
+    for kind in GUESSES_S:
+        to_run = counted[kind] - cached[kind]
+        writes = kind != "evaluate"
+        lines.append(
+            {
+                "kind": kind,
+                "steps": counted[kind],
+                "cached": cached[kind],
+                "to_run": to_run,
+                "estimated_s": round(to_run * estimates.seconds(kind), 1),
+                "estimated_bytes": round(to_run * estimates.typical_bytes) if writes else 0,
+            }
+        )
+    return lines

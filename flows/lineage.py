@@ -1,0 +1,76 @@
+"""From a metric back to the data: what each row of a run was made from."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from merge_lib.results import CheckpointRef, Row, StudyResults
+from tasks.project import Project
+from tasks.records import Record, RecordStore
+
+
+def lineage_of(project: Project, results: StudyResults, label: str | None = None) -> list[dict[str, Any]]:
+    """One entry a merge or reference row: the last checkpoint's chain of records, down to the data hashes."""
+    store = RecordStore(project.store)
+    rows = [row for row in results.rows if label is None or row.label == label]
+    made_by = {ref.digest: ref for row in results.rows for ref in row.checkpoints}
+    return [
+        {
+            "label": row.label,
+            "regime": row.regime,
+            "seed": row.seed,
+            "metrics": {name: row.metrics.get(name) for name in ("average_accuracy", "forgetting")},
+            "model": _chain(store, row.checkpoints[-1], made_by, depth=0),
+        }
+        for row in rows
+    ]
+
+
+def _chain(
+    store: RecordStore, ref: CheckpointRef, made_by: dict[str, CheckpointRef], *, depth: int
+) -> dict[str, Any]:
+    record = _record_of(store, ref)
+    node: dict[str, Any] = {"digest": ref.digest, "path": ref.path, "size_bytes": ref.size_bytes}
+    if record is None:
+        return node
+    node |= {"made_by": record.kind, "key": record.key, "params": record.params}
+    data = {name: digest for name, digest in record.inputs.items() if digest not in made_by}
+    parents = {name: digest for name, digest in record.inputs.items() if digest in made_by}
+    node["data"] = data
+    node["from"] = {
+        name: _chain(store, made_by[digest], made_by, depth=depth + 1) for name, digest in sorted(parents.items())
+    }
+    return node
+
+
+def _record_of(store: RecordStore, ref: CheckpointRef) -> Record | None:
+    place = Path(ref.path)
+    return store.find(place.parent.parent.name, place.parent.name)
+
+
+def lineage_lines(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The chains as an indented text."""
+    for entry in entries:
+        regime, seed = entry["regime"] or "–", "–" if entry["seed"] is None else entry["seed"]
+        measured = ", ".join(f"{name} {value:.3f}" for name, value in entry["metrics"].items() if value is not None)
+        yield f"{entry['label']} · {regime} · seed {seed}" + (f": {measured}" if measured else "")
+        yield from _tree(entry["model"], "  ", "")
+
+
+def _tree(node: dict[str, Any], indent: str, role: str) -> Iterator[str]:
+    recipe = _recipe(node)
+    yield f"{indent}{role}{node['digest']}  {node['path']}" + (f"  [{recipe}]" if recipe else "")
+    for name, digest in sorted(node.get("data", {}).items()):
+        yield f"{indent}  data {name}: {digest}"
+    for name, parent in node.get("from", {}).items():
+        yield from _tree(parent, indent + "  ", f"{name}: ")
+
+
+def _recipe(node: dict[str, Any]) -> str:
+    params = node.get("params", {})
+    if node.get("made_by") == "merge":
+        settings = ", ".join(f"{key}={value}" for key, value in sorted(params["params"].items()))
+        return f"merge {params['method']}({settings}) seed {params['seed']}"
+    if node.get("made_by") == "train":
+        return f"train on {', '.join(params['train_on'])} seed {params['seed']}"
+    return str(node.get("made_by", ""))

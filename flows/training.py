@@ -1,0 +1,17 @@
+"""Training as a flow of its own, to be deployed to the pool whose workers have a GPU each."""
+
+from dataclasses import asdict
+from typing import Any
+
+from prefect import flow
+
+from tasks.jobs import Finished, Setting, TrainingJob
+from tasks.training import train_expert
+
+
+@flow(name="fine-tune", flow_run_name="{job[label]}")
+def fine_tune_flow(setting: dict[str, Any], job: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]:
+    """Train one checkpoint in the project's folder, which this worker shares with the study."""
+    fields = {**setting, "tasks": tuple(setting["tasks"])}
+    work = {**job, "train_on": tuple(job["train_on"])}
+    return asdict(train_expert(Setting(**fields), TrainingJob(**work), Finished(**start)))

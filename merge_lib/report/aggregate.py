@@ -1,0 +1,196 @@
+"""The rows of a study gathered over seeds: means with intervals, and which of them are best."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from merge_lib.metrics import MetricInfo, as_matrix, describe
+from merge_lib.report.layout import UNDEFINED, Cell, Mark
+from merge_lib.results import Row, StudyResults
+from merge_lib.statistics import BestRow, Interval, compare_with_best, mean_interval
+
+REFERENCE_TITLES = {
+    "base": "Base",
+    "expert": "Each expert alone",
+    "sequential": "Sequential fine-tuning, not merged",
+    "joint": "Joint training",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one label in one regime, one for each seed."""
+
+    label: str
+    kind: str
+    method: str
+    regime: str | None
+    rows: tuple[Row, ...]  # by seed
+
+    @property
+    def name(self) -> str:
+        """Label and regime in words."""
+        return self.label if self.regime is None else f"{self.label} ({self.regime})"
+
+    @property
+    def title(self) -> str:
+        """How the report calls the row."""
+        return REFERENCE_TITLES.get(self.method, self.label) if self.kind == "reference" else self.label
+
+    def values(self, metric: str) -> dict[int | None, float | None]:
+        """The metric by seed."""
+        return {row.seed: _defined(row.metrics.get(metric)) for row in self.rows}
+
+    def matrices(self) -> np.ndarray:
+        """Accuracy matrices [n, T, T], NaN where nothing was measured."""
+        return np.stack([as_matrix(row.accuracy) for row in self.rows])
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One metric of one group over the seeds."""
+
+    interval: Interval | None
+    reason: str | None = None  # why there is no interval at all
+    mark: Mark | None = None
+    remark: str | None = None  # why the mark is there, or missing
+
+    def cell(self, factor: float = 100.0) -> Cell:
+        """The aggregate as text: mean ± half the interval."""
+        if self.interval is None:
+            return Cell(UNDEFINED, self.reason)
+        said = [self.interval.method, *([self.remark] if self.remark else [])]
+        return Cell(number_text(self.interval, factor), "; ".join(said), self.mark)
+
+
+def number(value: float, digits: int = 1) -> str:
+    """A number with a true minus sign and no negative zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def number_text(interval: Interval, factor: float = 100.0) -> str:
+    """Mean ± half the interval, or the mean alone where there is no interval."""
+    mean = number(interval.mean * factor)
+    return mean if interval.half_width is None else f"{mean} ± {number(interval.half_width * factor)}"
+
+
+def gather(results: StudyResults) -> list[Group]:
+    """All rows by label and regime: merges by falling mean accuracy of their label, then references."""
+    gathered: dict[tuple[str, str | None], list[Row]] = {}
+    for row in results.rows:
+        gathered.setdefault((row.label, row.regime), []).append(row)
+    groups = [
+        Group(label, rows[0].kind, rows[0].method, regime, tuple(sorted(rows, key=_seed_order)))
+        for (label, regime), rows in gathered.items()
+    ]
+    merges = [group for group in groups if group.kind == "merge"]
+    references = [group for group in groups if group.kind != "merge"]
+    level = {group.label: _level(group.label, merges) for group in merges}
+    merges.sort(key=lambda group: (-level[group.label], group.label, group.regime != "sequential"))
+    places = {method: place for place, method in enumerate(REFERENCE_TITLES)}
+    references.sort(key=lambda group: (places.get(group.method, len(places)), group.label))
+    return merges + references
+
+
+def merges_of(groups: Sequence[Group]) -> list[Group]:
+    """The merged rows."""
+    return [group for group in groups if group.kind == "merge"]
+
+
+def references_of(groups: Sequence[Group]) -> list[Group]:
+    """The rows that nothing was merged for."""
+    return [group for group in groups if group.kind != "merge"]
+
+
+def labels_of(groups: Sequence[Group]) -> list[str]:
+    """Labels in their order, each once."""
+    return list(dict.fromkeys(group.label for group in groups))
+
+
+def regimes_of(groups: Sequence[Group]) -> list[str | None]:
+    """The regimes in which something was merged, sequential first."""
+    present = {group.regime for group in groups}
+    return [regime for regime in ("sequential", "parallel", None) if regime in present]
+
+
+def find(groups: Sequence[Group], label: str, regime: str | None) -> Group | None:
+    """The group of that label and regime."""
+    return next((group for group in groups if (group.label, group.regime) == (label, regime)), None)
+
+
+def aggregate(group: Group, metric: str) -> Aggregate:
+    """One metric of one group over its seeds; undefined if it is so for any seed."""
+    values = group.values(metric)
+    missing = [seed for seed, value in values.items() if value is None]
+    if missing:
+        seeds = "" if len(missing) == len(values) else f" (seed {', '.join(map(str, missing))})"
+        return Aggregate(None, f"undefined{seeds}: {describe()[metric].undefined_when}")
+    return Aggregate(mean_interval([value for value in values.values() if value is not None]))
+
+
+def compare(groups: Sequence[Group], metric: MetricInfo) -> BestRow | None:
+    """The best of the groups that have the metric for the same, largest set of seeds."""
+    samples: dict[str, list[float]] = {}
+    defined = [group for group in groups if None not in group.values(metric.name).values()]
+    most = max((group.values(metric.name).keys() for group in defined), key=len, default=None)
+    for group in defined:
+        values = group.values(metric.name)
+        if values.keys() == most:
+            samples[group.name] = [value for value in values.values() if value is not None]
+    return compare_with_best(samples, higher_is_better=metric.higher_is_better) if samples else None
+
+
+def marked(groups: Sequence[Group], metric: MetricInfo) -> Mapping[str, Aggregate]:
+    """The metric of every group by name, the best marked where a paired test over the seeds says so."""
+    best = compare(groups, metric)
+    return {group.name: _with_mark(group, metric, best) for group in groups}
+
+
+def _with_mark(group: Group, metric: MetricInfo, best: BestRow | None) -> Aggregate:
+    plain = aggregate(group, metric.name)
+    if plain.interval is None or best is None or not best.versus:
+        return plain
+    if group.name == best.name:
+        mark: Mark | None = "best" if best.is_alone else _tie_unless_all(best)
+        said = "told apart from every other row" if best.is_alone else "not told apart from every other row"
+        return Aggregate(plain.interval, None, mark, f"best mean, {said} ({best.method})")
+    if group.name not in best.versus:
+        return Aggregate(plain.interval, None, None, "measured on other seeds, so not compared with the best")
+    versus = best.versus[group.name]
+    p_text = versus.test.reason or f"corrected p = {p_value(versus.p_holm)}"
+    if versus.distinguishable:
+        return Aggregate(plain.interval, None, None, f"told apart from the best, {p_text}")
+    remark = f"not distinguishable from the best, {p_text}"
+    return Aggregate(plain.interval, None, _tie_unless_all(best), remark)
+
+
+def p_value(value: float | None) -> str:
+    """A p-value in print."""
+    if value is None:
+        return UNDEFINED
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _tie_unless_all(best: BestRow) -> Mark | None:
+    return None if len(best.ties) == len(best.versus) else "tie"
+
+
+def _defined(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
+def _seed_order(row: Row) -> int:
+    return -1 if row.seed is None else row.seed
+
+
+def _level(label: str, groups: Sequence[Group]) -> float:
+    values = [
+        value
+        for group in groups
+        if group.label == label
+        for value in group.values("average_accuracy").values()
+        if value is not None
+    ]
+    return sum(values) / len(values) if values else float("-inf")

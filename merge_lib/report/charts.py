@@ -1,0 +1,227 @@
+"""The geometry of the small charts: numbers in, shapes out.
+
+Drawn as SVG rather than with matplotlib: one drawing follows the light or dark style sheet, its panels reflow
+on a phone, its text stays text, and the whole report is built in well under a second.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+
+import numpy as np
+
+from merge_lib.report.aggregate import number
+from merge_lib.report.layout import Panel, Shape
+
+SHADES = 11  # steps of the heat map's colours
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Maps values to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a value."""
+        span = self.high - self.low
+        return self.start + (value - self.low) / (span or 1.0) * (self.end - self.start)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a line chart: the mean over seeds at each step, and the range of the seeds."""
+
+    style: str
+    name: str
+    values: np.ndarray  # [n, steps]
+    has_band: bool = True
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """One mean with its interval in a row of an interval chart."""
+
+    style: str
+    name: str
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def round_range(values: Sequence[float], *, at_most: float | None = None) -> tuple[float, float]:
+    """A range with round ends (tenths) around the values, always including 0."""
+    finite = [value for value in values if np.isfinite(value)]
+    low = min(0.0, np.floor(min(finite, default=0.0) * 10 + 1e-9) / 10)
+    high = max(0.1, np.ceil(max(finite, default=1.0) * 10 - 1e-9) / 10)
+    return float(low), float(high if at_most is None else min(high, at_most))
+
+
+def line_panel(title: str, curves: Sequence[Curve], *, high: float, x_title: str) -> Panel:
+    """Curves over the stages 1 to T, in percent."""
+    width, height = 260.0, 178.0
+    steps = max((curve.values.shape[1] for curve in curves), default=1)
+    across, up = Axis(1, max(steps, 2), 40, width - 12), Axis(0, high, height - 40, 14)
+    shapes = _horizontal_grid(across, up, high) + _step_ticks(across, steps, height - 24)
+    shapes.append(
+        Shape("text", "tick", (across.start + across.end) / 2, height - 7, text=x_title, anchor="middle")
+    )
+    for curve in curves:
+        shapes += _curve_shapes(curve, across, up)
+    ends = [f"{curve.name}: {_end_text(curve.values)}" for curve in curves]
+    return Panel(title, f"{title}. At the last stage: {'; '.join(ends)}.", width, height, shapes)
+
+
+def interval_panel(
+    title: str, rows: Sequence[tuple[str, Sequence[Whisker]]], lines: Sequence[Whisker]
+) -> Panel:
+    """Means with intervals, one row a label, with vertical lines for the references."""
+    width, row_height, top, left = 440.0, 30.0, 14.0, 142.0
+    bottom = top + row_height * len(rows)
+    whiskers = [whisker for _, row in rows for whisker in row]
+    ends = [v for w in [*whiskers, *lines] for v in (w.mean, w.low, w.high) if v is not None]
+    low, high = round_range(ends)
+    low, high = max(low, -0.6), min(high, 1.0) if max((w.mean for w in whiskers), default=0) <= 1 else high
+    across = Axis(low, high, left, width - 14)
+    shapes = _vertical_grid(across, low, high, top, bottom)
+    for line in lines:
+        x = across(min(max(line.mean, low), high))
+        shapes.append(Shape("path", line.style, d=f"M{x:.1f} {top:.1f}V{bottom:.1f}", text=_value_text(line)))
+    for place, (label, row) in enumerate(rows):
+        middle = top + row_height * (place + 0.5)
+        shapes += _label_shapes(label, left - 10, middle + 4)
+        for offset, whisker in enumerate(row):
+            y = middle + (offset - (len(row) - 1) / 2) * 9
+            shapes += _whisker_shapes(whisker, across, y, (low, high))
+    said = "; ".join(f"{label}: {', '.join(map(_value_text, row))}" for label, row in rows)
+    return Panel(title, f"{title}. {said}.", width, bottom + 30, shapes)
+
+
+def heat_panel(title: str, matrix: np.ndarray, tasks: Sequence[str]) -> Panel:
+    """An accuracy matrix: rows after each stage, columns on each task, darker for more."""
+    size = len(matrix)
+    left, top, side = 26.0, 20.0, 208.0
+    step = side / size
+    shapes = [
+        Shape("text", "tick", left + side / 2, 12, text="on task", anchor="middle"),
+        Shape("text", "tick turned", -(top + side / 2), 15, text="after stage", anchor="middle"),
+    ]
+    for t in range(size):
+        for k in range(size):
+            shapes += _heat_cell(matrix[t, k], t, k, tasks, (left + k * step, top + t * step, step))
+    final = ", ".join(
+        f"{task} {'not measured' if np.isnan(value) else f'{value * 100:.0f} %'}"
+        for task, value in zip(tasks, matrix[-1], strict=True)
+    )
+    return Panel(title, f"{title}: after the last stage {final}.", left + side + 6, top + side + 6, shapes)
+
+
+def _heat_cell(
+    value: float, t: int, k: int, tasks: Sequence[str], box: tuple[float, float, float]
+) -> list[Shape]:
+    x, y, step = box
+    where = f"after stage {t + 1}, on {tasks[k]}"
+    if np.isnan(value):
+        return [Shape("box", "heat-none", x, y, step - 1.5, step - 1.5, text=f"{where}: not measured")]
+    shade = round(float(min(max(value, 0.0), 1.0)) * (SHADES - 1))
+    seen = "" if k <= t else " unseen"
+    tip = f"{where}: {value * 100:.1f} %"
+    shapes = [Shape("box", f"heat-{shade}{seen}", x, y, step - 1.5, step - 1.5, text=tip)]
+    if len(tasks) <= 8:
+        middle = (x + (step - 1.5) / 2, y + (step - 1.5) / 2 + 4)
+        style = f"on-heat-{shade}{seen}"
+        shapes.append(Shape("text", style, *middle, text=f"{value * 100:.0f}", anchor="middle"))
+    return shapes
+
+
+def _horizontal_grid(across: Axis, up: Axis, high: float) -> list[Shape]:
+    shapes = []
+    for value in (0.0, 0.5, 1.0, 1.5, 2.0):
+        if value > high + 1e-9:
+            break
+        y = up(value)
+        shapes.append(Shape("path", "grid", d=f"M{across.start:.1f} {y:.1f}H{across.end:.1f}"))
+        shapes.append(Shape("text", "tick", across.start - 7, y + 4, text=f"{value * 100:.0f}", anchor="end"))
+    return shapes
+
+
+def _step_ticks(across: Axis, steps: int, y: float) -> list[Shape]:
+    every = -(-steps // 10)
+    return [
+        Shape("text", "tick", across(step), y, text=str(step), anchor="middle")
+        for step in range(1, steps + 1, every)
+    ]
+
+
+def _vertical_grid(across: Axis, low: float, high: float, top: float, bottom: float) -> list[Shape]:
+    spacing = next(s for s in (0.05, 0.1, 0.2, 0.5, 1.0, 5.0) if (high - low) / s <= 6.001)
+    shapes = []
+    for place in range(round(np.ceil(low / spacing - 1e-9)), round(np.floor(high / spacing + 1e-9)) + 1):
+        value = place * spacing
+        x, style = across(value), "grid zero" if place == 0 else "grid"
+        shapes.append(Shape("path", style, d=f"M{x:.1f} {top:.1f}V{bottom:.1f}"))
+        shapes.append(Shape("text", "tick", x, bottom + 17, text=number(value * 100, 0), anchor="middle"))
+    return shapes
+
+
+def _curve_shapes(curve: Curve, across: Axis, up: Axis) -> list[Shape]:
+    shapes = []
+    known = ~np.isnan(curve.values).any(axis=0)
+    places = np.flatnonzero(known)
+    if places.size == 0:
+        return shapes
+    mean, low, high = curve.values.mean(axis=0), curve.values.min(axis=0), curve.values.max(axis=0)
+    for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
+        if curve.has_band and len(curve.values) > 1 and len(run) > 1:
+            there = [(across(s + 1), up(high[s])) for s in run]
+            back = [(across(s + 1), up(low[s])) for s in run[::-1]]
+            shapes.append(Shape("path", f"band {curve.style}", d=_path(there + back) + "Z"))
+        shapes.append(
+            Shape("path", f"line {curve.style}", d=_path([(across(s + 1), up(mean[s])) for s in run]))
+        )
+    marker = "diamond" if "parallel" in curve.style else "circle"
+    if "quiet" in curve.style:
+        return shapes
+    for s in places:
+        tip = f"{curve.name}, after stage {s + 1}: {mean[s] * 100:.1f} %"
+        shapes.append(Shape(marker, f"dot {curve.style}", across(s + 1), up(mean[s]), text=tip))
+    return shapes
+
+
+def _whisker_shapes(whisker: Whisker, across: Axis, y: float, ends: tuple[float, float]) -> list[Shape]:
+    shapes = []
+    if whisker.low is not None and whisker.high is not None:
+        low, high = (across(min(max(value, ends[0]), ends[1])) for value in (whisker.low, whisker.high))
+        shapes.append(Shape("path", f"line {whisker.style}", d=f"M{low:.1f} {y:.1f}H{high:.1f}"))
+    marker = "diamond" if "parallel" in whisker.style else "circle"
+    x = across(min(max(whisker.mean, ends[0]), ends[1]))
+    return [*shapes, Shape(marker, f"dot {whisker.style}", x, y, text=_value_text(whisker))]
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+
+
+def _value_text(whisker: Whisker) -> str:
+    span = ""
+    if whisker.low is not None and whisker.high is not None:
+        span = f", 95 % interval {number(whisker.low * 100)} to {number(whisker.high * 100)}"
+    return f"{whisker.name} {number(whisker.mean * 100)} %{span}"
+
+
+def _end_text(values: np.ndarray) -> str:
+    last = values[:, -1]
+    return "not measured" if np.isnan(last).any() else f"{last.mean() * 100:.0f} %"
+
+
+def _label_shapes(label: str, x: float, y: float) -> list[Shape]:
+    """A label in at most two lines."""
+    lines = wrap(label, 20, max_lines=2, placeholder="…")
+    top = y - 6 * (len(lines) - 1)
+    return [
+        Shape("text", "label", x, top + 13 * place, text=line, anchor="end")
+        for place, line in enumerate(lines)
+    ]

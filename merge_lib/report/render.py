@@ -1,0 +1,128 @@
+"""Prints a composed report: HTML in one file, Markdown with its figures beside it, figures for a tracker."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_lib.report.layout import Cell, Figure, Report
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+LETTER_WIDTH = 7.0  # of the legend's type, on average
+PANEL_GAP = 20.0
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where the report was written."""
+
+    html: Path
+    markdown: Path
+    figures: dict[str, Path]  # name -> SVG file
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """A figure laid out for a file of its own."""
+
+    width: float
+    height: float
+    panels: list[tuple[float, float]]  # where each panel begins, its title above it
+    legend: list[tuple[float, float]]
+
+
+def write_html(report: Report, path: Path) -> Path:
+    """One file that needs nothing else."""
+    page = _environment(escaped=True).get_template("report.html.j2").render(report=report)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def write_markdown(report: Report, path: Path, figures: dict[str, Path]) -> Path:
+    """The same content as Markdown, with links to the figures beside it."""
+    links = {name: figure.relative_to(path.parent).as_posix() for name, figure in figures.items()}
+    page = _environment(escaped=False).get_template("report.md.j2").render(report=report, links=links)
+    path.write_text(re.sub(r"\n{3,}", "\n\n", page).strip() + "\n", encoding="utf-8")
+    return path
+
+
+def write_figures(figures: list[Figure], folder: Path) -> dict[str, Path]:
+    """Every figure as one SVG file that follows the reader's light or dark appearance."""
+    folder.mkdir(parents=True, exist_ok=True)
+    template = _environment(escaped=True).get_template("sheet.svg.j2")
+    written = {}
+    for figure in figures:
+        path = folder / f"{figure.name}.svg"
+        path.write_text(template.render(figure=figure, sheet=_lay_out(figure)), encoding="utf-8")
+        written[figure.name] = path
+    return written
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown prints as it is."""
+    flat = " ".join(text.split())
+    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", flat)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def markdown_cell(cell: Cell) -> str:
+    """A cell of a Markdown table."""
+    if cell.is_code and "`" not in cell.text:
+        return f"`{cell.text.replace('|', '')}`"
+    text = escape_markdown(cell.text)
+    if cell.mark == "best":
+        return f"**{text}**"
+    return f"{text} ≈" if cell.mark == "tie" else text
+
+
+def fence(text: str) -> str:
+    """A fence longer than any run of backticks in the text."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    return "`" * max(3, longest + 1)
+
+
+def _environment(*, escaped: bool) -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from merge_lib.report import palette
+
+    environment = Environment(
+        loader=PackageLoader("merge_lib.report", "templates"),
+        autoescape=escaped,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"md": escape_markdown, "md_cell": markdown_cell, "fence": fence}
+    environment.globals |= {
+        "light": palette.LIGHT,
+        "dark": palette.DARK,
+        "heat_ramp": palette.heat_ramp,
+        "kind_of": lambda block: type(block).__name__,
+    }
+    return environment
+
+
+def _lay_out(figure: Figure) -> _Sheet:
+    """Panels in rows of equal height, the legend below the title."""
+    columns = min(figure.columns, len(figure.panels))
+    wide = max(panel.width for panel in figure.panels)
+    tall = max(panel.height for panel in figure.panels) + 24
+    width = max(columns * (wide + PANEL_GAP) + PANEL_GAP, 460)
+    legend, x, y = [], PANEL_GAP, 62.0
+    for _, text in figure.legend:
+        length = 40 + LETTER_WIDTH * len(text)
+        if x + length > width and x > PANEL_GAP:
+            x, y = PANEL_GAP, y + 22
+        legend.append((x, y))
+        x += length
+    top = (y if figure.legend else 36.0) + 32
+    places = [
+        (PANEL_GAP + (place % columns) * (wide + PANEL_GAP), top + (place // columns) * (tall + PANEL_GAP))
+        for place in range(len(figure.panels))
+    ]
+    rows = -(-len(figure.panels) // columns)
+    return _Sheet(width, top + rows * (tall + PANEL_GAP), places, legend)

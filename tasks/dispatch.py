@@ -1,0 +1,51 @@
+"""Training on workers: one flow run of the training deployment for each expert."""
+
+from dataclasses import asdict
+from functools import partial
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.deployments import run_deployment
+
+from merge_lib.errors import TrainingError
+from tasks.jobs import Finished, Setting, TrainingJob
+from tasks.training import find_checkpoint, training_key
+
+ATTEMPTS = 20  # flow runs of one training that may have failed before
+
+
+@task(task_run_name="hand out {job.label}", cache_policy=NO_CACHE)
+def train_on_worker(setting: Setting, job: TrainingJob, start: Finished, trainer: str) -> Finished:
+    """The trained checkpoint, made by a worker that shares this project's folder.
+
+    The idempotency key is the key of the work: a study that was killed and goes on finds the training that a
+    worker still runs, and waits for it.
+
+    Raises:
+        TrainingError: the worker's flow run ended without the checkpoint.
+    """
+    key = training_key(setting, job, start.digest)[0]
+    if (found := find_checkpoint(setting, "train", key, job.label)) is not None:
+        return found
+    parameters = {"setting": asdict(setting), "job": asdict(job), "start": asdict(start)}
+    for attempt in range(ATTEMPTS):
+        ask = partial(
+            run_deployment,
+            trainer,
+            parameters=parameters,
+            flow_run_name=job.label,
+            idempotency_key=f"{key}-{attempt}",
+            poll_interval=2,
+        )
+        flow_run = ask(timeout=0)
+        was_over = flow_run.state is not None and flow_run.state.is_final()
+        state = (flow_run if was_over else ask(timeout=None)).state
+        if (found := find_checkpoint(setting, "train", key, job.label)) is not None:
+            return found
+        if not was_over:
+            raise TrainingError(
+                f"The worker's flow run '{flow_run.name}' of deployment '{trainer}' ended {state.name} without a "
+                f"checkpoint: {state.message or 'no message'}. Look at its logs, mend it and run again."
+            )
+    raise TrainingError(f"{ATTEMPTS} flow runs of '{job.label}' have failed. Look at their logs before another try.")
+
