@@ -42,7 +42,9 @@ class MethodEntry(Frozen):
             checked = model.model_validate(self.params)
         except ValidationError as failure:
             inner = {"errors": failure.errors(), "known": sorted(model.model_fields)}
-            raise PydanticCustomError("params", "parameters of {method}", {"method": self.method, **inner}) from failure
+            raise PydanticCustomError(
+                "params", "parameters of {method}", {"method": self.method, **inner}
+            ) from failure
         object.__setattr__(self, "params", checked.model_dump(mode="json"))
         object.__setattr__(self, "label", self.label or self.method)
         return self

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from merge_lib.results import CheckpointRef, Row, StudyResults
+from merge_lib.results import CheckpointRef, StudyResults
 from tasks.project import Project
 from tasks.records import Record, RecordStore
 
@@ -38,7 +38,8 @@ def _chain(
     parents = {name: digest for name, digest in record.inputs.items() if digest in made_by}
     node["data"] = data
     node["from"] = {
-        name: _chain(store, made_by[digest], made_by, depth=depth + 1) for name, digest in sorted(parents.items())
+        name: _chain(store, made_by[digest], made_by, depth=depth + 1)
+        for name, digest in sorted(parents.items())
     }
     return node
 
@@ -52,7 +53,9 @@ def lineage_lines(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The chains as an indented text."""
     for entry in entries:
         regime, seed = entry["regime"] or "–", "–" if entry["seed"] is None else entry["seed"]
-        measured = ", ".join(f"{name} {value:.3f}" for name, value in entry["metrics"].items() if value is not None)
+        measured = ", ".join(
+            f"{name} {value:.3f}" for name, value in entry["metrics"].items() if value is not None
+        )
         yield f"{entry['label']} · {regime} · seed {seed}" + (f": {measured}" if measured else "")
         yield from _tree(entry["model"], "  ", "")
 

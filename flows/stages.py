@@ -110,7 +110,9 @@ class PlanningStages:
 
     def _checkpoint(self, kind: str, key: str | None, label: str) -> Finished | None:
         record: Any = self.setting.store.find(kind, key) if key else None
-        self.steps.append(PlannedStep(kind, label, record is not None, record.values["elapsed_s"] if record else None))
+        self.steps.append(
+            PlannedStep(kind, label, record is not None, record.values["elapsed_s"] if record else None)
+        )
         if record is None:
             return None
         self.sizes.append(record.values["size_bytes"])

@@ -19,7 +19,7 @@ from tasks.data import push_data, version_data
 from tasks.jobs import Finished, Scores, Setting
 from tasks.journal import Journal, journal_of
 from tasks.project import Project
-from tasks.runs import Run, load_run, save_run, start_run
+from tasks.runs import Run, load_run, start_run
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,9 @@ def collect(rows: Sequence[Cells], journal: Journal) -> None:
         except MergeError as failure:
             failures[str(failure)] = failure
             continue
-        fields = {name: getattr(cells, name) for name in ("label", "kind", "method", "regime", "seed", "params")}
+        fields = {
+            name: getattr(cells, name) for name in ("label", "kind", "method", "regime", "seed", "params")
+        }
         journal.add(fields, checkpoints, scores)
     if failures:
         raise MergeError("\n".join(failures)) from next(iter(failures.values()))

@@ -58,7 +58,9 @@ def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
     for seed in study.seeds:
         experts = {regime: _train_experts(study, stages, base, regime, seed) for regime in study.regimes}
         for regime, trained in experts.items():
-            yield _reference("expert" if regime == "parallel" else "sequential", regime, seed, trained, stages)
+            yield _reference(
+                "expert" if regime == "parallel" else "sequential", regime, seed, trained, stages
+            )
         if "joint" in study.references:
             joint = _train_jointly(study, stages, base, seed)
             yield _reference("joint", None, seed, joint, stages)
@@ -66,7 +68,9 @@ def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
             yield from _merge_along(study, stages, base, experts[regime], regime, seed)
 
 
-def _train_experts(study: StudyConfig, stages: Stages, base: Handle, regime: Regime, seed: int) -> list[Handle]:
+def _train_experts(
+    study: StudyConfig, stages: Stages, base: Handle, regime: Regime, seed: int
+) -> list[Handle]:
     """Experts in the order of the sequence: each from the one before, or each from the base."""
     experts: list[Handle] = []
     for stage, task in enumerate(study.tasks):
@@ -80,7 +84,10 @@ def _train_jointly(study: StudyConfig, stages: Stages, base: Handle, seed: int) 
     """From the base, on all tasks seen so far together: what merging would like to reach."""
     return [
         stages.train(
-            TrainingJob(study.tasks[: stage + 1], seed, f"joint {stage + 1}/{len(study.tasks)} · seed {seed}"), base
+            TrainingJob(
+                study.tasks[: stage + 1], seed, f"joint {stage + 1}/{len(study.tasks)} · seed {seed}"
+            ),
+            base,
         )
         for stage in range(len(study.tasks))
     ]

@@ -34,13 +34,19 @@ class YamlDocument:
             beside = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
             near = get_close_matches(str(path), beside, n=1, cutoff=0.3)
             hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise SpecError(f"There is no file '{path}'.{hint} Give the path of a study's YAML file.") from missing
+            raise SpecError(
+                f"There is no file '{path}'.{hint} Give the path of a study's YAML file."
+            ) from missing
         except (OSError, UnicodeDecodeError) as unreadable:
-            raise SpecError(f"'{path}' cannot be read as text: {unreadable}. Give a study's YAML file.") from unreadable
+            raise SpecError(
+                f"'{path}' cannot be read as text: {unreadable}. Give a study's YAML file."
+            ) from unreadable
         except YAMLError as broken:
             raise SpecError(f"'{path}' is not valid YAML. {broken}") from broken
         if not isinstance(root, CommentedMap):
-            raise SpecError(f"'{path}' holds no keys; expected a study such as `study: digits` with `tasks:`, `methods:` …")
+            raise SpecError(
+                f"'{path}' holds no keys; expected a study such as `study: digits` with `tasks:`, `methods:` …"
+            )
         return cls(path, root)
 
     def plain(self) -> dict[str, Any]:
@@ -93,13 +99,19 @@ def _step(node: Any, part: str, assignment: str) -> str | int:
     if isinstance(node, CommentedMap):
         return part
     if isinstance(node, CommentedSeq):
-        names = [item if isinstance(item, str) else (item.get("label") or item.get("method", "")) for item in node]
+        names = [
+            item if isinstance(item, str) else (item.get("label") or item.get("method", "")) for item in node
+        ]
         if part.isdigit() and int(part) < len(node):
             return int(part)
         if part in names:
             return names.index(part)
-        raise SpecError(f"--set {assignment}: the list has no entry '{part}'; it has {', '.join(map(str, names))}")
-    raise SpecError(f"--set {assignment}: '{part}' lies inside a single value; only mappings and lists have parts")
+        raise SpecError(
+            f"--set {assignment}: the list has no entry '{part}'; it has {', '.join(map(str, names))}"
+        )
+    raise SpecError(
+        f"--set {assignment}: '{part}' lies inside a single value; only mappings and lists have parts"
+    )
 
 
 def _plain(node: Any) -> Any:

@@ -17,7 +17,9 @@ from typing import Any
 COMPUTING_LIBRARIES = ("torch", "numpy")
 
 
-def cache_key(kind: str, *, inputs: Mapping[str, str], params: Mapping[str, Any], code: tuple[str, ...]) -> str:
+def cache_key(
+    kind: str, *, inputs: Mapping[str, str], params: Mapping[str, Any], code: tuple[str, ...]
+) -> str:
     """A 32-digit hexadecimal key that changes exactly when the result could.
 
     Args:
@@ -57,7 +59,10 @@ def _parsed(module: str) -> ast.Module:
         raise ModuleNotFoundError(f"no source for module '{module}'")
     tree = ast.parse(source.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
             node.body = node.body[1:] or [ast.Pass()]
     return tree
 
@@ -69,7 +74,11 @@ def _source(module: str) -> Path | None:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None
-    place = Path(spec.submodule_search_locations[0], *rest.split(".")) if rest else Path(spec.submodule_search_locations[0])
+    place = (
+        Path(spec.submodule_search_locations[0], *rest.split("."))
+        if rest
+        else Path(spec.submodule_search_locations[0])
+    )
     candidates = (place.with_suffix(".py"), place / "__init__.py") if rest else (place / "__init__.py",)
     return next((path for path in candidates if path.is_file()), None)
 

@@ -47,5 +47,6 @@ def train_on_worker(setting: Setting, job: TrainingJob, start: Finished, trainer
                 f"The worker's flow run '{flow_run.name}' of deployment '{trainer}' ended {state.name} without a "
                 f"checkpoint: {state.message or 'no message'}. Look at its logs, mend it and run again."
             )
-    raise TrainingError(f"{ATTEMPTS} flow runs of '{job.label}' have failed. Look at their logs before another try.")
-
+    raise TrainingError(
+        f"{ATTEMPTS} flow runs of '{job.label}' have failed. Look at their logs before another try."
+    )

@@ -17,7 +17,9 @@ from tasks.training import open_workload
 @task(task_run_name="evaluate {label}", cache_policy=NO_CACHE)
 def evaluate_checkpoints(setting: Setting, label: str, checkpoints: list[Finished]) -> list[Scores]:
     """The scores of each checkpoint, in order."""
-    return [evaluate_one(setting, f"{label} · {n}", checkpoint) for n, checkpoint in enumerate(checkpoints, 1)]
+    return [
+        evaluate_one(setting, f"{label} · {n}", checkpoint) for n, checkpoint in enumerate(checkpoints, 1)
+    ]
 
 
 def evaluation_key(setting: Setting, digest: str) -> tuple[str, dict[str, str], dict[str, Any]]:

@@ -35,9 +35,7 @@ def merging_key(
     return key, inputs, params
 
 
-def merge_missing(
-    setting: Setting, job: MergeJob, base: Finished, experts: list[Finished]
-) -> list[Finished]:
+def merge_missing(setting: Setting, job: MergeJob, base: Finished, experts: list[Finished]) -> list[Finished]:
     """Make those merges that are not among the finished work, from one reading of base and experts.
 
     Raises:

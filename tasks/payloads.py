@@ -67,7 +67,8 @@ class RunPayload:
         fields: dict[str, Any] = json.loads(text)
         fields["metrics"] = tuple(MetricPoint(**point) for point in fields["metrics"])
         fields["models"] = tuple(
-            ModelPayload(**{**model, "ingredients": tuple(model["ingredients"])}) for model in fields["models"]
+            ModelPayload(**{**model, "ingredients": tuple(model["ingredients"])})
+            for model in fields["models"]
         )
         fields["datasets"] = tuple(DatasetPayload(**dataset) for dataset in fields["datasets"])
         return cls(**fields)

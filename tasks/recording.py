@@ -38,7 +38,8 @@ class RunRecorder:
             started_ms=self.started_ms,
             ended_ms=None,
             datasets=tuple(
-                DatasetPayload(name, digest, f"dvc:{name}") for name, digest in sorted(self.setting.data.items())
+                DatasetPayload(name, digest, f"dvc:{name}")
+                for name, digest in sorted(self.setting.data.items())
             ),
         )
 
@@ -77,7 +78,13 @@ class RunRecorder:
         if record is not None:
             points.append(MetricPoint("validation_accuracy", record.values["validation_accuracy"]))
         trained_on = list(record.params["train_on"]) if record else [task]
-        params = {"method": "fine-tuning", "regime": regime, "seed": seed, "stage": str(stage + 1), "task": task}
+        params = {
+            "method": "fine-tuning",
+            "regime": regime,
+            "seed": seed,
+            "stage": str(stage + 1),
+            "task": task,
+        }
         model = self._model(row, stage + 1, done, params)
         return RunPayload(
             key=f"{self.run.run_id}/train/{regime}/{seed}/{stage + 1}",
@@ -94,7 +101,12 @@ class RunRecorder:
         )
 
     def finished(
-        self, results: StudyResults, artifacts: Mapping[Path, str], now_ms: int, *, unchanged_since: str | None
+        self,
+        results: StudyResults,
+        artifacts: Mapping[Path, str],
+        now_ms: int,
+        *,
+        unchanged_since: str | None,
     ) -> RunPayload:
         """The study's run as it ends: the mean of every row's metrics over the seeds, the report, the figures."""
         parent = self.parent()
@@ -130,7 +142,12 @@ class RunRecorder:
 
     def _model(self, row: Row, stage: int, done: Finished, params: dict[str, str]) -> ModelPayload:
         record = self._record(done)
-        parts = (row.label, row.regime or "any", "any" if row.seed is None else f"seed{row.seed}", f"stage{stage}")
+        parts = (
+            row.label,
+            row.regime or "any",
+            "any" if row.seed is None else f"seed{row.seed}",
+            f"stage{stage}",
+        )
         return ModelPayload(
             name="-".join(parts).replace(".", "_"),
             uri=Path(done.path).resolve().as_uri(),
@@ -172,8 +189,18 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as dotted names; lists of settings by their label."""
     if isinstance(value, Mapping):
         inner = {key: item for key, item in value.items() if key not in ("description",)}
-        return [pair for key, item in inner.items() for pair in _flat(item, f"{prefix}.{key}" if prefix else key)]
-    if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) and "label" in item for item in value):
+        return [
+            pair for key, item in inner.items() for pair in _flat(item, f"{prefix}.{key}" if prefix else key)
+        ]
+    if (
+        isinstance(value, list | tuple)
+        and value
+        and all(isinstance(item, Mapping) and "label" in item for item in value)
+    ):
         named = {item["label"]: item for item in value}
-        return [pair for key, item in named.items() for pair in _flat(item["params"] or "default", f"{prefix}.{key}")]
+        return [
+            pair
+            for key, item in named.items()
+            for pair in _flat(item["params"] or "default", f"{prefix}.{key}")
+        ]
     return [(prefix, json.dumps(value) if isinstance(value, list | tuple) else str(value))]

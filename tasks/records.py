@@ -87,7 +87,9 @@ class RecordStore:
             )
             if (already := self.find(kind, key)) is not None:
                 return already  # another process finished the same work first
-            (scratch / RECORD).write_text(json.dumps(asdict(record), indent=1, sort_keys=True), encoding="utf-8")
+            (scratch / RECORD).write_text(
+                json.dumps(asdict(record), indent=1, sort_keys=True), encoding="utf-8"
+            )
             _put(scratch, place)
             return record
 

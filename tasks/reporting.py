@@ -59,7 +59,9 @@ class Metrics:
             row.accuracy, before=self.base, experts=self.experts.get(row.seed), joint=self.joint.get(row.seed)
         )
         if row.method in MEANINGFUL:
-            values = {name: value if name in MEANINGFUL[row.method] else None for name, value in values.items()}
+            values = {
+                name: value if name in MEANINGFUL[row.method] else None for name, value in values.items()
+            }
         return replace(row, metrics=values)
 
 
@@ -80,7 +82,9 @@ def save_for_dvc(project: Project, results: StudyResults) -> None:
         }
         for label, regimes in means.items()
     }
-    (folder / "metrics.json").write_text(json.dumps(rounded, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "metrics.json").write_text(
+        json.dumps(rounded, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
     with (folder / "accuracy.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["method", "regime", "seed", "stage", "task", "accuracy"])

@@ -72,11 +72,17 @@ class MlflowTracker:
         sent = 0
         for path, payload in list(self.outbox.waiting()):
             try:
-                self._server = self._server or _Server(self.uri, self.artifacts, self.outbox.folder / "ids.json")
+                self._server = self._server or _Server(
+                    self.uri, self.artifacts, self.outbox.folder / "ids.json"
+                )
                 self._server.upsert(payload)
             except Exception as failure:
-                said = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
-                raise TrackingError(f"MLflow at {self.uri} did not take the record '{payload.name}': {said[:300]}") from failure
+                said = (
+                    str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
+                )
+                raise TrackingError(
+                    f"MLflow at {self.uri} did not take the record '{payload.name}': {said[:300]}"
+                ) from failure
             path.unlink()
             sent += 1
         return sent
@@ -86,7 +92,11 @@ class MlflowTracker:
         if self._server is None or not self.uri.startswith("http"):
             return None
         run_id = self._server.known_run(key)
-        return f"{self.uri.rstrip('/')}/#/experiments/{self._server.experiment_of(key)}/runs/{run_id}" if run_id else None
+        return (
+            f"{self.uri.rstrip('/')}/#/experiments/{self._server.experiment_of(key)}/runs/{run_id}"
+            if run_id
+            else None
+        )
 
 
 class _Server:
@@ -136,19 +146,27 @@ class _Server:
         if (known := self.ids.get(f"experiment:{name}")) is None:
             found = self.client.get_experiment_by_name(name)
             place = self.local_artifacts.as_uri() + f"/{name}" if self.local_artifacts else None
-            known = found.experiment_id if found else self.client.create_experiment(name, artifact_location=place)
+            known = (
+                found.experiment_id if found else self.client.create_experiment(name, artifact_location=place)
+            )
             self.ids[f"experiment:{name}"] = known
         return known
 
     def _run(self, experiment: str, payload: RunPayload) -> str:
         slot = f"run:{payload.key}"
         if slot not in self.ids:
-            found = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{payload.key}'", max_results=1)
+            found = self.client.search_runs(
+                [experiment], f"tags.`{KEY_TAG}` = '{payload.key}'", max_results=1
+            )
             tags = {KEY_TAG: payload.key}
             if payload.parent is not None:
                 tags["mlflow.parentRunId"] = self.ids[f"run:{payload.parent}"]
-            run = found[0] if found else self.client.create_run(
-                experiment, start_time=payload.started_ms, tags=tags, run_name=payload.name
+            run = (
+                found[0]
+                if found
+                else self.client.create_run(
+                    experiment, start_time=payload.started_ms, tags=tags, run_name=payload.name
+                )
             )
             self.ids[slot] = run.info.run_id
         return self.ids[slot]
@@ -158,7 +176,12 @@ class _Server:
         if slot not in self.ids:
             tags = {"uri": model.uri, "digest": model.digest, "size_bytes": str(model.size_bytes)}
             made = self.client.create_logged_model(
-                experiment, name=model.name, source_run_id=run_id, tags=tags, params=model.params, model_type="checkpoint"
+                experiment,
+                name=model.name,
+                source_run_id=run_id,
+                tags=tags,
+                params=model.params,
+                model_type="checkpoint",
             )
             self.client.finalize_logged_model(made.model_id, "READY")
             self.ids[slot] = made.model_id
@@ -170,7 +193,14 @@ class _Server:
 
         stamp = payload.ended_ms or payload.started_ms
         metrics = [
-            Metric(point.key, point.value, stamp, point.step, model_id=models.get(point.model or ""), run_id=run_id)
+            Metric(
+                point.key,
+                point.value,
+                stamp,
+                point.step,
+                model_id=models.get(point.model or ""),
+                run_id=run_id,
+            )
             for point in payload.metrics
         ]
         params = [Param(key, value) for key, value in payload.params.items()]

@@ -66,7 +66,9 @@ def train_expert(setting: Setting, job: TrainingJob, start: Finished) -> Finishe
     return fine_tune(setting, job, start)
 
 
-def training_key(setting: Setting, job: TrainingJob, start_digest: str) -> tuple[str, dict[str, str], dict[str, Any]]:
+def training_key(
+    setting: Setting, job: TrainingJob, start_digest: str
+) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Key, inputs and parameters of a fine-tuning."""
     config = workloads.parse(setting.workload)
     inputs = {"start": start_digest} | {name: setting.data[name] for name in job.train_on}

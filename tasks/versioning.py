@@ -92,7 +92,7 @@ def _dvc(project: Project, *arguments: str) -> str:
         "DVC_NO_ANALYTICS": "1",
         "PATH": os.pathsep.join((folder, os.environ.get("PATH", ""))),
     }
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=project.root,
         env=environment,

@@ -9,6 +9,7 @@ import typer
 
 from flows.console import out, print_json
 from merge_lib.errors import CheckpointError, SpecError
+from merge_lib.report.layout import Cell
 from merge_lib.results import StudyResults
 from tasks.project import Project
 
@@ -63,7 +64,8 @@ def lineage(
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="A safetensors file that Mergeline wrote.")], as_json: AsJson = False
+    file: Annotated[Path, typer.Argument(help="A safetensors file that Mergeline wrote.")],
+    as_json: AsJson = False,
 ) -> None:
     """Exit 0 if the file holds what its own record says, 1 if not."""
     from merge_lib.checkpoints import open_checkpoint
@@ -75,7 +77,9 @@ def verify(
     if as_json:
         print_json({**asdict(found), "path": str(found.path), "matches": found.matches, "lineage": origin})
     elif found.recorded is None:
-        out.print(f"{file}: digest {found.digest}; the file names no origin, so there is nothing to compare it with.")
+        out.print(
+            f"{file}: digest {found.digest}; the file names no origin, so there is nothing to compare it with."
+        )
     else:
         out.print(f"{file}: digest {found.digest}, as recorded." if found.matches else f"{file}: changed.")
         for key in sorted(origin.keys() - {"digest"}):
@@ -108,7 +112,7 @@ def show_summary(results: StudyResults) -> None:
         if before == "merge" and row.kind != "merge":
             table.add_section()
         before = row.kind
-        table.add_row(row.label, row.regime or "–", *(f"{cell.mark}{cell.text}" for cell in row.cells.values()))
+        table.add_row(row.label, row.regime or "–", *(_cell(cell) for cell in row.cells.values()))
     out.print(table)
 
 
@@ -122,3 +126,8 @@ def _finished(project: Project, run: str) -> str:
             f"Go on with it: mergeline run --resume {found.run_id}"
         )
     return found.run_id
+
+
+def _cell(cell: Cell) -> str:
+    mark = {"best": "[bold green]★[/] ", "tie": "[green]=[/] "}.get(cell.mark or "", "")
+    return f"{mark}{cell.text}"

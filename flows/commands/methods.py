@@ -46,4 +46,7 @@ def _show_one(info: object) -> None:
     out.print(f"[bold]{info.name}[/]  {info.title}  {info.paper}")
     out.print(info.summary, markup=False)
     for parameter in info.parameters:
-        out.print(f"  {parameter.name} (default {parameter.default}): {parameter.domain}. {parameter.description}", markup=False)
+        out.print(
+            f"  {parameter.name} (default {parameter.default}): {parameter.domain}. {parameter.description}",
+            markup=False,
+        )

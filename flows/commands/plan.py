@@ -11,7 +11,9 @@ from tasks.project import Project
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("plan", help="Say what a study would run, what is finished already, and what it will cost.")(plan)
+    app.command("plan", help="Say what a study would run, what is finished already, and what it will cost.")(
+        plan
+    )
 
 
 def plan(
@@ -38,7 +40,9 @@ def plan(
     _show(config.study, lines, is_data_known=is_data_known, is_measured=estimates.is_measured)
 
 
-def _show(study: str, lines: list[dict[str, int | float | str]], *, is_data_known: bool, is_measured: bool) -> None:
+def _show(
+    study: str, lines: list[dict[str, int | float | str]], *, is_data_known: bool, is_measured: bool
+) -> None:
     from rich.table import Table
 
     table = Table(title=f"Plan of {study}", title_justify="left")
@@ -46,11 +50,20 @@ def _show(study: str, lines: list[dict[str, int | float | str]], *, is_data_know
         table.add_column(heading, justify="left" if heading == "step" else "right")
     for line in lines:
         mb = float(line["estimated_bytes"]) / 1e6
-        cells = (line["kind"], line["steps"], line["cached"], line["to_run"], line["estimated_s"], f"{mb:.1f}")
+        cells = (
+            line["kind"],
+            line["steps"],
+            line["cached"],
+            line["to_run"],
+            line["estimated_s"],
+            f"{mb:.1f}",
+        )
         table.add_row(*map(str, cells))
     out.print(table)
     total_s = sum(float(line["estimated_s"]) for line in lines)
     source = "measured here" if is_measured else "rough guesses: nothing has run here yet"
     out.print(f"About {total_s:.0f} s of work on this machine ({source}), and the start of Prefect's server.")
     if not is_data_known:
-        out.print("The data is not up to date, so what depends on it cannot be looked up: all of it counts as to run.")
+        out.print(
+            "The data is not up to date, so what depends on it cannot be looked up: all of it counts as to run."
+        )

@@ -18,20 +18,31 @@ from tasks.project import Project
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("run", help="Run a study: data, training, every merge after every task, evaluation, report.")(run)
+    app.command("run", help="Run a study: data, training, every merge after every task, evaluation, report.")(
+        run
+    )
 
 
 def run(
     study: Annotated[Path | None, typer.Argument(help="The study's YAML file.", show_default=False)] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, e.g. seeds=[0] or methods.ties.params.density=0.5."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Replace a setting, e.g. seeds=[0] or methods.ties.params.density=0.5.",
+        ),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped; `latest` is allowed.")
+        str | None,
+        typer.Option(
+            "--resume", metavar="RUN", help="Go on with a run that was stopped; `latest` is allowed."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
-    is_verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log lines of Prefect and its server.")] = False,
+    is_verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the log lines of Prefect and its server.")
+    ] = False,
 ) -> None:
     """Run a study."""
     from flows.config import load_study

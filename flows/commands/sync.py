@@ -27,7 +27,9 @@ def sync(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")]
     if as_json:
         print_json(told)
     for entry in told if not as_json else ():
-        state = f"{entry['delivered']} delivered" + (f", {entry['waiting']} still waiting" if entry["waiting"] else "")
+        state = f"{entry['delivered']} delivered" + (
+            f", {entry['waiting']} still waiting" if entry["waiting"] else ""
+        )
         out.print(f"{entry['run']}: {state}")
         if entry["failure"]:
             err.print(entry["failure"], markup=False)
