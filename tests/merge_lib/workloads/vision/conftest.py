@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from merge_lib.workloads import VisionConfig, create
 from merge_lib.workloads.vision.data import Examples, RawImages, Snapshot, make_task, write_snapshot
@@ -20,15 +19,6 @@ def toy_images(per_class: int, seed: int) -> RawImages:
     for image, label in zip(images, labels, strict=True):
         image[halves[label]] += 10
     return RawImages(images, labels, CLASSES, 16)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny models gain nothing from threads, and lose much where other work keeps the cores busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
