@@ -54,7 +54,7 @@ class VisionWorkload:
         for snapshot in self._snapshots.values():
             _check_snapshot(snapshot, config.model.image_size, {"train", "validation", "test"})
         indices = [[self.classes.index(c) for c in s.classes] for s in self._snapshots.values()]
-        self._scenario = ScenarioMap(config.scenario, indices, classes=len(self.classes))
+        self._scenario = ScenarioMap(config.scenario, indices)
 
     @property
     def tasks(self) -> tuple[str, ...]:
