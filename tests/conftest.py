@@ -14,7 +14,10 @@ _checker = ModuleType("checker_for_tests")
 _checker.check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))  # density=1 is a float
 sys.modules[_checker.__name__] = _checker
 
-install_import_hook(["merge_lib.methods", "merge_lib.continual", "merge_lib.ops"], "checker_for_tests.check")
+install_import_hook(
+    ["merge_lib.methods", "merge_lib.continual", "merge_lib.ops", "merge_lib.workloads"],
+    "checker_for_tests.check",
+)
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.load_profile("repeatable")
