@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from flows.commands import inspect, methods, plan, run, sync
+from flows.commands import inspect, methods, plan, run, sync, workers
 from flows.console import err
 from merge_lib.errors import MergeError, SpecError
 
@@ -22,6 +22,7 @@ plan.register(app)
 inspect.register(app)
 methods.register(app)
 sync.register(app)
+workers.register(app)
 
 
 def main() -> Any:

@@ -11,7 +11,7 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.config import StudyConfig, load_study
-from flows.stages import PrefectStages
+from flows.stages import prefect_stages
 from flows.walk import Cells, Handle, walk
 from merge_lib.errors import MergeError
 from tasks.artifacts import link_report
@@ -43,8 +43,8 @@ def study_flow(
     run = load_run(project, run_id) if run_id else open_run(project, study, overrides)
     config = StudyConfig.model_validate(run.config)
     setting = prepare_data(project, config)
-    with journal_of(project, run, setting) as journal:
-        rows = list(walk(config, PrefectStages(setting, trainer)))
+    with journal_of(project, run, setting) as journal, prefect_stages(setting, trainer) as stages:
+        rows = list(walk(config, stages))
         collect(rows, journal)
         journal.finish()
     link_report(project, run.run_id)
