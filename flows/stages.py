@@ -1,17 +1,18 @@
 """Three ways to go through a study's steps: through Prefect, only looking, or handing the training to workers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flows.config import StudyConfig
 from flows.walk import Handle
 from tasks.jobs import Finished, MergeJob, Scores, Setting, TrainingJob
+from tasks.project import Project
 
-if TYPE_CHECKING:
-    from prefect.task_runners import ThreadPoolTaskRunner
 
-HANDED_OUT = 64  # trainings that are with the workers, or wait for those before them, at a time
+def setting_of(project: Project, config: StudyConfig, hashes: dict[str, str]) -> Setting:
+    """What all steps of a run share."""
+    workload = config.workload.model_dump(mode="json")
+    return Setting(str(project.root), workload, config.tasks, hashes, config.resources.threads)
 
 
 @dataclass
@@ -20,7 +21,6 @@ class PrefectStages:
 
     setting: Setting
     trainer: str | None = None  # deployment that trains, such as "fine-tune/gpu"; None: in this process
-    dispatcher: "ThreadPoolTaskRunner | None" = None  # waits for the trainer's workers, many at a time
 
     def obtain_base(self, checkpoint: str | None, seed: int) -> Handle:
         """Pre-train or load the base."""
@@ -33,9 +33,8 @@ class PrefectStages:
         from tasks.dispatch import train_on_worker
         from tasks.training import train_expert
 
-        if self.dispatcher is not None:
-            asked = {"setting": self.setting, "job": job, "start": start, "trainer": self.trainer}
-            return self.dispatcher.submit(train_on_worker, asked)
+        if self.trainer is not None:
+            return train_on_worker.submit(self.setting, job, start, self.trainer)
         return train_expert.submit(self.setting, job, start)
 
     def merge(self, job: MergeJob, base: Handle, experts: list[Handle]) -> Handle:
@@ -49,22 +48,6 @@ class PrefectStages:
         from tasks.evaluation import evaluate_checkpoints
 
         return evaluate_checkpoints.submit(self.setting, label, checkpoints)
-
-
-@contextmanager
-def prefect_stages(setting: Setting, trainer: str | None) -> Iterator[PrefectStages]:
-    """The stages of a run; to be left when all results are there.
-
-    The flow's own runner does one step at a time. Steps that only wait for a worker have a runner beside it, else
-    one training at a time would be handed out, however many workers there are.
-    """
-    if trainer is None:
-        yield PrefectStages(setting)
-        return
-    from prefect.task_runners import ThreadPoolTaskRunner
-
-    with ThreadPoolTaskRunner(max_workers=HANDED_OUT) as dispatcher:
-        yield PrefectStages(setting, trainer, dispatcher)
 
 
 @dataclass(frozen=True)

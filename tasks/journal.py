@@ -68,7 +68,7 @@ class Journal:
         reporting.save_for_dvc(self.project, results)
         files = build_report(results, folder / "report")
         artifacts = {files.html: "", files.markdown: "", folder / RESULTS: ""}
-        artifacts |= dict.fromkeys(files.figures.values(), "figures")
+        artifacts |= dict.fromkeys(files.figures, "figures")
         ended = self.recorder.finished(results, artifacts, reporting.now_ms(), unchanged_since=earlier)
         self.tracker.record(ended)
         save_run(
