@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow
 
+from tasks import slots
 from tasks.devices import devices_held
 from tasks.jobs import Finished, Setting, TrainingJob
 from tasks.training import train_expert
@@ -16,7 +17,8 @@ def fine_tune_flow(setting: dict[str, Any], job: dict[str, Any], start: dict[str
 
     Two workers that were given the same device train one after the other.
     """
-    fields = {**setting, "tasks": tuple(setting["tasks"])}
+    shared = Setting(**{**setting, "tasks": tuple(setting["tasks"])})
     work = {**job, "train_on": tuple(job["train_on"])}
+    slots.configure(1, shared.threads)
     with devices_held():
-        return asdict(train_expert(Setting(**fields), TrainingJob(**work), Finished(**start)))
+        return asdict(train_expert(shared, TrainingJob(**work), Finished(**start)))
