@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from flows.commands import bench, inspect, methods, plan, run, sync
+from flows.commands import bench, inspect, methods, plan, run, sync, workers
 from flows.console import err
 from merge_lib.errors import MergeError, SpecError
 
@@ -23,6 +23,7 @@ inspect.register(app)
 methods.register(app)
 sync.register(app)
 bench.register(app)
+workers.register(app)
 
 
 def main() -> Any:

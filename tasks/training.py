@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from merge_lib import workloads
 from tasks.caching import cache_key
+from tasks.devices import visible_devices
 from tasks.jobs import Finished, Setting, TrainingJob
 from tasks.progress import Step, report, reporter
 from tasks.records import Record
@@ -135,4 +136,5 @@ def _values(made: workloads.TrainReport) -> dict[str, Any]:
         "steps": made.steps,
         "losses": made.losses,
         "validation_accuracy": made.validation_accuracy,
+        "visible_devices": list(visible_devices()),
     }
