@@ -57,6 +57,13 @@ class BaseEntry(Frozen):
     seed: int = Field(default=0, ge=0)
 
 
+class Resources(Frozen):
+    """What a run may use in its own process."""
+
+    parallel: int | None = Field(default=None, ge=1)  # steps computed at once; None: the cores, at most 4
+    threads: int = Field(default=1, ge=1)  # of torch in each step; the last bits of a training depend on it
+
+
 class StudyConfig(Frozen):
     """The whole experiment, as a study YAML states it."""
 
@@ -69,6 +76,7 @@ class StudyConfig(Frozen):
     base: BaseEntry = BaseEntry()
     methods: Annotated[tuple[MethodEntry, ...], Field(min_length=1)]
     references: tuple[Literal["joint"], ...] = ("joint",)
+    resources: Resources = Resources()
 
     @field_validator("tasks", "seeds", "regimes")
     @classmethod

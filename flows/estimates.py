@@ -8,9 +8,8 @@ from statistics import median
 from typing import Any
 
 from flows.config import StudyConfig, load_study
-from flows.stages import PlannedStep, PlanningStages
+from flows.stages import PlannedStep, PlanningStages, setting_of
 from flows.walk import walk
-from tasks.jobs import Setting
 from tasks.project import Project
 from tasks.records import RecordStore
 from tasks.runs import load_run
@@ -62,8 +61,7 @@ def plan_steps(project: Project, config: StudyConfig) -> tuple[list[PlannedStep]
     hashes = recorded_hashes(project) or {}
     known = {name: hashes[name] for name in needed if name in hashes}
     data = known if len(known) == len(needed) else {}
-    setting = Setting(str(project.root), config.workload.model_dump(mode="json"), config.tasks, data)
-    stages = PlanningStages(setting)
+    stages = PlanningStages(setting_of(project, config, data))
     for _ in walk(config, stages):
         pass
     return stages.steps, bool(data)

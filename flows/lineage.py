@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from merge_lib.results import CheckpointRef, Row, StudyResults
+from merge_lib.results import CheckpointRef, StudyResults
 from tasks.project import Project
 from tasks.records import Record, RecordStore
 
@@ -13,22 +13,23 @@ def lineage_of(project: Project, results: StudyResults, label: str | None = None
     """One entry a merge or reference row: the last checkpoint's chain of records, down to the data hashes."""
     store = RecordStore(project.store)
     rows = [row for row in results.rows if label is None or row.label == label]
-    made_by = {ref.digest: ref for row in results.rows for ref in row.checkpoints}
+    made_by: dict[str, CheckpointRef] = {}
+    for row in sorted(results.rows, key=lambda row: row.kind == "merge"):
+        for ref in row.checkpoints:  # a merge of one expert has the expert's digest; the expert comes first
+            made_by.setdefault(ref.digest, ref)
     return [
         {
             "label": row.label,
             "regime": row.regime,
             "seed": row.seed,
             "metrics": {name: row.metrics.get(name) for name in ("average_accuracy", "forgetting")},
-            "model": _chain(store, row.checkpoints[-1], made_by, depth=0),
+            "model": _chain(store, row.checkpoints[-1], made_by),
         }
         for row in rows
     ]
 
 
-def _chain(
-    store: RecordStore, ref: CheckpointRef, made_by: dict[str, CheckpointRef], *, depth: int
-) -> dict[str, Any]:
+def _chain(store: RecordStore, ref: CheckpointRef, made_by: dict[str, CheckpointRef]) -> dict[str, Any]:
     record = _record_of(store, ref)
     node: dict[str, Any] = {"digest": ref.digest, "path": ref.path, "size_bytes": ref.size_bytes}
     if record is None:
@@ -37,10 +38,7 @@ def _chain(
     data = {name: digest for name, digest in record.inputs.items() if digest not in made_by}
     parents = {name: digest for name, digest in record.inputs.items() if digest in made_by}
     node["data"] = data
-    node["from"] = {
-        name: _chain(store, made_by[digest], made_by, depth=depth + 1)
-        for name, digest in sorted(parents.items())
-    }
+    node["from"] = {name: _chain(store, made_by[digest], made_by) for name, digest in sorted(parents.items())}
     return node
 
 

@@ -3,8 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from flows.config import StudyConfig
 from flows.walk import Handle
 from tasks.jobs import Finished, MergeJob, Scores, Setting, TrainingJob
+from tasks.project import Project
+
+
+def setting_of(project: Project, config: StudyConfig, hashes: dict[str, str]) -> Setting:
+    """What all steps of a run share."""
+    workload = config.workload.model_dump(mode="json")
+    return Setting(str(project.root), workload, config.tasks, hashes, config.resources.threads)
 
 
 @dataclass

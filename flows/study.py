@@ -11,20 +11,23 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.config import StudyConfig, load_study
-from flows.stages import PrefectStages
+from flows.stages import PrefectStages, setting_of
 from flows.walk import Cells, Handle, walk
 from merge_lib.errors import MergeError
+from tasks import slots
 from tasks.artifacts import link_report
 from tasks.data import push_data, version_data
 from tasks.jobs import Finished, Scores, Setting
 from tasks.journal import Journal, journal_of
 from tasks.project import Project
-from tasks.runs import Run, load_run, save_run, start_run
+from tasks.runs import Run, load_run, start_run
+
+THREADS = 32  # of Prefect, most of which wait; what computes holds one of the study's slots
 
 logger = logging.getLogger(__name__)
 
 
-@flow(name="study", flow_run_name="{study}", task_runner=ThreadPoolTaskRunner(max_workers=1))
+@flow(name="study", flow_run_name="{study}", task_runner=ThreadPoolTaskRunner(max_workers=THREADS))
 def study_flow(
     study: str, overrides: Sequence[str] = (), run_id: str | None = None, trainer: str | None = None
 ) -> str:
@@ -42,6 +45,7 @@ def study_flow(
     project = Project.find()
     run = load_run(project, run_id) if run_id else open_run(project, study, overrides)
     config = StudyConfig.model_validate(run.config)
+    slots.configure(config.resources.parallel, config.resources.threads)
     setting = prepare_data(project, config)
     with journal_of(project, run, setting) as journal:
         rows = list(walk(config, PrefectStages(setting, trainer)))
@@ -68,7 +72,7 @@ def prepare_data(project: Project, config: StudyConfig) -> Setting:
         if state.is_failed():
             logger.warning("The data could not be pushed to the DVC remote; the next run tries again.")
     hashes = {name: version.hashes[name] for name in needed}
-    return Setting(str(project.root), config.workload.model_dump(mode="json"), config.tasks, hashes)
+    return setting_of(project, config, hashes)
 
 
 def collect(rows: Sequence[Cells], journal: Journal) -> None:

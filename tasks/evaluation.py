@@ -11,6 +11,7 @@ from merge_lib import workloads
 from tasks.caching import cache_key
 from tasks.jobs import Finished, Scores, Setting
 from tasks.progress import Step, report
+from tasks.slots import compute_slot
 from tasks.training import open_workload
 
 
@@ -36,10 +37,11 @@ def evaluate_one(setting: Setting, label: str, checkpoint: Finished) -> Scores:
     record = setting.store.find("evaluate", key)
     reused = record is not None
     if record is None:
-        report(Step("evaluate", label, 0.0))
-        started = time.perf_counter()
-        accuracy = open_workload(setting).evaluate(Path(checkpoint.path), setting.tasks)
-        values = {"accuracy": accuracy, "elapsed_s": time.perf_counter() - started}
+        with compute_slot():
+            report(Step("evaluate", label, 0.0))
+            started = time.perf_counter()
+            accuracy = open_workload(setting).evaluate(Path(checkpoint.path), setting.tasks)
+            values = {"accuracy": accuracy, "elapsed_s": time.perf_counter() - started}
         with setting.store.writing("evaluate", key) as (_, commit):
             record = commit(inputs=inputs, params=params, values=values)
     report(Step("evaluate", label, 1.0, reused=reused))

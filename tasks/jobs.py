@@ -17,6 +17,7 @@ class Setting:
     workload: dict[str, Any]  # validated WorkloadConfig
     tasks: tuple[str, ...]  # names, in sequence order
     data: dict[str, str]  # snapshot name -> content hash
+    threads: int = 1  # of torch, in each step; part of what decides the last bits of a training
 
     @property
     def store(self) -> RecordStore:

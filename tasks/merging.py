@@ -1,6 +1,6 @@
 """Merging: every method on the experts seen so far, from one read of them."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from merge_lib.errors import MergeError
 from tasks.caching import cache_key
 from tasks.jobs import Finished, MergeEntry, MergeJob, Setting
 from tasks.progress import Step, StoppedError, report
+from tasks.slots import compute_slot
 from tasks.training import CHECKPOINT, find_checkpoint
 
 
@@ -45,12 +46,15 @@ def merge_missing(setting: Setting, job: MergeJob, base: Finished, experts: list
     keyed = [(entry, merging_key(entry, job.seed, base.digest, digests)) for entry in job.entries]
     found = {key: find_checkpoint(setting, "merge", key, job.label) for _, (key, _, _) in keyed}
     missing = [Pending(entry, *work) for entry, work in keyed if found[work[0]] is None]
-    try:
-        found |= _merge_together(setting, job, missing, base, experts)
-    except MergeError:
-        if len(missing) == 1:
+    with compute_slot() if missing else nullcontext():
+        try:
+            found |= _merge_together(setting, job, missing, base, experts)
+        except StoppedError:
             raise
-        found |= _merge_one_by_one(setting, job, missing, base, experts)
+        except MergeError:
+            if len(missing) == 1:
+                raise
+            found |= _merge_one_by_one(setting, job, missing, base, experts)
     return [done for _, (key, _, _) in keyed if (done := found[key]) is not None]
 
 

@@ -33,10 +33,15 @@ def listen(listener: Callable[[Step], None]) -> Callable[[], None]:
 
 def report(step: Step) -> None:
     """Tell the listeners; raises StoppedError when a stop was requested."""
-    if _stop.is_set():
-        raise StoppedError("Stopped on request. What was finished is kept.")
+    check_stop()
     for listener in list(_listeners):
         listener(step)
+
+
+def check_stop() -> None:
+    """Raise StoppedError when a stop was requested."""
+    if _stop.is_set():
+        raise StoppedError("Stopped on request. What was finished is kept.")
 
 
 def request_stop() -> None:

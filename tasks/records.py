@@ -6,6 +6,7 @@ beside its place and renamed when all is in it, so a record that exists is whole
 
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -69,10 +70,9 @@ class RecordStore:
             MergeError: the store cannot be written.
         """
         place = self.folder(kind, key)
-        scratch = place.with_name(f".{key}.{os.getpid()}.partial")
+        scratch = place.with_name(f".{key}.{secrets.token_hex(4)}.{os.getpid()}.partial")
         started = time.monotonic()
         try:
-            shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
         except OSError as refused:
             raise MergeError(

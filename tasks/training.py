@@ -13,6 +13,7 @@ from tasks.caching import cache_key
 from tasks.jobs import Finished, Setting, TrainingJob
 from tasks.progress import Step, report, reporter
 from tasks.records import Record
+from tasks.slots import compute_slot
 
 CHECKPOINT = "model.safetensors"
 
@@ -31,6 +32,7 @@ def pretraining_key(setting: Setting, seed: int) -> tuple[str, dict[str, str], d
     inputs = {name: setting.data[name] for name in config.pretraining_snapshots()}
     extra = config.extra_classes(setting.tasks, Path(setting.root) / config.data)
     params = {"workload": config.parameters_of("pretrain"), "extra_classes": extra, "seed": seed}
+    params["threads"] = setting.threads
     key = cache_key("pretrain", inputs=inputs, params=params, code=config.code("pretrain"))
     return key, inputs, params
 
@@ -40,7 +42,7 @@ def pretrain(setting: Setting, seed: int) -> Finished:
     key, inputs, params = pretraining_key(setting, seed)
     if (found := find_checkpoint(setting, "pretrain", key, "base")) is not None:
         return found
-    with setting.store.writing("pretrain", key) as (folder, commit):
+    with compute_slot(), setting.store.writing("pretrain", key) as (folder, commit):
         workload = open_workload(setting)
         lineage = {"kind": "pretrain", "key": key, "inputs": inputs, "params": params}
         made = workload.pretrain(
@@ -77,6 +79,7 @@ def training_key(
         "classes": config.task_classes(setting.tasks, Path(setting.root) / config.data),
         "train_on": list(job.train_on),
         "seed": job.seed,
+        "threads": setting.threads,
     }
     return cache_key("train", inputs=inputs, params=params, code=config.code("train")), inputs, params
 
@@ -86,7 +89,7 @@ def fine_tune(setting: Setting, job: TrainingJob, start: Finished) -> Finished:
     key, inputs, params = training_key(setting, job, start.digest)
     if (found := find_checkpoint(setting, "train", key, job.label)) is not None:
         return found
-    with setting.store.writing("train", key) as (folder, commit):
+    with compute_slot(), setting.store.writing("train", key) as (folder, commit):
         workload = open_workload(setting)
         lineage = {"kind": "train", "key": key, "inputs": inputs, "params": params}
         made = workload.fine_tune(

@@ -6,7 +6,6 @@ The only module that talks to DVC, by its command line: its Python interface is 
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -43,7 +42,7 @@ def bring_up_to_date(project: Project) -> DataVersion:
     if (remembered := _unchanged(project)) is not None:
         return DataVersion(_hashes(project), is_pushed=remembered["pushed"])
     _prepare_repository(project)
-    _dvc(project, "--wait-for-lock", "repro", "--quiet")
+    _dvc(project, "--wait-for-lock", "repro")
     _remember(project, pushed=False)
     return DataVersion(_hashes(project), is_pushed=False)
 
@@ -54,7 +53,7 @@ def push(project: Project) -> None:
     Raises:
         DataError: the remote did not take it.
     """
-    _dvc(project, "--wait-for-lock", "push", "--quiet")
+    _dvc(project, "--wait-for-lock", "push")
     _remember(project, pushed=True)
 
 
@@ -92,7 +91,7 @@ def _dvc(project: Project, *arguments: str) -> str:
         "DVC_NO_ANALYTICS": "1",
         "PATH": os.pathsep.join((folder, os.environ.get("PATH", ""))),
     }
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=project.root,
         env=environment,
@@ -101,12 +100,18 @@ def _dvc(project: Project, *arguments: str) -> str:
         check=False,
     )
     if done.returncode != 0:
-        said = re.sub(r"\s*\n\s*", " · ", (done.stderr or done.stdout).strip())
         raise DataError(
-            f"`dvc {' '.join(arguments)}` failed in '{project.root}' with status {done.returncode}: {said[-1200:]} "
+            f"`dvc {' '.join(arguments)}` failed in '{project.root}': {_reason(done.stderr + done.stdout)} "
             "Mend what it names and run again; stages that were finished stay finished."
         )
     return done.stdout
+
+
+def _reason(said: str) -> str:
+    """DVC's lines about errors, or the end of what it said."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return " · ".join(errors or lines[-5:])[-1200:]
 
 
 def _hashes(project: Project) -> dict[str, str]:

@@ -45,7 +45,8 @@ def build_report(results: StudyResults, out: Path) -> ReportFiles:
     out.mkdir(parents=True, exist_ok=True)
     figures = write_figures(report.figures, out / "figures")
     html = write_html(report, out / "report.html")
-    return ReportFiles(html, write_markdown(report, out / "report.md", figures), figures)
+    markdown = write_markdown(report, out / "report.md", figures)
+    return ReportFiles(html, markdown, tuple(figures.values()))
 
 
 def save_figures(results: StudyResults, out: Path) -> dict[str, Path]:

@@ -37,7 +37,8 @@ class Group:
     @property
     def title(self) -> str:
         """How the report calls the row."""
-        return REFERENCE_TITLES.get(self.method, self.label) if self.kind == "reference" else self.label
+        is_usual = self.kind == "reference" and self.label == self.method
+        return REFERENCE_TITLES.get(self.method, self.label) if is_usual else self.label
 
     def values(self, metric: str) -> dict[int | None, float | None]:
         """The metric by seed."""

@@ -219,7 +219,9 @@ def _end_text(values: np.ndarray) -> str:
 
 def _label_shapes(label: str, x: float, y: float) -> list[Shape]:
     """A label in at most two lines."""
-    lines = wrap(label, 20, max_lines=2, placeholder="…")
+    lines = wrap(label, 20)
+    if len(lines) > 2:
+        lines = [lines[0], f"{lines[1][:19]}…"]
     top = y - 6 * (len(lines) - 1)
     return [
         Shape("text", "label", x, top + 13 * place, text=line, anchor="end")

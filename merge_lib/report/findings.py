@@ -24,6 +24,7 @@ HEADLINES = {
     "forgetting": "Forgets least",
 }
 ALPHA = 0.05
+ONE_SEED_BASIS = "With one seed no test is possible, so no row is told apart from another."
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def _best(merges: Sequence[Group], metric: MetricInfo, question: str) -> Finding
     if metric.name != "average_accuracy" and final is not None:
         value += f", at an average accuracy of {number(final.mean * 100)} %"
     basis = f"Rows are compared by a {best.method}." if best.versus else ""
+    if interval.n == 1:
+        basis = ONE_SEED_BASIS
     return Finding(question, _with_regime(group), value + ".", _certainty(best), basis)
 
 
@@ -139,8 +142,7 @@ def _regimes(merges: Sequence[Group]) -> Finding | None:
         f"Average accuracy differs by {_signed(mean * 100)} points (sequential minus parallel), mean over "
         f"the {len(verdicts)} methods.",
         f"{_counts(sequential, parallel, undecided)}.",
-        f"Regimes are compared by a {comparisons[0].test.method}, Holm over {len(comparisons)} methods, "
-        f"α = {ALPHA:g}.",
+        _regime_basis(comparisons),
     )
 
 
@@ -176,7 +178,16 @@ def own_accuracy(group: Group, place: int) -> list[float]:
     return list(rows[-1]) if rows else []
 
 
+def _regime_basis(comparisons: Sequence[RegimeComparison]) -> str:
+    test = comparisons[0].test
+    if test.difference.n == 1:
+        return ONE_SEED_BASIS
+    return f"Regimes are compared by a {test.method}, Holm over {len(comparisons)} methods, α = {ALPHA:g}."
+
+
 def _counts(sequential: int, parallel: int, undecided: int) -> str:
+    if not sequential and not parallel:
+        return f"Not distinguishable for any of the {undecided} methods"
     said = [
         f"sequential is better for {sequential} methods" if sequential else "",
         f"parallel is better for {parallel}" if parallel else "",

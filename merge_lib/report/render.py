@@ -20,7 +20,7 @@ class ReportFiles:
 
     html: Path
     markdown: Path
-    figures: dict[str, Path]  # name -> SVG file
+    figures: tuple[Path, ...]  # SVG files, named as the figures
 
 
 @dataclass(frozen=True)

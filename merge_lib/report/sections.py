@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from merge_lib.report import tables
 from merge_lib.report.aggregate import Group, gather, merges_of, references_of
@@ -43,7 +44,7 @@ def _facts(results: StudyResults) -> list[tuple[str, str]]:
         (_counted("task", results.tasks), ", ".join(results.tasks)),
         (_counted("seed", results.seeds), seeds),
         ("Guessing would reach", f"{100 * sum(results.chance) / max(len(results.chance), 1):.0f} %"),
-        ("Started", results.started_at.replace("T", " ").replace("Z", " UTC")),
+        ("Started", _minute(results.started_at)),
         ("Took", _duration(results.elapsed_s)),
         ("Run", results.run_id),
     ]
@@ -167,6 +168,10 @@ def _file_name(study: str) -> str:
 
 def _counted(noun: str, things: Sequence[object]) -> str:
     return f"{len(things)} {noun}" if len(things) == 1 else f"{len(things)} {noun}s"
+
+
+def _minute(moment: str) -> str:
+    return datetime.fromisoformat(moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from merge_lib.metrics import MetricInfo, describe
 from merge_lib.report.aggregate import (
     Aggregate,
     Group,
+    aggregate,
     compare,
     find,
     labels_of,
@@ -56,7 +57,7 @@ class SummaryRow:
 
 
 def summary_rows(groups: Sequence[Group], metrics: Sequence[str]) -> list[SummaryRow]:
-    """Merges with their marks, then references with their average accuracy."""
+    """Merges with their marks, then references, which compete with nothing."""
     merges, known = merges_of(groups), describe()
     columns = {name: marked(merges, known[name]) for name in metrics}
     rows = [
@@ -70,9 +71,7 @@ def summary_rows(groups: Sequence[Group], metrics: Sequence[str]) -> list[Summar
         for group in merges
     ]
     for group in references_of(groups):
-        cells = {name: Cell(UNDEFINED, "a reference merges nothing") for name in metrics}
-        if "average_accuracy" in cells:
-            cells["average_accuracy"] = _reference_average(group)
+        cells = {name: _reference_cell(group, name) for name in metrics}
         rows.append(SummaryRow(group.title, group.kind, group.regime, len(group.rows), cells))
     return rows
 
@@ -84,7 +83,7 @@ def methods_by_regime(groups: Sequence[Group], metrics: Sequence[str], caption: 
     values = {name: marked(merges, known[name]) for name in metrics}
     columns = [Column("Method", is_numeric=False)]
     for name in metrics:
-        heading = f"{known[name].title} {_arrow(known[name])}"
+        heading = f"{known[name].title}\u00a0{_arrow(known[name])}"
         columns += [Column(regime or "all", heading, known[name].formula) for regime in regimes]
     rows = []
     for label in labels_of(merges):
@@ -104,7 +103,8 @@ def every_metric(groups: Sequence[Group], metrics: Sequence[str], caption: str) 
     merges, known = merges_of(groups), describe()
     columns = [Column("Method", is_numeric=False), Column("Experts", is_numeric=False)]
     columns += [
-        Column(f"{known[name].title} {_arrow(known[name])}", None, known[name].formula) for name in metrics
+        Column(f"{known[name].title}\u00a0{_arrow(known[name])}", None, known[name].formula)
+        for name in metrics
     ]
     values = {name: marked(merges, known[name]) for name in metrics}
     rows = [
@@ -156,16 +156,23 @@ def regime_differences(groups: Sequence[Group]) -> Table | None:
 
 def references(groups: Sequence[Group], tasks: Sequence[str]) -> Table:
     """Accuracy of every reference on every task."""
-    columns = [Column("Reference", is_numeric=False), Column("Average accuracy ↑")]
+    columns = [Column("Reference", is_numeric=False)]
+    infos = [describe()[name] for name in MAIN]
+    columns += [Column(f"{info.title}\u00a0{_arrow(info)}", None, info.formula) for info in infos]
     columns += [Column(task, "On task") for task in tasks]
     rows = []
     for group in references_of(groups):
         per_seed = [own_accuracy(group, place) for place in range(len(group.rows))]
         cells = [_task_cell([values[k : k + 1] for values in per_seed]) for k in range(len(tasks))]
-        title = (
-            group.title if group.regime is None or group.method in ("expert", "sequential") else group.name
+        is_unique = [other.title for other in references_of(groups)].count(group.title) == 1
+        title = group.title if is_unique else f"{group.title} ({group.regime})"
+        rows.append(
+            [
+                Cell(title, f"{group.label}; {group.method}"),
+                *(_reference_cell(group, name) for name in MAIN),
+                *cells,
+            ]
         )
-        rows.append([Cell(title, f"{group.label}; {group.method}"), _reference_average(group), *cells])
     notes = [
         "In %, mean ± half the 95 % interval over the seeds. Nothing is merged here, so no row competes with "
         "the methods. Each expert alone is measured on its own task only."
@@ -241,7 +248,9 @@ def _tells_nothing(merges: Sequence[Group], info: MetricInfo) -> bool:
     return best is not None and bool(best.versus) and len(best.ties) == len(best.versus)
 
 
-def _reference_average(group: Group) -> Cell:
+def _reference_cell(group: Group, metric: str) -> Cell:
+    if metric != "average_accuracy":
+        return aggregate(group, metric).cell()
     interval = reference_interval(group)
     if interval is None:
         return Cell(UNDEFINED, "not measured on every task")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Split = Literal["validation", "test"]
 
@@ -24,6 +24,7 @@ class TrainReport:
     validation_accuracy: float  # mean over the tasks trained on, in [0, 1]
 
 
+@runtime_checkable
 class Workload(Protocol):
     """Something that can be pre-trained, fine-tuned on tasks and evaluated on tasks."""
 

@@ -223,10 +223,23 @@ def read_snapshot(path: Path) -> Snapshot:
             split: Examples(tensors[f"{split}.images"], tensors[f"{split}.labels"])
             for split in sorted({name.partition(".")[0] for name in tensors})
         }
-        return Snapshot(about["name"], tuple(about["classes"]), about["white"], splits, about["origin"])
+        snapshot = Snapshot(about["name"], tuple(about["classes"]), about["white"], splits, about["origin"])
+        _check_consistent(snapshot)
     except (SafetensorError, OSError, KeyError, ValueError) as exc:
         msg = (
             f"Snapshot '{path}' cannot be read ({type(exc).__name__}: {exc}). It is truncated or was not "
             "written by a data stage; delete it and run `dvc repro`."
         )
         raise DataError(msg) from exc
+    return snapshot
+
+
+def _check_consistent(snapshot: Snapshot) -> None:
+    """Raise a ValueError where images and labels of a split do not belong together."""
+    for split, (images, labels) in snapshot.splits.items():
+        if images.ndim != 3 or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
+            msg = f"{split} has images {images.dtype}{images.shape} and labels {labels.dtype}{labels.shape}"
+            raise ValueError(msg)
+        if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(snapshot.classes):
+            msg = f"{split} is empty or has a label that is not one of the {len(snapshot.classes)} classes"
+            raise ValueError(msg)

@@ -117,7 +117,7 @@ def _sample(
     """Values at fractional places, interpolated linearly; beyond the border, the border's value."""
     places = np.clip(places, 0, MASTER - 1.001)
     corner = places.astype(np.int64)
-    part = places - corner
+    part = places - corner.astype(np.float32)
     (row, column), (down, right) = corner.swapaxes(0, 1), part.swapaxes(0, 1)
     index = np.arange(len(outlines))[:, None, None]
     upper = outlines[index, row, column] * (1 - right) + outlines[index, row, column + 1] * right

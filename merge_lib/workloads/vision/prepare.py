@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             snapshot = prepare_task(params, options.name)
             write_snapshot(snapshot, options.data / "tasks" / f"{options.name}.safetensors")
-    except MergeError as exc:
+    except (MergeError, OSError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1
     return 0

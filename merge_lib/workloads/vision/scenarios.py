@@ -29,22 +29,24 @@ class ScenarioMap:
     Args:
         scenario: which of the three.
         tasks: for each task, the indices of its classes among the base's logits.
-        classes: number of the base's logits.
     """
 
-    def __init__(self, scenario: Scenario, tasks: Sequence[Sequence[int]], *, classes: int) -> None:
+    def __init__(self, scenario: Scenario, tasks: Sequence[Sequence[int]]) -> None:
         groups = [_groups(scenario, tasks, t) for t in range(len(tasks))]
+        used = _all_classes(tasks)
         most = max(map(len, groups))
-        self.mask = torch.full((len(tasks), most, classes), ABSENT)  # [t, o, c]
+        self._used = torch.tensor(used)
+        self._mask = torch.full((len(tasks), most, len(used)), ABSENT)  # [t, o, u]
         for t, outputs in enumerate(groups):
             for o, members in enumerate(outputs):
-                self.mask[t, o, members] = 0.0
+                self._mask[t, o, [used.index(member) for member in members]] = 0.0
         self.chance = tuple(1.0 / len(outputs) for outputs in groups)
         self._targets = [_targets(scenario, tasks, t) for t in range(len(tasks))]
 
     def outputs(self, logits: Float[Tensor, "n c"], task: Int64[Tensor, " n"]) -> Float[Tensor, "n o"]:
         """The outputs of each example, given its logits and the index of its task."""
-        return torch.logsumexp(logits[:, None, :] + self.mask[task], dim=2)  # [n, o, c] -> [n, o]
+        used = logits[:, None, self._used]  # [n, 1, u]: only classes of the study cost time
+        return torch.logsumexp(used + self._mask[task], dim=2)  # [n, o, u] -> [n, o]
 
     def targets(self, labels: Int64[Tensor, " n"], task: int) -> Int64[Tensor, " n"]:
         """The output that is right for each example of one task, given its label in the snapshot."""

@@ -50,10 +50,11 @@ class VisionWorkload:
         self._snapshots = {task: read_snapshot(data / "tasks" / f"{task}.safetensors") for task in tasks}
         self._pretraining = data / "pretraining" / f"{config.pretraining.snapshot}.safetensors"
         self._glyphs = read_snapshot(self._pretraining)
-        for snapshot in (self._glyphs, *self._snapshots.values()):
-            _check_size(snapshot, config.model.image_size)
+        _check_snapshot(self._glyphs, config.model.image_size, {"train", "validation"})
+        for snapshot in self._snapshots.values():
+            _check_snapshot(snapshot, config.model.image_size, {"train", "validation", "test"})
         indices = [[self.classes.index(c) for c in s.classes] for s in self._snapshots.values()]
-        self._scenario = ScenarioMap(config.scenario, indices, classes=len(self.classes))
+        self._scenario = ScenarioMap(config.scenario, indices)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -216,8 +217,11 @@ def _write(
     return TrainReport(written.path, written.digest, written.size_bytes, elapsed_s, steps, losses, accuracy)
 
 
-def _check_size(snapshot: Snapshot, size: int) -> None:
-    """Refuse a snapshot whose images the model cannot take."""
+def _check_snapshot(snapshot: Snapshot, size: int, splits: set[str]) -> None:
+    """Refuse a snapshot that lacks a split or whose images the model cannot take."""
+    if missing := sorted(splits - snapshot.splits.keys()):
+        msg = f"Snapshot '{snapshot.name}' lacks {', '.join(missing)}; delete it and run `dvc repro`."
+        raise DataError(msg)
     shapes = {examples.images.shape[1:] for examples in snapshot.splits.values()}
     if shapes != {(size, size)}:
         msg = (

@@ -158,13 +158,18 @@ def test_markdown_has_the_same_tables_as_html(built):
 def test_markdown_figures_lie_beside_it(built):
     _, markdown, files = built
     links = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
-    assert links == [f"figures/{name}.svg" for name in files.figures]
+    assert links == [f"figures/{path.name}" for path in files.figures]
     assert all((files.markdown.parent / link).is_file() for link in links)
-    assert list(files.figures) == ["overview", "early-tasks", "retention", "accuracy-matrices"]
+    assert [path.stem for path in files.figures] == [
+        "overview",
+        "early-tasks",
+        "retention",
+        "accuracy-matrices",
+    ]
 
 
 def test_figures_are_well_formed_svg_of_finite_numbers(built):
-    for path in built[2].figures.values():
+    for path in built[2].figures:
         text = path.read_text("utf-8")
         assert ET.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
         assert "nan" not in re.sub(r">[^<]*<", "><", text)
@@ -213,15 +218,15 @@ def test_hostile_names_are_printed_not_obeyed(make_results, tmp_path):
     assert "<" not in outside_fences
     assert "mergeline run ..--script-x--script-.yaml" in markdown
     columns = markdown_tables(outside_fences)["References"]
-    assert {len(row) for row in columns} == {2 + len(HOSTILE)}
-    for path in files.figures.values():
+    assert {len(row) for row in columns} == {4 + len(HOSTILE)}
+    for path in files.figures:
         tags = {element.tag.rpartition("}")[2] for element in ET.fromstring(path.read_text("utf-8")).iter()}
         assert tags <= {"svg", "title", "desc", "style", "rect", "text", "g", "path", "circle"}
 
 
 def test_one_task_has_no_forgetting_and_says_so(make_results, tmp_path):
     page, markdown, files = read(make_results(size=1), tmp_path)
-    assert list(files.figures) == ["overview", "accuracy-matrices"]
+    assert [path.stem for path in files.figures] == ["overview", "accuracy-matrices"]
     rows = page.tables["Methods in each regime"][2:]
     assert all(row[5:7] == ["–", "–"] for row in rows)
     assert "There is nothing to forget with one task." in "".join(page.text)
@@ -236,6 +241,8 @@ def test_one_seed_has_no_interval_and_no_best(make_results, tmp_path):
     assert all(re.fullmatch(r"−?\d+\.\d", cell) for row in rows for cell in row[1:])
     assert "best" not in [value for _, name, value in page.attributes if name == "class"]
     assert "one seed, no interval" in markdown
+    assert markdown.count("With one seed no test is possible, so no row is told apart from another.") == 1
+    assert "Not distinguishable for any of the 9 methods." in markdown
     assert "No row can be told from the best mean, so none is marked" in markdown
 
 
@@ -262,7 +269,7 @@ def test_a_study_without_merges_reports_its_references(make_results, tmp_path):
     page, markdown, files = read(replace(whole, rows=rows), tmp_path)
     assert "This study merged nothing; only references were measured." in markdown
     assert len(page.tables["References"]) == 2 + 4
-    assert files.figures == {}
+    assert files.figures == ()
 
 
 def test_entries_that_were_not_measured_stay_visible(make_results, tmp_path):

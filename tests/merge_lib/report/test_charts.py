@@ -79,6 +79,11 @@ def test_interval_panel_cuts_intervals_at_its_edge():
     assert "50.0 %, 95 % interval −300.0 to 300.0" in panel.alt
 
 
+def test_a_label_without_spaces_is_cut():
+    panel = interval_panel("t", [("x" * 60, [])], [])
+    assert [shape.text for shape in panel.shapes if shape.style == "label"] == ["x" * 20, "x" * 19 + "…"]
+
+
 def test_twenty_tasks_still_draw(make_results):
     results = make_results(size=20, seeds=(0,), methods={"TIES": (0.9, 0.01)})
     figures = figures_of(gather(results), results.tasks)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from merge_lib.metrics import describe
+from merge_lib.metrics import describe, summarise
 from merge_lib.report import SUMMARY_METRICS, summary_table
 from merge_lib.report.aggregate import compare, gather, merges_of, number
 from merge_lib.report.findings import compare_regimes, headline, in_words
@@ -90,8 +90,36 @@ def test_experts_are_measured_on_their_own_task(results):
     table = references(gather(results), results.tasks)
     experts = next(row for row in table.rows if row[0].text == "Each expert alone")
     own = [[row.accuracy[k][k] for row in results.rows if row.method == "expert"] for k in range(5)]
-    assert [cell.text for cell in experts[2:]] == [expected(values) for values in own]
+    assert [cell.text for cell in experts[4:]] == [expected(values) for values in own]
     assert experts[1].text == expected(np.mean(own, axis=0))
+    assert (experts[2].text, experts[3].text) == ("–", "–")
+    assert experts[3].title.startswith("undefined: ")
+
+
+def test_sequential_fine_tuning_shows_what_it_forgets(results):
+    rows = [
+        replace(row, metrics=summarise(row.accuracy)) if row.method == "sequential" else row
+        for row in results.rows
+    ]
+    table = references(gather(replace(results, rows=rows)), results.tasks)
+    forgotten = [row.metrics["forgetting"] for row in rows if row.method == "sequential"]
+    sequential = next(row for row in table.rows if row[0].text == "Sequential fine-tuning, not merged")
+    assert sequential[3].text == expected(forgotten)
+    assert sequential[3].mark is None
+
+
+def test_references_of_one_name_in_two_regimes_are_told_apart(results):
+    twins = [replace(row, regime="sequential") for row in results.rows if row.method == "expert"]
+    named = [replace(row, label="all at once") for row in results.rows if row.method == "joint"]
+    rows = [row for row in results.rows if row.method != "joint"] + twins + named
+    table = references(gather(replace(results, rows=rows)), results.tasks)
+    assert [row[0].text for row in table.rows] == [
+        "Base",
+        "Each expert alone (parallel)",
+        "Each expert alone (sequential)",
+        "Sequential fine-tuning, not merged",
+        "all at once",
+    ]
 
 
 def test_a_clear_winner_is_marked_and_nothing_else(results):

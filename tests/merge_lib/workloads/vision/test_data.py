@@ -9,7 +9,9 @@ from PIL import Image
 
 from merge_lib.errors import DataError
 from merge_lib.workloads.vision.data import (
+    Examples,
     RawImages,
+    Snapshot,
     drop_duplicates,
     make_task,
     read_digits,
@@ -115,6 +117,25 @@ def test_file_without_description_is_no_snapshot(tmp_path):
     save_file({"weight": np.zeros(3)}, tmp_path / "model.safetensors")
     with pytest.raises(DataError, match="was not written by a data stage"):
         read_snapshot(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((2, 8, 8), np.uint8), np.array([0, 2]), "not one of the 2 classes"),
+        (
+            np.zeros((2, 8, 8), np.uint8),
+            np.array([0, 1, 1]),
+            r"images uint8\(2, 8, 8\) and labels int64\(3,\)",
+        ),
+        (np.zeros((2, 8, 8), np.float32), np.array([0, 1]), "images float32"),
+        (np.zeros((0, 8, 8), np.uint8), np.array([], dtype=np.int64), "train is empty"),
+    ],
+)
+def test_inconsistent_snapshot_is_refused(tmp_path, images, labels, message):
+    write_snapshot(Snapshot("t", ("a", "b"), 16, {"train": Examples(images, labels)}, {}), tmp_path / "t")
+    with pytest.raises(DataError, match=message):
+        read_snapshot(tmp_path / "t")
 
 
 def test_missing_raw_data(tmp_path):

@@ -12,7 +12,7 @@ LOGITS = torch.tensor([[0.0, math.log(2), math.log(3), math.log(4), 50.0]])
 
 
 def mapping(scenario):
-    return ScenarioMap(scenario, TASKS, classes=5)
+    return ScenarioMap(scenario, TASKS)
 
 
 def outputs(scenario, task):
@@ -61,7 +61,7 @@ def test_each_example_is_read_in_its_own_task():
 
 
 def test_tasks_of_different_sizes():
-    mixed = ScenarioMap("task-incremental", [[0, 1, 2], [3, 4]], classes=5)
+    mixed = ScenarioMap("task-incremental", [[0, 1, 2], [3, 4]])
     scores = mixed.outputs(LOGITS.expand(2, -1), torch.tensor([0, 1]))
     assert mixed.chance == pytest.approx((1 / 3, 1 / 2))
     torch.testing.assert_close(scores[0].exp(), torch.tensor([1.0, 2.0, 3.0]))
@@ -69,13 +69,11 @@ def test_tasks_of_different_sizes():
 
 
 def test_absent_outputs_pass_no_nan_back():
-    mixed = ScenarioMap("task-incremental", [[0, 1, 2], [3, 4]], classes=5)
+    mixed = ScenarioMap("task-incremental", [[0, 1, 2], [3, 4]])
     logits = torch.zeros(1, 5, requires_grad=True)
     torch.nn.functional.cross_entropy(mixed.outputs(logits, torch.tensor([1])), torch.tensor([0])).backward()
     torch.testing.assert_close(logits.grad, torch.tensor([[0.0, 0.0, 0.0, -0.5, 0.5]]))
 
 
 def test_shared_class_has_one_output():
-    assert ScenarioMap("class-incremental", [[0, 1], [1, 2]], classes=3).chance == pytest.approx(
-        (1 / 3, 1 / 3)
-    )
+    assert ScenarioMap("class-incremental", [[0, 1], [1, 2]]).chance == pytest.approx((1 / 3, 1 / 3))

@@ -13,7 +13,7 @@ from merge_lib.errors import (
     UnknownMethodError,
 )
 from merge_lib.workloads import VisionConfig, create
-from merge_lib.workloads.vision.data import Examples, Snapshot, write_snapshot
+from merge_lib.workloads.vision.data import Examples, Snapshot, read_snapshot, write_snapshot
 
 BOTH = ["left-right", "top-bottom"]
 
@@ -113,6 +113,19 @@ def test_snapshots_of_another_size_are_refused(data):
     )
     with pytest.raises(DataError, match=r"images of \[\(8, 8\)\] pixels, but the model takes \(16, 16\)"):
         create(config, tasks=BOTH, data=data)
+
+
+def test_snapshot_without_a_test_split_is_refused(data, tmp_path):
+    source = read_snapshot(data / "tasks" / "left-right.safetensors")
+    kept = {split: part for split, part in source.splits.items() if split != "test"}
+    broken = Snapshot("left-right", source.classes, source.white, kept, {})
+    write_snapshot(broken, tmp_path / "tasks" / "left-right.safetensors")
+    write_snapshot(
+        read_snapshot(data / "pretraining" / "toy.safetensors"), tmp_path / "pretraining" / "toy.safetensors"
+    )
+    config = VisionConfig(name="vision", scenario="task-incremental", pretraining={"snapshot": "toy"})
+    with pytest.raises(DataError, match="Snapshot 'left-right' lacks test"):
+        create(config, tasks=["left-right"], data=tmp_path)
 
 
 def test_unknown_task_names_the_nearest(make_workload, base):

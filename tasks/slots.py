@@ -1,0 +1,51 @@
+"""How much is computed at once in this process, and with how many threads each.
+
+Prefect's threads also wait for one another's results; only what holds a slot computes.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tasks.progress import check_stop
+
+MOST_BY_DEFAULT = 4
+
+
+class _Slots:
+    """The slots of this process."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.free = threading.Semaphore(0)
+        self.torch_threads = 1
+
+    def configure(self, parallel: int | None, threads: int) -> None:
+        """Set the number of slots and of torch's threads in each; called before the work starts."""
+        self.count = parallel or min(available_cores(), MOST_BY_DEFAULT)
+        self.free = threading.Semaphore(self.count)
+        self.torch_threads = threads
+
+
+_slots = _Slots()
+configure = _slots.configure
+
+
+@contextmanager
+def compute_slot() -> Iterator[None]:
+    """Wait for a slot, hold it; a stop that was requested meanwhile is raised."""
+    import torch
+
+    if _slots.count == 0:
+        configure(None, 1)
+    with _slots.free:
+        check_stop()
+        if torch.get_num_threads() != _slots.torch_threads:
+            torch.set_num_threads(_slots.torch_threads)
+        yield
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,159 @@
+"""The record in a real MLflow store."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tasks.payloads import DatasetPayload, MetricPoint, ModelPayload, Outbox, RunPayload
+from tasks.project import Project
+from tasks.tracking import MlflowTracker, TrackingError, deliver_all
+
+DIGEST_1, DIGEST_2 = "xxh3:" + "1" * 32, "xxh3:" + "2" * 32
+
+
+@pytest.fixture(scope="session")
+def migrated_store(tmp_path_factory) -> Path:
+    """An MLflow database with all its tables: making one takes seconds, a copy does not."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def project(tmp_path, migrated_store, monkeypatch) -> Project:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    project = Project(tmp_path)
+    project.state.mkdir()
+    shutil.copy(migrated_store, project.state / "mlflow.db")
+    return project
+
+
+def parent(**changes) -> RunPayload:
+    fields = {
+        "key": "digits-1",
+        "experiment": "digits",
+        "name": "digits-1",
+        "parent": None,
+        "tags": {"mergeline.kind": "study"},
+        "params": {"seeds": "[0]"},
+        "started_ms": 1_000,
+        "ended_ms": None,
+        "datasets": (DatasetPayload("digits-01", "0123456789abcdef0123456789abcdef", "dvc:digits-01"),),
+    }
+    return RunPayload(**{**fields, **changes})
+
+
+def child(key: str, digest: str, ingredients: tuple[str, ...] = ()) -> RunPayload:
+    model = ModelPayload(f"model-{key}", "file:///m", digest, 123, 1, {"method": "ties"}, ingredients)
+    return parent(
+        key=f"digits-1/{key}",
+        name=key,
+        parent="digits-1",
+        ended_ms=2_000,
+        metrics=(MetricPoint("accuracy/digits-01", 0.5, 1, digest), MetricPoint("forgetting", 0.25)),
+        models=(model,),
+        datasets=(),
+    )
+
+
+def tracker_of(project: Project) -> MlflowTracker:
+    return MlflowTracker(project, Outbox(project.runs / "digits-1" / "tracking"))
+
+
+def runs_of(project: Project) -> dict:
+    client = MlflowClient(project.tracking_uri)
+    experiment = client.get_experiment_by_name("digits")
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def test_a_study_is_recorded_with_children_models_and_data(project, tmp_path):
+    report = tmp_path / "report.md"
+    report.write_text("# report")
+    tracker = tracker_of(project)
+    tracker.record(parent())
+    tracker.record(child("expert", DIGEST_1))
+    tracker.record(child("ties", DIGEST_2, ingredients=(DIGEST_1,)))
+    tracker.record(
+        parent(
+            ended_ms=3_000, metrics=(MetricPoint("average_accuracy/ties", 0.5),), artifacts={str(report): ""}
+        )
+    )
+    assert tracker.failure is None
+    assert list(tracker.outbox.waiting()) == []
+    runs = runs_of(project)
+    assert set(runs) == {"digits-1", "expert", "ties"}
+    assert runs["digits-1"].info.status == "FINISHED"
+    assert runs["digits-1"].inputs.dataset_inputs[0].dataset.digest == "0123456789abcdef0123456789abcdef"
+    assert runs["ties"].data.tags["mlflow.parentRunId"] == runs["digits-1"].info.run_id
+    assert runs["ties"].data.metrics["forgetting"] == 0.25
+    client = MlflowClient(project.tracking_uri)
+    assert [file.path for file in client.list_artifacts(runs["digits-1"].info.run_id)] == ["report.md"]
+    made = client.get_logged_model(runs["ties"].outputs.model_outputs[0].model_id)
+    assert made.tags["digest"] == DIGEST_2
+    assert made.tags["size_bytes"] == "123"
+    assert made.metrics[0].key == "accuracy/digits-01"
+    merged = client.get_run(runs["ties"].info.run_id)
+    ingredient = client.get_logged_model(merged.inputs.model_inputs[0].model_id)
+    assert ingredient.tags["digest"] == DIGEST_1
+
+
+def test_delivering_twice_changes_nothing(project):
+    for _ in range(2):
+        tracker = tracker_of(project)
+        tracker.record(parent())
+        tracker.record(child("ties", DIGEST_2))
+    assert len(runs_of(project)) == 2
+
+
+def test_a_run_whose_id_was_lost_is_found_by_its_key(project):
+    tracker_of(project).record(parent())
+    (project.runs / "digits-1" / "tracking" / "ids.json").unlink()
+    tracker_of(project).record(parent(ended_ms=2_000))
+    runs = runs_of(project)
+    assert len(runs) == 1
+    assert runs["digits-1"].info.status == "FINISHED"
+
+
+def test_records_wait_while_the_server_is_down_and_sync_delivers_them_in_order(project, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the discard port: nobody listens
+    tracker = tracker_of(project)
+    tracker.record(parent())
+    tracker.record(child("ties", DIGEST_2))
+    assert "MLflow at http://127.0.0.1:9 did not take the record 'digits-1'" in str(tracker.failure)
+    assert caplog.text.count("`mergeline sync` delivers the records later") == 1
+    assert [payload.name for _, payload in tracker.outbox.waiting()] == ["digits-1", "ties"]
+    assert deliver_all(project)[0]["waiting"] == 2
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert deliver_all(project) == [{"run": "digits-1", "delivered": 2, "waiting": 0, "failure": None}]
+    assert set(runs_of(project)) == {"digits-1", "ties"}
+    assert deliver_all(project) == []
+
+
+def test_the_first_failure_raises_from_deliver(project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    tracker = tracker_of(project)
+    tracker.outbox.put(parent())
+    with pytest.raises(TrackingError, match="did not take the record"):
+        tracker.deliver()
+
+
+def test_a_payload_of_the_same_key_that_still_waits_is_replaced(tmp_path):
+    outbox = Outbox(tmp_path)
+    outbox.put(parent())
+    outbox.put(child("ties", DIGEST_2))
+    outbox.put(parent(ended_ms=9_000))
+    assert [(payload.key, payload.ended_ms) for _, payload in outbox.waiting()] == [
+        ("digits-1", 9_000),
+        ("digits-1/ties", 2_000),
+    ]
+
+
+def test_payloads_survive_their_file(tmp_path):
+    payload = child("ties", DIGEST_2, ingredients=(DIGEST_1,))
+    assert RunPayload.from_json(payload.to_json()) == payload
+    assert json.loads(payload.to_json())["models"][0]["ingredients"] == [DIGEST_1]

@@ -1,0 +1,112 @@
+"""Data versions in a real DVC repository, in a git checkout and in a plain folder."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from merge_lib.errors import DataError
+from tasks import versioning
+from tasks.project import Project
+from tasks.versioning import bring_up_to_date, push, recorded_hashes
+
+STAGES = """\
+stages:
+  upper:
+    cmd: tr a-z A-Z < data/raw.txt > data/upper.txt && echo ran-upper >> log
+    deps: [data/raw.txt]
+    outs: [data/upper.txt]
+  shout:
+    cmd: cp data/other.txt data/shout.txt && echo ran-shout-${mark} >> log
+    deps: [data/other.txt]
+    params: [mark]
+    outs: [data/shout.txt]
+"""
+
+
+@pytest.fixture(params=["git checkout", "plain folder"])
+def project(request, tmp_path) -> Project:
+    root = tmp_path / "project"
+    (root / "data").mkdir(parents=True)
+    (root / "dvc.yaml").write_text(STAGES)
+    (root / "params.yaml").write_text("mark: 1\n")
+    (root / "data" / "raw.txt").write_text("abc\n")
+    (root / "data" / "other.txt").write_text("x\n")
+    if request.param == "git checkout":
+        subprocess.run(["git", "init", "--quiet", str(root)], check=True)
+    return Project(root)
+
+
+def ran(project: Project) -> list[str]:
+    log = project.root / "log"
+    lines = log.read_text().split() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return lines
+
+
+def md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def test_only_what_depends_on_a_change_runs_again(project):
+    assert recorded_hashes(project) is None
+    first = bring_up_to_date(project)
+    assert first.hashes == {"upper": md5("ABC\n"), "shout": md5("x\n")}
+    assert sorted(ran(project)) == ["ran-shout-1", "ran-upper"]
+    assert recorded_hashes(project) == first.hashes
+
+    (project.root / "data" / "raw.txt").write_text("abcd\n")
+    assert recorded_hashes(project) is None
+    second = bring_up_to_date(project)
+    assert ran(project) == ["ran-upper"]
+    assert second.hashes == {"upper": md5("ABCD\n"), "shout": md5("x\n")}
+
+    (project.root / "params.yaml").write_text("mark: 2\n")
+    bring_up_to_date(project)
+    assert ran(project) == ["ran-shout-2"]
+
+
+def test_an_untouched_project_is_not_asked_again(project, monkeypatch):
+    bring_up_to_date(project)
+    push(project)
+    monkeypatch.setattr(versioning, "_dvc", lambda *arguments: pytest.fail(f"DVC was started: {arguments}"))
+    version = bring_up_to_date(project)
+    assert version.is_pushed
+
+
+def test_what_is_pushed_can_be_pulled_back(project):
+    version = bring_up_to_date(project)
+    assert not version.is_pushed
+    push(project)
+    stored = project.state / "dvc-remote" / "files" / "md5"
+    digest = version.hashes["upper"]
+    assert (stored / digest[:2] / digest[2:]).read_text() == "ABC\n"
+
+
+def test_a_lost_snapshot_is_made_again(project):
+    bring_up_to_date(project)
+    (project.root / "data" / "upper.txt").unlink()
+    assert recorded_hashes(project) is None
+    bring_up_to_date(project)
+    assert (project.root / "data" / "upper.txt").read_text() == "ABC\n"
+
+
+def test_a_stage_that_fails_is_named(project):
+    (project.root / "data" / "raw.txt").unlink()
+    with pytest.raises(DataError, match=r"`dvc --wait-for-lock repro` failed .*raw\.txt.*run again"):
+        bring_up_to_date(project)
+
+
+def test_a_remote_out_of_reach_is_named(project, tmp_path):
+    bring_up_to_date(project)
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where the remote's folder should be")
+    versioning._dvc(project, "remote", "modify", "local", "url", str(blocked))
+    with pytest.raises(DataError, match="push` failed"):
+        push(project)
+
+
+def test_a_folder_without_stages_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"has no dvc\.yaml, so its data has no version"):
+        bring_up_to_date(Project(Path(tmp_path)))
