@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from flows.commands import bench, inspect, methods, plan, run, sync, workers
+from flows.commands import bench, doctor, inspect, methods, plan, run, sync, ui, workers
 from flows.console import err
 from merge_lib.errors import MergeError, SpecError
 
@@ -24,6 +24,8 @@ methods.register(app)
 sync.register(app)
 bench.register(app)
 workers.register(app)
+ui.register(app)
+doctor.register(app)
 
 
 def main() -> Any:

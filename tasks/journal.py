@@ -64,9 +64,10 @@ class Journal:
     def finish(self) -> StudyResults:
         """All rows are there: write the results, the report and the end of the record."""
         earlier = self._earlier_run() if self.is_unchanged else None
-        if earlier is None:
-            self._send_children()
         results = self._results()
+        if earlier is None:
+            self.children.extend(self.recorder.comparison(results, reporting.now_ms()))
+            self._send_children()
         folder = self.project.runs / self.run.run_id
         results.save(folder / RESULTS)
         reporting.save_for_dvc(self.project, results)

@@ -123,6 +123,8 @@ class _Server:
     def upsert(self, payload: RunPayload) -> None:
         """Make the run in MLflow what the payload says."""
         experiment = self._experiment(payload.experiment)
+        for key, value in payload.experiment_tags.items():
+            self.client.set_experiment_tag(experiment, key, value)
         run_id = self._run(experiment, payload)
         models = {model.digest: self._model(experiment, run_id, model) for model in payload.models}
         self._metrics_and_params(run_id, payload, models)
