@@ -15,7 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterId,
+)
 from prefect.client.schemas.objects import FlowRun
 
 from tasks.project import Project
@@ -116,8 +121,14 @@ def test_scheduled_studies_train_on_the_workers_of_two_devices(project, client):
     assert [(s.schedule.cron, s.schedule.timezone) for s in schedules] == [("0 4 * * *", "Europe/Berlin")]
     with workers_running(project, client) as process:
         late = schedule(client, datetime(2026, 1, 10, tzinfo=UTC), 2)
-        assert [run.expected_start_time.hour for run in late] == [3, 3]  # 4 o'clock in a Berlin winter, in UTC
-        assert ended(client, late, process) == ["Cancelled", "Completed"]  # the second is left out, not queued
+        assert [run.expected_start_time.hour for run in late] == [
+            3,
+            3,
+        ]  # 4 o'clock in a Berlin winter, in UTC
+        assert ended(client, late, process) == [
+            "Cancelled",
+            "Completed",
+        ]  # the second is left out, not queued
         check_first_run(project, client)
         again = schedule(client, datetime(2026, 7, 10, tzinfo=UTC), 1)
         assert [run.expected_start_time.hour for run in again] == [2]  # summer time
