@@ -68,7 +68,9 @@ def measure(project: Project, study: Path, overrides: Sequence[str]) -> Pipeline
     words = [str(study), *(word for override in overrides for word in ("--set", override))]
     serial = [*words, "--set", "resources.parallel=1"]
     with tempfile.TemporaryDirectory(prefix="mergeline-bench-") as folder:
-        fresh, other, empty = (_copy(project, Path(folder) / name) for name in ("flow", "parallel", "nothing"))
+        fresh, other, empty = (
+            _copy(project, Path(folder) / name) for name in ("flow", "parallel", "nothing")
+        )
         scratch = Path(folder) / "loop"
         scratch.mkdir()
         loop_s = _timed(lambda: bare_loop(config, fresh / config.workload.data, scratch))
