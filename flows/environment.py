@@ -18,7 +18,10 @@ QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "DVC_NO_ANALYTICS": "1",
 }
-PROJECT, OWNER = "MERGELINE_PROJECT", "MERGELINE_OWNER"  # inherited by the servers, so that they can be told apart
+PROJECT, OWNER = (
+    "MERGELINE_PROJECT",
+    "MERGELINE_OWNER",
+)  # inherited by the servers, so that they can be told apart
 
 
 def prepare(project: Project, *, is_verbose: bool = False) -> None:

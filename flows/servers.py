@@ -195,7 +195,9 @@ def free_port(preferred: int, *, avoid: tuple[int, ...] = ()) -> int:
     for port in range(preferred, min(preferred + 200, 65536)):
         if port not in avoid and is_free(port):
             return port
-    raise ServerError(f"No port from {preferred} to {preferred + 199} is free. Name another one with --…-port.")
+    raise ServerError(
+        f"No port from {preferred} to {preferred + 199} is free. Name another one with --…-port."
+    )
 
 
 def any_free_port() -> int:

@@ -17,7 +17,9 @@ Port = Annotated[int, typer.Option(min=1024, max=65535, help="Used if free, else
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("ui", help="Open the MLflow and Prefect pages of this project; starts them where none run.")(ui)
+    app.command("ui", help="Open the MLflow and Prefect pages of this project; starts them where none run.")(
+        ui
+    )
 
 
 def ui(
