@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from flows.commands import doctor, inspect, methods, plan, run, sync, ui
+from flows.commands import bench, doctor, inspect, methods, plan, run, sync, ui, workers
 from flows.console import err
 from merge_lib.errors import MergeError, SpecError
 
@@ -22,6 +22,8 @@ plan.register(app)
 inspect.register(app)
 methods.register(app)
 sync.register(app)
+bench.register(app)
+workers.register(app)
 ui.register(app)
 doctor.register(app)
 

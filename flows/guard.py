@@ -19,7 +19,7 @@ def main(command: list[str]) -> int:
     """Run the command until it ends or standard input closes; returns its exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's business
     signal.signal(signal.SIGTERM, _leave)
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     threading.Thread(target=_wait_for_owner, daemon=True).start()
     try:
         return child.wait()

@@ -7,6 +7,7 @@ from rich.progress import Progress, TaskID
 from flows.estimates import Estimates
 from tasks import progress
 from tasks.project import Project
+from tasks.records import RecordStore
 
 
 def launch(project: Project, asked: dict[str, Any], bars: Progress, bar: TaskID) -> str:
@@ -14,6 +15,7 @@ def launch(project: Project, asked: dict[str, Any], bars: Progress, bar: TaskID)
     from flows.study import study_flow
 
     progress.allow_work()
+    RecordStore(project.store).remove_leftovers()
     meter = _Meter(Estimates.of_project(project), asked, bars, bar)
     stop_listening = progress.listen(meter.step)
     try:

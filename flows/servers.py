@@ -45,7 +45,7 @@ class Server:
         log = project.state / "logs" / f"{title.lower()}-{port}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as file:
-            process = subprocess.Popen(  # noqa: S603
+            process = subprocess.Popen(
                 [sys.executable, "-I", guard.__file__, sys.executable, "-P", *command],
                 stdin=subprocess.PIPE,
                 stdout=file,
@@ -169,7 +169,7 @@ def call(url: str, body: Mapping[str, Any] | None = None, limit_s: float = 5.0) 
         ValueError: the answer is not JSON.
     """
     data = None if body is None else json.dumps(body).encode()
-    request = Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
+    request = Request(url, data, {"Content-Type": "application/json"})
     opener = build_opener(ProxyHandler({})) if f"//{HOST}:" in url else build_opener()
     try:
         with opener.open(request, timeout=limit_s) as answer:

@@ -5,13 +5,20 @@ from typing import Any
 
 from prefect import flow
 
+from tasks import slots
+from tasks.devices import devices_held
 from tasks.jobs import Finished, Setting, TrainingJob
 from tasks.training import train_expert
 
 
 @flow(name="fine-tune", flow_run_name="{job[label]}")
 def fine_tune_flow(setting: dict[str, Any], job: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]:
-    """Train one checkpoint in the project's folder, which this worker shares with the study."""
-    fields = {**setting, "tasks": tuple(setting["tasks"])}
+    """Train one checkpoint in the project's folder, which this worker shares with the study.
+
+    Two workers that were given the same device train one after the other.
+    """
+    shared = Setting(**{**setting, "tasks": tuple(setting["tasks"])})
     work = {**job, "train_on": tuple(job["train_on"])}
-    return asdict(train_expert(Setting(**fields), TrainingJob(**work), Finished(**start)))
+    slots.configure(1, shared.threads)
+    with devices_held():
+        return asdict(train_expert(shared, TrainingJob(**work), Finished(**start)))

@@ -40,7 +40,8 @@ class Journal:
         self.tracker = MlflowTracker(project, outbox_of(project, run.run_id))
         self.children: list[RunPayload] = []
         self.is_unchanged = True
-        self.tracker.record(self.recorder.parent())
+        self.timings: dict[str, float] = dict.fromkeys(("record in MLflow", "report"), 0.0)
+        self._record(self.recorder.parent())
 
     def add(self, fields: dict[str, Any], checkpoints: Sequence[Finished], scores: Sequence[Scores]) -> None:
         """One row is finished: work out its metrics and tell MLflow."""
@@ -52,8 +53,11 @@ class Journal:
         if row.kind == "reference" and row.method != "base":
             trained = enumerate(checkpoints)
             self.children.extend(self.recorder.expert(row, stage, done, now_ms) for stage, done in trained)
-        if not all(item.reused for item in (*checkpoints, *scores)):
-            self.is_unchanged = False
+        for item in (*checkpoints, *scores):
+            if not item.reused:
+                self.is_unchanged = False
+                name = item.kind if isinstance(item, Finished) else "evaluate"
+                self.timings[name] = self.timings.get(name, 0.0) + item.elapsed_s
         if not self.is_unchanged:
             self._send_children()
 
@@ -67,11 +71,12 @@ class Journal:
         folder = self.project.runs / self.run.run_id
         results.save(folder / RESULTS)
         reporting.save_for_dvc(self.project, results)
-        files = build_report(results, folder / "report")
+        with self._timed("report"):
+            files = build_report(results, folder / "report")
         artifacts = {files.html: "", files.markdown: "", folder / RESULTS: ""}
         artifacts |= dict.fromkeys(files.figures, "figures")
         ended = self.recorder.finished(results, artifacts, reporting.now_ms(), unchanged_since=earlier)
-        self.tracker.record(ended)
+        self._record(ended)
         save_run(
             self.project,
             self.run,
@@ -80,6 +85,7 @@ class Journal:
             unchanged_since=earlier,
             elapsed_s=results.elapsed_s,
             results_digest=_digest(self.rows),
+            timings=self.timings,
         )
         return results
 
@@ -87,11 +93,21 @@ class Journal:
         """The run ended early; what is finished is recorded."""
         self._send_children()
         save_run(self.project, self.run, status=status, data=self.setting.data)
-        self.tracker.record(self.recorder.failed(reporting.now_ms()))
+        self._record(self.recorder.failed(reporting.now_ms()))
+
+    def _record(self, payload: RunPayload) -> None:
+        with self._timed("record in MLflow"):
+            self.tracker.record(payload)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.timings[part] += time.monotonic() - started
 
     def _send_children(self) -> None:
         for child in self.children:
-            self.tracker.record(child)
+            self._record(child)
         self.children = []
 
     def _results(self) -> StudyResults:

@@ -234,6 +234,13 @@ class _Server:
             self.client.log_outputs(run_id, outputs)
 
 
+def warm_up(project: Project) -> None:
+    """Connect to the tracking store, which makes its tables if it is new."""
+    _Server(
+        project.tracking_uri, project.state / "mlartifacts", project.state / "none"
+    ).client.search_experiments()
+
+
 def deliver_all(project: Project) -> list[dict[str, Any]]:
     """Deliver what waits of every run of the project.
 

@@ -10,10 +10,11 @@ from prefect.cache_policies import NO_CACHE
 
 from merge_lib import workloads
 from tasks.caching import cache_key
+from tasks.devices import visible_devices
 from tasks.jobs import Finished, Setting, TrainingJob
 from tasks.progress import Step, report, reporter
 from tasks.records import Record
-from tasks.slots import compute_slot
+from tasks.slots import compute_slot, sole_worker
 
 CHECKPOINT = "model.safetensors"
 
@@ -40,15 +41,16 @@ def pretraining_key(setting: Setting, seed: int) -> tuple[str, dict[str, str], d
 def pretrain(setting: Setting, seed: int) -> Finished:
     """Pre-train the base, unless it is among the finished work."""
     key, inputs, params = pretraining_key(setting, seed)
-    if (found := find_checkpoint(setting, "pretrain", key, "base")) is not None:
-        return found
-    with compute_slot(), setting.store.writing("pretrain", key) as (folder, commit):
-        workload = open_workload(setting)
-        lineage = {"kind": "pretrain", "key": key, "inputs": inputs, "params": params}
-        made = workload.pretrain(
-            folder / CHECKPOINT, seed=seed, lineage=lineage, progress=reporter("pretrain", "base")
-        )
-        record = commit(inputs=inputs, params=params, values=_values(made))
+    with sole_worker(key):
+        if (found := find_checkpoint(setting, "pretrain", key, "base")) is not None:
+            return found
+        with compute_slot(), setting.store.writing("pretrain", key) as (folder, commit):
+            workload = open_workload(setting)
+            lineage = {"kind": "pretrain", "key": key, "inputs": inputs, "params": params}
+            made = workload.pretrain(
+                folder / CHECKPOINT, seed=seed, lineage=lineage, progress=reporter("pretrain", "base")
+            )
+            record = commit(inputs=inputs, params=params, values=_values(made))
     return Finished.from_record(record, setting.store.folder("pretrain", key), reused=False)
 
 
@@ -87,20 +89,21 @@ def training_key(
 def fine_tune(setting: Setting, job: TrainingJob, start: Finished) -> Finished:
     """Fine-tune, unless the result is among the finished work."""
     key, inputs, params = training_key(setting, job, start.digest)
-    if (found := find_checkpoint(setting, "train", key, job.label)) is not None:
-        return found
-    with compute_slot(), setting.store.writing("train", key) as (folder, commit):
-        workload = open_workload(setting)
-        lineage = {"kind": "train", "key": key, "inputs": inputs, "params": params}
-        made = workload.fine_tune(
-            Path(start.path),
-            job.train_on,
-            folder / CHECKPOINT,
-            seed=job.seed,
-            lineage=lineage,
-            progress=reporter("train", job.label),
-        )
-        record = commit(inputs=inputs, params=params, values=_values(made))
+    with sole_worker(key):
+        if (found := find_checkpoint(setting, "train", key, job.label)) is not None:
+            return found
+        with compute_slot(), setting.store.writing("train", key) as (folder, commit):
+            workload = open_workload(setting)
+            lineage = {"kind": "train", "key": key, "inputs": inputs, "params": params}
+            made = workload.fine_tune(
+                Path(start.path),
+                job.train_on,
+                folder / CHECKPOINT,
+                seed=job.seed,
+                lineage=lineage,
+                progress=reporter("train", job.label),
+            )
+            record = commit(inputs=inputs, params=params, values=_values(made))
     return Finished.from_record(record, setting.store.folder("train", key), reused=False)
 
 
@@ -133,4 +136,5 @@ def _values(made: workloads.TrainReport) -> dict[str, Any]:
         "steps": made.steps,
         "losses": made.losses,
         "validation_accuracy": made.validation_accuracy,
+        "visible_devices": list(visible_devices()),
     }

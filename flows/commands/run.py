@@ -93,7 +93,10 @@ def _stopping_cleanly(project: Project) -> Iterator[None]:
         from tasks.runs import list_runs
 
         last = (list_runs(project) or ["latest"])[-1]
-        err.print(f"\nStopped. What was finished is kept; go on with: [bold]mergeline run --resume {last}[/]")
+        err.print(
+            f"\nStopped. What was finished is kept; go on with: [bold]mergeline run --resume {last}[/]",
+            soft_wrap=True,
+        )
         sys.exit(130)
     except MergeError as failure:
         from tasks.runs import list_runs
