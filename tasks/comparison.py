@@ -29,6 +29,7 @@ HEADLINE = (
     "backward_transfer",
 )
 VIEW = "mergeline"  # the saved view's key; later runs replace it
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 VIEW_TITLE = "Which method, in which regime, forgets least?"
 DIGITS = 4  # of the means: what a table shows; the exact values are those of the seeds
 BARS = ("forgetting", "average_accuracy", "retention_mean")
@@ -54,7 +55,7 @@ def comparison_runs(run: Run, results: StudyResults, now_ms: int) -> list[RunPay
             params=_params(group),
             started_ms=now_ms - round(_elapsed_s(group) * 1000),
             ended_ms=now_ms,
-            metrics=tuple([*_means(group), *_curves(group, results.tasks)]),
+            metrics=(*_means(group), *_curves(group, results.tasks)),
         )
         for group in gather(results)
     ]
@@ -75,7 +76,8 @@ def summary_note(results: StudyResults) -> str:
         cells = ["–" if interval is None else number_text(interval) for interval in intervals]
         lines.append([name_of(group), *cells])
     findings = [
-        f"**{found.question}: {found.answer}.** {found.value} {found.certainty}" for found in headline(groups)
+        f"**{_asked(found.question)} {found.answer}.** {found.value} {found.certainty}"
+        for found in headline(groups)
     ]
     seeds = f"{len(results.seeds)} seeds" if len(results.seeds) > 1 else "one seed"
     paragraphs = (
@@ -94,8 +96,12 @@ def experiment_tags(run: Run, now_ms: int) -> dict[str, str]:
     return {
         "mlflow.experimentKind": "custom_model_development",  # MLflow's pages for models, not those for agents
         "mlflow.note.content": str(run.config.get("description", "")).strip(),
-        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
+        VIEW_TAG: json.dumps(view),
     }
+
+
+def _asked(question: str) -> str:
+    return question if question.endswith("?") else f"{question}:"
 
 
 def _params(group: Group) -> dict[str, str]:
