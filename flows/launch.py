@@ -1,10 +1,12 @@
 """Runs the study flow in this process and turns its steps into a progress bar."""
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.progress import Progress, TaskID
 
 from flows.estimates import Estimates
+from flows.servers import prefect_for_run, stop_orphans
 from tasks import progress
 from tasks.project import Project
 from tasks.records import RecordStore
@@ -12,8 +14,17 @@ from tasks.records import RecordStore
 
 def launch(project: Project, asked: dict[str, Any], bars: Progress, bar: TaskID) -> str:
     """Run the flow; the bar counts in estimated seconds, so that the time left means something."""
-    from flows.study import study_flow
+    stop_orphans(project)
+    with prefect_for_run(project) as ready:
+        from flows.study import study_flow
 
+        ready()
+        return _run(study_flow, project, asked, bars, bar)
+
+
+def _run(
+    study_flow: Callable[..., str], project: Project, asked: dict[str, Any], bars: Progress, bar: TaskID
+) -> str:
     progress.allow_work()
     RecordStore(project.store).remove_leftovers()
     meter = _Meter(Estimates.of_project(project), asked, bars, bar)

@@ -1,13 +1,14 @@
 """The project's own MLflow and Prefect servers: started under a guard, asked until they answer, stopped whole."""
 
+import atexit
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +16,7 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 from flows import guard
-from flows.environment import OWNER, PROJECT
+from flows.environment import OWNER, PROJECT, uses_prefect_server
 from merge_lib.errors import MergeError
 from tasks.project import Project
 
@@ -133,19 +134,33 @@ def start_prefect(project: Project, port: int) -> Server:
     return Server.start(project, "Prefect", port, command, changes)
 
 
-def start_prefect_for_run(project: Project) -> Server:
+@contextmanager
+def prefect_for_run(project: Project) -> Iterator[Callable[[], object]]:
     """A server for the flows of this process alone, without pages; no run shares it, so none can take it away.
 
-    It starts while the caller goes on importing. The address is in the environment when this returns, so call it
-    before Prefect is imported.
+    It starts while the caller goes on importing, so enter this before Prefect is imported. With a server of the
+    user's, or with Prefect imported already, nothing is started and Prefect finds its server by itself.
+
+    Yields:
+        A call that waits until the server answers.
     """
-    port = any_free_port()
+    if uses_prefect_server() or "prefect" in sys.modules:
+        yield lambda: None
+        return
+    server = _start_for_run(project, any_free_port())
+    os.environ["PREFECT_API_URL"] = f"{server.address}/api"
+    atexit.register(server.stop)  # after Prefect has sent what it still has to say when the process ends
+    try:
+        yield server.wait
+    finally:
+        del os.environ["PREFECT_API_URL"]
+
+
+def _start_for_run(project: Project, port: int) -> Server:
     application = ["--factory", "prefect.server.api.server:create_app"]
     command = ["-m", "uvicorn", *application, "--host", HOST, "--port", str(port), "--log-level", "error"]
     changes = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    server = Server.start(project, "Prefect", port, command, changes)
-    os.environ["PREFECT_API_URL"] = f"{server.address}/api"
-    return server
+    return Server.start(project, "Prefect", port, command, changes)
 
 
 def ask_mlflow(address: str, limit_s: float = 5.0) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 
 from merge_lib.metrics import describe
 from merge_lib.report.aggregate import Group, aggregate, gather, number_text
+from merge_lib.report.findings import headline
 from merge_lib.results import StudyResults
 from tasks.payloads import MetricPoint, RunPayload
 from tasks.runs import Run
@@ -28,13 +29,13 @@ HEADLINE = (
     "backward_transfer",
 )
 VIEW = "mergeline"  # the saved view's key; later runs replace it
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 VIEW_TITLE = "Which method, in which regime, forgets least?"
-QUESTION = f"?viewStateShareKey={VIEW}"
 DIGITS = 4  # of the means: what a table shows; the exact values are those of the seeds
 BARS = ("forgetting", "average_accuracy", "retention_mean")
 
 
-def comparison_runs(run: Run, results: StudyResults, started_ms: int, now_ms: int) -> list[RunPayload]:
+def comparison_runs(run: Run, results: StudyResults, now_ms: int) -> list[RunPayload]:
     """One run for each method and regime, and for each reference: means over the seeds, with intervals."""
     return [
         RunPayload(
@@ -52,9 +53,9 @@ def comparison_runs(run: Run, results: StudyResults, started_ms: int, now_ms: in
                 "mlflow.note.content": f"Mean over {_seeds(group)}; `interval_95/…` is half of the 95 % interval.",
             },
             params=_params(group),
-            started_ms=started_ms,
+            started_ms=now_ms - round(_elapsed_s(group) * 1000),
             ended_ms=now_ms,
-            metrics=tuple([*_means(group), *_curves(group, results.tasks)]),
+            metrics=(*_means(group), *_curves(group, results.tasks)),
         )
         for group in gather(results)
     ]
@@ -69,20 +70,24 @@ def summary_note(results: StudyResults) -> str:
     """The description of the study's run: the answer as a table, and where to look further."""
     known = describe()
     groups = sorted(gather(results), key=_forgetting)
-    header = ["", *(known[name].title for name in HEADLINE)]
-    lines = [header, ["---", *["---:"] * len(HEADLINE)]]
+    lines = [["", *(known[name].title for name in HEADLINE)], ["---", *["---:"] * len(HEADLINE)]]
     for group in groups:
         intervals = [aggregate(group, name).interval for name in HEADLINE]
         cells = ["–" if interval is None else number_text(interval) for interval in intervals]
-        lines.append([f"**{name_of(group)}**" if group is groups[0] else name_of(group), *cells])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        lines.append([name_of(group), *cells])
+    findings = [
+        f"**{_asked(found.question)} {found.answer}.** {found.value} {found.certainty}"
+        for found in headline(groups)
+    ]
     seeds = f"{len(results.seeds)} seeds" if len(results.seeds) > 1 else "one seed"
-    return (
-        f"{results.description.strip()}\n\n{table}\n\n"
-        f"Percent; mean ± half of the 95 % interval over {seeds}; what forgets least comes first. "
-        f'As a table to sort and as charts: Training runs, button "Views", "{VIEW_TITLE}". '
-        "Intervals, tests and curves: `report.html` among the artifacts."
+    paragraphs = (
+        "\n".join(f"- {finding}" for finding in findings),
+        "\n".join(f"| {' | '.join(line)} |" for line in lines),
+        f"Percent, mean ± half of the 95 % interval over {seeds}; what forgets least comes first. To sort, and as "
+        f'charts: Training runs, button "Views", "{VIEW_TITLE}". All tests and curves: `report.html`, under Artifacts.',
+        results.description.strip(),
     )
+    return "\n\n".join(paragraphs)
 
 
 def experiment_tags(run: Run, now_ms: int) -> dict[str, str]:
@@ -91,8 +96,12 @@ def experiment_tags(run: Run, now_ms: int) -> dict[str, str]:
     return {
         "mlflow.experimentKind": "custom_model_development",  # MLflow's pages for models, not those for agents
         "mlflow.note.content": str(run.config.get("description", "")).strip(),
-        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
+        VIEW_TAG: json.dumps(view),
     }
+
+
+def _asked(question: str) -> str:
+    return question if question.endswith("?") else f"{question}:"
 
 
 def _params(group: Group) -> dict[str, str]:
@@ -109,8 +118,11 @@ def _means(group: Group) -> list[MetricPoint]:
         points.append(MetricPoint(name, round(interval.mean, DIGITS)))
         if name in HEADLINE and interval.half_width is not None:
             halves.append(MetricPoint(f"interval_95/{name}", round(interval.half_width, DIGITS)))
-    elapsed_s = sum(row.elapsed_s for row in group.rows) / len(group.rows)
-    return [*points, *halves, MetricPoint("elapsed_s", round(elapsed_s, DIGITS))]
+    return [*points, *halves, MetricPoint("elapsed_s", round(_elapsed_s(group), DIGITS))]
+
+
+def _elapsed_s(group: Group) -> float:
+    return sum(row.elapsed_s for row in group.rows) / len(group.rows)
 
 
 def _curves(group: Group, tasks: Sequence[str]) -> list[MetricPoint]:
@@ -140,7 +152,8 @@ def _seeds(group: Group) -> str:
 
 def _view_state(run: Run) -> dict[str, Any]:
     """What MLflow's page of runs keeps of filter, order, columns and charts."""
-    metrics = [*HEADLINE[:5], "interval_95/forgetting"]
+    metrics = ("forgetting", "interval_95/forgetting", *HEADLINE[1:5])
+    columns = ["attributes.`Run Name`", *(f"metrics.`{name}`" for name in metrics), "params.`regime`"]
     section = {"uuid": VIEW, "name": VIEW_TITLE, "display": True, "isReordered": False, "deleted": False}
     return {
         "searchFilter": f"tags.`mergeline.kind` = '{KIND}' and tags.`mergeline.run` = '{run.run_id}'",
@@ -150,14 +163,15 @@ def _view_state(run: Run) -> dict[str, Any]:
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [*(f"metrics.`{name}`" for name in metrics), "params.`label`", "params.`regime`"],
-        "columnOrder": [],
-        "columnWidths": {},
+        "selectedColumns": columns[1:],
+        "columnOrder": columns,
+        "columnWidths": {columns[0]: 240},
         "runsHiddenMode": "SHOWALL",
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
         "groupBy": None,
         "groupsExpanded": {},
+        "isAccordionReordered": True,  # else the section goes behind those that MLflow makes
         "compareRunSections": [{**section, "isGenerated": False}],
         "compareRunCharts": [_chart("BAR", metricKey=name) for name in BARS]
         + [

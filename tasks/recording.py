@@ -126,7 +126,7 @@ class RunRecorder:
 
     def comparison(self, results: StudyResults, now_ms: int) -> list[RunPayload]:
         """The means over the seeds, one run for each method and regime."""
-        return comparison_runs(self.run, results, self.started_ms, now_ms)
+        return comparison_runs(self.run, results, now_ms)
 
     def failed(self, now_ms: int) -> RunPayload:
         """The study's run, ended early."""

@@ -49,7 +49,7 @@ def ui(
                 started.append(servers.start_prefect(project, _port("Prefect", prefect_port, avoid=taken)))
             with err.status("starting the servers"):
                 pages |= {server.title: server.wait().address for server in started}
-            _show(pages, opens_browser=opens_browser)
+            _show(pages | _comparison(pages["MLflow"]), opens_browser=opens_browser)
             _stay(started)
         finally:
             servers.stop_all(started)
@@ -75,6 +75,20 @@ def _reach(name: str, url: str) -> str:
     return address
 
 
+def _comparison(mlflow: str) -> dict[str, str]:
+    """The page that compares the methods of the study that ran last, if one has run."""
+    from flows import servers
+    from tasks.comparison import VIEW, VIEW_TAG
+
+    order = {"max_results": 100, "order_by": ["last_update_time DESC"]}
+    found = servers.call(f"{mlflow}/api/2.0/mlflow/experiments/search", order)
+    for experiment in found.get("experiments", ()):
+        if any(tag["key"] == VIEW_TAG for tag in experiment.get("tags", ())):
+            page = f"{mlflow}/#/experiments/{experiment['experiment_id']}/runs"
+            return {"Compare": f"{page}?workflowType=machine_learning&viewStateShareKey={VIEW}"}
+    return {}
+
+
 def _port(name: str, preferred: int, avoid: tuple[int, ...] = ()) -> int:
     from flows.servers import free_port
 
@@ -86,11 +100,11 @@ def _port(name: str, preferred: int, avoid: tuple[int, ...] = ()) -> int:
 
 def _show(pages: dict[str, str], *, opens_browser: bool) -> None:
     for name in sorted(pages):
-        out.print(f"{name + ':':9}{pages[name]}", soft_wrap=True)
+        out.print(f"{name + ':':9}{pages[name]}", soft_wrap=True, highlight=False)
     if opens_browser:
         import webbrowser
 
-        for name in sorted(pages):
+        for name in ("Prefect", "Compare" if "Compare" in pages else "MLflow"):
             if not webbrowser.open(pages[name]):
                 err.print(f"No browser could be opened; open {pages[name]} in one.")
 
@@ -110,7 +124,7 @@ def _stay(started: list[Any]) -> None:
 def _until_interrupted() -> Iterator[None]:
     """Ctrl-C, a closed terminal and a polite kill are how this command ends."""
 
-    def interrupt(number: int, _frame: object) -> None:
+    def interrupt(_number: int, _frame: object) -> None:
         for other in signals:
             signal.signal(other, signal.SIG_IGN)  # stopping takes a few seconds and is not interrupted
         raise KeyboardInterrupt
