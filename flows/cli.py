@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from flows.commands import inspect, methods, plan, run, sync, workers
+from flows.commands import bench, doctor, inspect, methods, plan, run, sync, ui, workers
 from flows.console import err
 from merge_lib.errors import MergeError, SpecError
 
@@ -22,7 +22,10 @@ plan.register(app)
 inspect.register(app)
 methods.register(app)
 sync.register(app)
+bench.register(app)
 workers.register(app)
+ui.register(app)
+doctor.register(app)
 
 
 def main() -> Any:
@@ -38,6 +41,11 @@ def main() -> Any:
         for note in getattr(failure, "__notes__", ()):
             err.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(failure, SpecError) else 1)
+    except OSError as refused:
+        err.print("[bold red]Failed.[/] ", end="")
+        err.print(f"The system refused: {refused}. What was finished is kept.", markup=False, soft_wrap=True)
+        err.print("  `mergeline doctor` looks at folders, disk and ports.")
+        sys.exit(1)
 
 
 def _title(failure: MergeError) -> str:

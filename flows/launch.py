@@ -1,20 +1,30 @@
 """Runs the study flow in this process and turns its steps into a progress bar."""
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.progress import Progress, TaskID
 
 from flows.estimates import Estimates
+from flows.servers import prefect_for_run, stop_orphans
 from tasks import progress
 from tasks.project import Project
+from tasks.records import RecordStore
 
 
-def launch(project: Project, asked: dict[str, Any], bars: Progress, bar: TaskID) -> str:
+def launch(project: Project, asked: dict[str, Any], estimates: Estimates, bars: Progress, bar: TaskID) -> str:
     """Run the flow; the bar counts in estimated seconds, so that the time left means something."""
-    from flows.study import study_flow
+    stop_orphans(project)
+    with prefect_for_run(project) as ready:
+        from flows.study import study_flow
 
+        ready()
+        return _run(study_flow, project, asked, _Meter(estimates, bars, bar))
+
+
+def _run(study_flow: Callable[..., str], project: Project, asked: dict[str, Any], meter: "_Meter") -> str:
     progress.allow_work()
-    meter = _Meter(Estimates.of_project(project), asked, bars, bar)
+    RecordStore(project.store).remove_leftovers()
     stop_listening = progress.listen(meter.step)
     try:
         return study_flow(**asked)
@@ -25,16 +35,16 @@ def launch(project: Project, asked: dict[str, Any], bars: Progress, bar: TaskID)
 class _Meter:
     """Adds up the estimated seconds of the steps done."""
 
-    def __init__(self, estimates: Estimates, asked: dict[str, Any], bars: Progress, bar: TaskID) -> None:
+    def __init__(self, estimates: Estimates, bars: Progress, bar: TaskID) -> None:
         self.estimates, self.bars, self.bar = estimates, bars, bar
         self.done: dict[tuple[str, str], float] = {}
-        bars.update(bar, total=estimates.total_s(asked), description="data")
+        bars.update(bar, description="data")
 
     def step(self, step: progress.Step) -> None:
         """One report of the work: the share of a step that is done."""
         key = (step.kind, step.label)
         gained = max(step.share_done - self.done.get(key, 0.0), 0.0)
         self.done[key] = step.share_done
-        weight = self.estimates.seconds(step.kind)
+        weight = 0.0 if step.reused else self.estimates.seconds(step.kind)
         text = step.label if step.kind in step.label else f"{step.kind} {step.label}"
         self.bars.update(self.bar, advance=gained * weight, description=text)

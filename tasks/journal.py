@@ -40,7 +40,8 @@ class Journal:
         self.tracker = MlflowTracker(project, outbox_of(project, run.run_id))
         self.children: list[RunPayload] = []
         self.is_unchanged = True
-        self.tracker.record(self.recorder.parent())
+        self.timings: dict[str, float] = dict.fromkeys(("record in MLflow", "report"), 0.0)
+        self._record(self.recorder.parent())
 
     def add(self, fields: dict[str, Any], checkpoints: Sequence[Finished], scores: Sequence[Scores]) -> None:
         """One row is finished: work out its metrics and tell MLflow."""
@@ -52,25 +53,30 @@ class Journal:
         if row.kind == "reference" and row.method != "base":
             trained = enumerate(checkpoints)
             self.children.extend(self.recorder.expert(row, stage, done, now_ms) for stage, done in trained)
-        if not all(item.reused for item in (*checkpoints, *scores)):
-            self.is_unchanged = False
+        for item in (*checkpoints, *scores):
+            if not item.reused:
+                self.is_unchanged = False
+                name = item.kind if isinstance(item, Finished) else "evaluate"
+                self.timings[name] = self.timings.get(name, 0.0) + item.elapsed_s
         if not self.is_unchanged:
             self._send_children()
 
     def finish(self) -> StudyResults:
         """All rows are there: write the results, the report and the end of the record."""
         earlier = self._earlier_run() if self.is_unchanged else None
-        if earlier is None:
-            self._send_children()
         results = self._results()
+        if earlier is None:
+            self.children.extend(self.recorder.comparison(results, reporting.now_ms()))
+            self._send_children()
         folder = self.project.runs / self.run.run_id
         results.save(folder / RESULTS)
         reporting.save_for_dvc(self.project, results)
-        files = build_report(results, folder / "report")
+        with self._timed("report"):
+            files = build_report(results, folder / "report")
         artifacts = {files.html: "", files.markdown: "", folder / RESULTS: ""}
         artifacts |= dict.fromkeys(files.figures, "figures")
         ended = self.recorder.finished(results, artifacts, reporting.now_ms(), unchanged_since=earlier)
-        self.tracker.record(ended)
+        self._record(ended)
         save_run(
             self.project,
             self.run,
@@ -79,6 +85,7 @@ class Journal:
             unchanged_since=earlier,
             elapsed_s=results.elapsed_s,
             results_digest=_digest(self.rows),
+            timings=self.timings,
         )
         return results
 
@@ -86,11 +93,21 @@ class Journal:
         """The run ended early; what is finished is recorded."""
         self._send_children()
         save_run(self.project, self.run, status=status, data=self.setting.data)
-        self.tracker.record(self.recorder.failed(reporting.now_ms()))
+        self._record(self.recorder.failed(reporting.now_ms()))
+
+    def _record(self, payload: RunPayload) -> None:
+        with self._timed("record in MLflow"):
+            self.tracker.record(payload)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.timings[part] += time.monotonic() - started
 
     def _send_children(self) -> None:
         for child in self.children:
-            self.tracker.record(child)
+            self._record(child)
         self.children = []
 
     def _results(self) -> StudyResults:
@@ -102,7 +119,7 @@ class Journal:
             run_id=self.run.run_id,
             description=config["description"],
             workload=config["workload"]["name"],
-            scenario=config["workload"]["scenario"],
+            scenario=config["workload"].get("scenario", ""),
             tasks=list(self.setting.tasks),
             seeds=list(config["seeds"]),
             chance=list(open_workload(self.setting).chance),

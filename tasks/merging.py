@@ -1,6 +1,6 @@
 """Merging: every method on the experts seen so far, from one read of them."""
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,18 @@ from merge_lib.errors import MergeError
 from tasks.caching import cache_key
 from tasks.jobs import Finished, MergeEntry, MergeJob, Setting
 from tasks.progress import Step, StoppedError, report
-from tasks.slots import compute_slot
+from tasks.slots import compute_slot, sole_worker
 from tasks.training import CHECKPOINT, find_checkpoint
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A merge that is to be made."""
+
+    entry: MergeEntry
+    key: str
+    inputs: dict[str, str]
+    params: dict[str, Any]
 
 
 @task(task_run_name="merge {job.label}", cache_policy=NO_CACHE)
@@ -43,36 +53,33 @@ def merge_missing(setting: Setting, job: MergeJob, base: Finished, experts: list
         MergeError: a method refused; the others are finished first.
     """
     digests = [expert.digest for expert in experts]
-    keyed = [(entry, merging_key(entry, job.seed, base.digest, digests)) for entry in job.entries]
-    found = {key: find_checkpoint(setting, "merge", key, job.label) for _, (key, _, _) in keyed}
-    missing = [Pending(entry, *work) for entry, work in keyed if found[work[0]] is None]
-    with compute_slot() if missing else nullcontext():
-        try:
-            found |= _merge_together(setting, job, missing, base, experts)
-        except StoppedError:
+    wanted = [Pending(entry, *merging_key(entry, job.seed, base.digest, digests)) for entry in job.entries]
+    with sole_worker(" ".join(work.key for work in wanted)):
+        found = {work.key: find_checkpoint(setting, "merge", work.key, job.label) for work in wanted}
+        missing = [work for work in wanted if found[work.key] is None]
+        if missing:
+            with compute_slot():
+                found |= _merge_all(setting, job, missing, base, experts)
+    return [done for work in wanted if (done := found[work.key]) is not None]
+
+
+def _merge_all(
+    setting: Setting, job: MergeJob, missing: list[Pending], base: Finished, experts: list[Finished]
+) -> dict[str, Finished]:
+    """From one reading; if a method refuses, one by one, so that the others are finished."""
+    try:
+        return _merge_together(setting, job, missing, base, experts)
+    except StoppedError:
+        raise
+    except MergeError:
+        if len(missing) == 1:
             raise
-        except MergeError:
-            if len(missing) == 1:
-                raise
-            found |= _merge_one_by_one(setting, job, missing, base, experts)
-    return [done for _, (key, _, _) in keyed if (done := found[key]) is not None]
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A merge that is to be made."""
-
-    entry: MergeEntry
-    key: str
-    inputs: dict[str, str]
-    params: dict[str, Any]
+        return _merge_one_by_one(setting, job, missing, base, experts)
 
 
 def _merge_together(
     setting: Setting, job: MergeJob, missing: list[Pending], base: Finished, experts: list[Finished]
 ) -> dict[str, Finished]:
-    if not missing:
-        return {}
     from merge_lib import MergeSpec, merge_many
 
     report(Step("merge", job.label, 0.0))

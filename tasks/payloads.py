@@ -60,6 +60,9 @@ class RunPayload:
     datasets: tuple[DatasetPayload, ...] = ()
     artifacts: dict[str, str] = field(default_factory=dict)  # local path -> folder among the run's artifacts
     failed: bool = False
+    experiment_tags: dict[str, str] = field(
+        default_factory=dict
+    )  # what the pages of the whole experiment show
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_lib.results import Row, StudyResults
+from tasks.comparison import HEADLINE, comparison_runs, experiment_tags, summary_note
 from tasks.jobs import Finished, Setting
 from tasks.payloads import DatasetPayload, MetricPoint, ModelPayload, RunPayload
 from tasks.records import Record
@@ -57,7 +58,7 @@ class RunRecorder:
             parent=self.run.run_id,
             tags=self._tags(row.kind, row.method, regime, seed),
             params=params,
-            started_ms=self.started_ms,
+            started_ms=now_ms - round(row.elapsed_s * 1000),
             ended_ms=now_ms,
             metrics=tuple(self._row_metrics(row, models)),
             models=tuple(models),
@@ -108,25 +109,36 @@ class RunRecorder:
         *,
         unchanged_since: str | None,
     ) -> RunPayload:
-        """The study's run as it ends: the mean of every row's metrics over the seeds, the report, the figures."""
+        """The study's run as it ends: the summary, the report, the figures, the view of the experiment."""
         parent = self.parent()
         tags = {**parent.tags, "mergeline.data": json.dumps(results.data, sort_keys=True)}
+        tags["mlflow.note.content"] = summary_note(results)
         if unchanged_since is not None:
             tags["mergeline.unchanged_since"] = unchanged_since
         return replace(
             parent,
             tags=tags,
             ended_ms=now_ms,
-            metrics=tuple(_means(results.rows)),
+            metrics=(MetricPoint("elapsed_s", results.elapsed_s),),
             artifacts={str(path): place for path, place in artifacts.items()},
+            experiment_tags={} if unchanged_since else experiment_tags(self.run, now_ms),
         )
+
+    def comparison(self, results: StudyResults, now_ms: int) -> list[RunPayload]:
+        """The means over the seeds, one run for each method and regime."""
+        return comparison_runs(self.run, results, now_ms)
 
     def failed(self, now_ms: int) -> RunPayload:
         """The study's run, ended early."""
         return replace(self.parent(), ended_ms=now_ms, failed=True)
 
     def _row_metrics(self, row: Row, models: Sequence[ModelPayload]) -> list[MetricPoint]:
-        points = []
+        """The metrics of the whole sequence without a step, so that the pages draw bars; then the stages."""
+        ordered = dict.fromkeys((*HEADLINE, *row.metrics))
+        defined = {name: value for name in ordered if (value := row.metrics.get(name)) is not None}
+        points = [MetricPoint(name, value) for name, value in defined.items()]
+        points.append(MetricPoint("elapsed_s", row.elapsed_s))
+        points.append(MetricPoint("size_bytes", row.checkpoints[-1].size_bytes))
         for stage, accuracies in enumerate(row.accuracy, 1):
             digest = models[min(stage, len(models)) - 1].digest
             points += [
@@ -134,10 +146,6 @@ class RunRecorder:
                 for name, value in zip(self.setting.tasks, accuracies, strict=True)
             ]
             points.append(MetricPoint("accuracy_on_seen", sum(accuracies[:stage]) / stage, stage, digest))
-        last = len(row.accuracy)
-        points += [MetricPoint(name, value, last) for name, value in row.metrics.items() if value is not None]
-        points.append(MetricPoint("elapsed_s", row.elapsed_s, last))
-        points.append(MetricPoint("size_bytes", row.checkpoints[-1].size_bytes, last))
         return points
 
     def _model(self, row: Row, stage: int, done: Finished, params: dict[str, str]) -> ModelPayload:
@@ -172,17 +180,8 @@ class RunRecorder:
         }
 
     def _datasets(self, names: Sequence[str]) -> tuple[DatasetPayload, ...]:
-        return tuple(DatasetPayload(name, self.setting.data[name], f"dvc:{name}") for name in names)
-
-
-def _means(rows: Sequence[Row]) -> list[MetricPoint]:
-    """`metric/label/regime`: the mean over seeds, for the parent's own page."""
-    cells: dict[str, list[float]] = {}
-    for row in rows:
-        for name in ("average_accuracy", "forgetting", "retention_mean"):
-            if (value := row.metrics.get(name)) is not None:
-                cells.setdefault(f"{name}/{row.label}/{row.regime or 'any'}", []).append(value)
-    return [MetricPoint(key, sum(values) / len(values)) for key, values in cells.items()]
+        data = self.setting.data
+        return tuple(DatasetPayload(name, data[name], f"dvc:{name}") for name in names if name in data)
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:

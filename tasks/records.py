@@ -98,9 +98,13 @@ class RecordStore:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
+    def leftovers(self) -> list[Path]:
+        """Folders that killed processes left half filled."""
+        return [path for path in self.root.glob("*/.*.partial") if not _is_alive(path)]
+
     def remove_leftovers(self) -> int:
         """Delete what killed processes left half done; returns how many folders that were."""
-        leftovers = [path for path in self.root.glob("*/.*.partial") if not _is_alive(path)]
+        leftovers = self.leftovers()
         for path in leftovers:
             shutil.rmtree(path, ignore_errors=True)
         return len(leftovers)

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -33,6 +33,9 @@ class Run:
     unchanged_since: str | None = None  # an earlier run with the very same results
     results_digest: str = ""
     elapsed_s: float = 0.0
+    timings: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds of its parts; those of steps may overlap
 
 
 def start_run(project: Project, study: str, config: dict[str, Any], command: str) -> Run:

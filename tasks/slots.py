@@ -46,6 +46,26 @@ def compute_slot() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def sole_worker(key: str) -> Iterator[None]:
+    """Only one thread of this process works on a key at a time; the next one finds the work finished."""
+    with _guard:
+        lock, holders = _locks.get(key, (threading.Lock(), 0))
+        _locks[key] = (lock, holders + 1)
+    try:
+        with lock:
+            yield
+    finally:
+        with _guard:
+            lock, holders = _locks.pop(key)
+            if holders > 1:
+                _locks[key] = (lock, holders - 1)
+
+
+_guard = threading.Lock()
+_locks: dict[str, tuple[threading.Lock, int]] = {}
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

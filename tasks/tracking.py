@@ -123,6 +123,8 @@ class _Server:
     def upsert(self, payload: RunPayload) -> None:
         """Make the run in MLflow what the payload says."""
         experiment = self._experiment(payload.experiment)
+        for key, value in payload.experiment_tags.items():
+            self.client.set_experiment_tag(experiment, key, value)
         run_id = self._run(experiment, payload)
         models = {model.digest: self._model(experiment, run_id, model) for model in payload.models}
         self._metrics_and_params(run_id, payload, models)
@@ -230,6 +232,13 @@ class _Server:
         outputs = [LoggedModelOutput(models[model.digest], model.step) for model in payload.models]
         if outputs:
             self.client.log_outputs(run_id, outputs)
+
+
+def warm_up(project: Project) -> None:
+    """Connect to the tracking store, which makes its tables if it is new."""
+    _Server(
+        project.tracking_uri, project.state / "mlartifacts", project.state / "none"
+    ).client.search_experiments()
 
 
 def deliver_all(project: Project) -> list[dict[str, Any]]:

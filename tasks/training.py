@@ -14,7 +14,7 @@ from tasks.devices import visible_devices
 from tasks.jobs import Finished, Setting, TrainingJob
 from tasks.progress import Step, report, reporter
 from tasks.records import Record
-from tasks.slots import compute_slot
+from tasks.slots import compute_slot, sole_worker
 
 CHECKPOINT = "model.safetensors"
 
@@ -30,10 +30,13 @@ def obtain_base(setting: Setting, checkpoint: str | None, seed: int) -> Finished
 def pretraining_key(setting: Setting, seed: int) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Key, inputs and parameters of the pre-training."""
     config = workloads.parse(setting.workload)
-    inputs = {name: setting.data[name] for name in config.pretraining_snapshots()}
-    extra = config.extra_classes(setting.tasks, Path(setting.root) / config.data)
-    params = {"workload": config.parameters_of("pretrain"), "extra_classes": extra, "seed": seed}
-    params["threads"] = setting.threads
+    inputs = setting.hashes_of(config.pretraining_snapshots())
+    params = {
+        "workload": config.parameters_of("pretrain"),
+        **config.facts_of("pretrain", setting.tasks, Path(setting.root) / config.data),
+        "seed": seed,
+        "threads": setting.threads,
+    }
     key = cache_key("pretrain", inputs=inputs, params=params, code=config.code("pretrain"))
     return key, inputs, params
 
@@ -41,15 +44,16 @@ def pretraining_key(setting: Setting, seed: int) -> tuple[str, dict[str, str], d
 def pretrain(setting: Setting, seed: int) -> Finished:
     """Pre-train the base, unless it is among the finished work."""
     key, inputs, params = pretraining_key(setting, seed)
-    if (found := find_checkpoint(setting, "pretrain", key, "base")) is not None:
-        return found
-    with compute_slot(), setting.store.writing("pretrain", key) as (folder, commit):
-        workload = open_workload(setting)
-        lineage = {"kind": "pretrain", "key": key, "inputs": inputs, "params": params}
-        made = workload.pretrain(
-            folder / CHECKPOINT, seed=seed, lineage=lineage, progress=reporter("pretrain", "base")
-        )
-        record = commit(inputs=inputs, params=params, values=_values(made))
+    with sole_worker(key):
+        if (found := find_checkpoint(setting, "pretrain", key, "base")) is not None:
+            return found
+        with compute_slot(), setting.store.writing("pretrain", key) as (folder, commit):
+            workload = open_workload(setting)
+            lineage = {"kind": "pretrain", "key": key, "inputs": inputs, "params": params}
+            made = workload.pretrain(
+                folder / CHECKPOINT, seed=seed, lineage=lineage, progress=reporter("pretrain", "base")
+            )
+            record = commit(inputs=inputs, params=params, values=_values(made))
     return Finished.from_record(record, setting.store.folder("pretrain", key), reused=False)
 
 
@@ -74,10 +78,10 @@ def training_key(
 ) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Key, inputs and parameters of a fine-tuning."""
     config = workloads.parse(setting.workload)
-    inputs = {"start": start_digest} | {name: setting.data[name] for name in job.train_on}
+    inputs = {"start": start_digest} | setting.hashes_of(config.task_snapshots(job.train_on))
     params = {
         "workload": config.parameters_of("train"),
-        "classes": config.task_classes(setting.tasks, Path(setting.root) / config.data),
+        **config.facts_of("train", setting.tasks, Path(setting.root) / config.data),
         "train_on": list(job.train_on),
         "seed": job.seed,
         "threads": setting.threads,
@@ -88,20 +92,21 @@ def training_key(
 def fine_tune(setting: Setting, job: TrainingJob, start: Finished) -> Finished:
     """Fine-tune, unless the result is among the finished work."""
     key, inputs, params = training_key(setting, job, start.digest)
-    if (found := find_checkpoint(setting, "train", key, job.label)) is not None:
-        return found
-    with compute_slot(), setting.store.writing("train", key) as (folder, commit):
-        workload = open_workload(setting)
-        lineage = {"kind": "train", "key": key, "inputs": inputs, "params": params}
-        made = workload.fine_tune(
-            Path(start.path),
-            job.train_on,
-            folder / CHECKPOINT,
-            seed=job.seed,
-            lineage=lineage,
-            progress=reporter("train", job.label),
-        )
-        record = commit(inputs=inputs, params=params, values=_values(made))
+    with sole_worker(key):
+        if (found := find_checkpoint(setting, "train", key, job.label)) is not None:
+            return found
+        with compute_slot(), setting.store.writing("train", key) as (folder, commit):
+            workload = open_workload(setting)
+            lineage = {"kind": "train", "key": key, "inputs": inputs, "params": params}
+            made = workload.fine_tune(
+                Path(start.path),
+                job.train_on,
+                folder / CHECKPOINT,
+                seed=job.seed,
+                lineage=lineage,
+                progress=reporter("train", job.label),
+            )
+            record = commit(inputs=inputs, params=params, values=_values(made))
     return Finished.from_record(record, setting.store.folder("train", key), reused=False)
 
 

@@ -57,6 +57,15 @@ def push(project: Project) -> None:
     _remember(project, pushed=True)
 
 
+def ask_remote(project: Project) -> None:
+    """Compare the data with the configured remote, which must answer for that.
+
+    Raises:
+        DataError: it does not.
+    """
+    _dvc(project, "--wait-for-lock", "status", "--cloud", "--json")
+
+
 def recorded_hashes(project: Project) -> dict[str, str] | None:
     """The hashes in `dvc.lock` if the data is known to be up to date, else None; changes nothing."""
     return _hashes(project) if _unchanged(project) is not None else None

@@ -17,6 +17,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name; `latest` is the newest.")]
 
 
+SUMMARY_COLUMNS = {
+    "average_accuracy": "accuracy",
+    "worst_task_accuracy": "worst task",
+    "retention_mean": "kept",
+    "forgetting": "forgot",
+}
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("report", help="Show what a run measured; builds its report anew.")(report)
@@ -95,25 +103,27 @@ def verify(
 
 def show_summary(results: StudyResults) -> None:
     """The table of methods and regimes, as the terminal shows it."""
+    from rich import box
     from rich.table import Table
 
-    from merge_lib.metrics import describe
-    from merge_lib.report import SUMMARY_METRICS, summary_table
+    from merge_lib.report import summary_table
 
     title = f"{results.study}: {results.scenario}, {len(results.tasks)} tasks, {len(results.seeds)} seeds"
-    table = Table(title=f"{title}; percent, mean ± 95 % interval over the seeds", title_justify="left")
-    table.add_column("method")
-    table.add_column("regime")
-    known = describe()
-    for metric in SUMMARY_METRICS:
-        table.add_column(known[metric].title, justify="right")
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    table.add_column("method", max_width=17)
+    table.add_column("regime", no_wrap=True)
+    for heading in SUMMARY_COLUMNS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
     before = None
-    for row in summary_table(results):
+    for row in summary_table(results, tuple(SUMMARY_COLUMNS)):
         if before == "merge" and row.kind != "merge":
             table.add_section()
         before = row.kind
         table.add_row(row.label, row.regime or "–", *(_cell(cell) for cell in row.cells.values()))
     out.print(table)
+    out.print("Percent, mean ± 95 % interval over the seeds; ★ better than all others by a paired test.")
 
 
 def _finished(project: Project, run: str) -> str:
@@ -129,5 +139,4 @@ def _finished(project: Project, run: str) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    mark = {"best": "[bold green]★[/] ", "tie": "[green]=[/] "}.get(cell.mark or "", "")
-    return f"{mark}{cell.text}"
+    return f"[bold green]★ {cell.text}[/]" if cell.mark == "best" else cell.text

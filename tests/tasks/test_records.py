@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,10 @@ def test_a_record_is_found_with_what_was_written(tmp_path):
 
 def test_leaving_without_commit_leaves_nothing(tmp_path):
     store = RecordStore(tmp_path)
-    with pytest.raises(KeyboardInterrupt), store.writing("train", "k") as (folder, _):
-        (folder / "model.bin").write_bytes(b"half")
-        raise KeyboardInterrupt
+    scratch = ExitStack()
+    folder, _ = scratch.enter_context(store.writing("train", "k"))
+    (folder / "model.bin").write_bytes(b"half")
+    scratch.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert store.find("train", "k") is None
     assert list((tmp_path / "train").iterdir()) == []
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -12,14 +11,6 @@ from tasks.project import Project
 from tasks.tracking import MlflowTracker, TrackingError, deliver_all
 
 DIGEST_1, DIGEST_2 = "xxh3:" + "1" * 32, "xxh3:" + "2" * 32
-
-
-@pytest.fixture(scope="session")
-def migrated_store(tmp_path_factory) -> Path:
-    """An MLflow database with all its tables: making one takes seconds, a copy does not."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture

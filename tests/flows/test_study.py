@@ -1,0 +1,189 @@
+"""The study flow for real: a Prefect server, DVC, MLflow, a model of two layers."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from flows.study import study_flow
+from merge_lib.checkpoints import read_state_dict, verify, write_state_dict
+from merge_lib.errors import MergeError
+from tasks import progress
+from tasks.journal import results_of
+from tasks.project import Project
+from tasks.runs import load_run
+from tasks.versioning import _remember
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def project(tiny_project, prefect_server, migrated_store, monkeypatch) -> Project:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = tiny_project()
+    monkeypatch.chdir(root)
+    (root / ".mergeline" / "mlflow.db").write_bytes(migrated_store.read_bytes())
+    progress.allow_work()
+    return Project(root)
+
+
+def run(*overrides: str, **asked) -> tuple[str, Counter]:
+    """Run the study; the run's id, and how many steps of each kind took work."""
+    worked: Counter = Counter()
+
+    def listener(step: progress.Step) -> None:
+        if not step.reused and step.share_done == 1.0:
+            worked[step.kind] += 1
+
+    stop = progress.listen(listener)
+    try:
+        return study_flow(study="studies/digits.yaml", overrides=list(overrides), **asked), worked
+    finally:
+        stop()
+
+
+def digests(project: Project, run_id: str) -> dict:
+    rows = results_of(project, run_id).rows
+    return {(row.label, row.regime, row.seed): [ref.digest for ref in row.checkpoints] for row in rows}
+
+
+def test_a_study_from_data_to_report_and_a_second_run_that_works_nothing(project):
+    first, worked = run()
+    results = results_of(project, first)
+    assert {(row.label, row.regime) for row in results.rows} == {
+        ("base", None),
+        ("sequential", "sequential"),
+        ("expert", "parallel"),
+        ("joint", None),
+        ("average", "sequential"),
+        ("average", "parallel"),
+        ("task_arithmetic", "sequential"),
+        ("task_arithmetic", "parallel"),
+    }
+    # the first expert is the same in both regimes and in joint training, and stands in the store once
+    assert worked["train"] == 4
+    assert worked["merge"] == 6
+    for row in results.rows:
+        assert len(row.accuracy) == 2
+        for ref in row.checkpoints:
+            assert verify(project.root / ref.path).digest == ref.digest
+    assert (project.runs / first / "report" / "report.html").stat().st_size > 10_000
+    assert json.loads((project.root / "results" / "metrics.json").read_text())["average"]["parallel"]
+
+    second, worked = run()
+    assert worked == Counter()
+    assert digests(project, second) == digests(project, first)
+    assert load_run(project, second).unchanged_since == first
+
+    third, worked = run("methods.task_arithmetic.params.scale=0.7")
+    assert worked["train"] == worked["pretrain"] == 0
+    assert worked["merge"] == 3  # one method, two regimes, two stages, of which the first is the same
+    changed = {key for key, made in digests(project, third).items() if made != digests(project, first)[key]}
+    assert changed == {("task_arithmetic", "sequential", 0), ("task_arithmetic", "parallel", 0)}
+    _check_mlflow(project, first, second)
+
+
+def _check_mlflow(project: Project, first: str, second: str) -> None:
+    client = MlflowClient(project.tracking_uri)
+    experiment = client.get_experiment_by_name("digits")
+    runs = client.search_runs([experiment.experiment_id], max_results=500)
+    parents = {run.info.run_name: run for run in runs if "mlflow.parentRunId" not in run.data.tags}
+    assert parents[second].data.tags["mergeline.unchanged_since"] == first
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[first].info.run_id]
+    assert not [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[second].info.run_id]
+    kinds = Counter(run.data.tags["mergeline.kind"] for run in children)
+    assert kinds == {"merge": 4, "reference": 4, "expert": 6}
+    merge = next(
+        run
+        for run in children
+        if run.data.params.get("label") == "average" and run.data.params["regime"] == "parallel"
+    )
+    steps = client.get_metric_history(merge.info.run_id, "accuracy/digits-01")
+    assert sorted(point.step for point in steps) == [1, 2]
+    assert len(merge.outputs.model_outputs) == 2
+    assert parents[first].inputs.dataset_inputs
+    assert "report.html" in {file.path for file in client.list_artifacts(parents[first].info.run_id)}
+
+
+def test_changed_data_runs_what_depends_on_it_and_is_in_the_record(project):
+    before, _ = run()
+    params = (project.root / "params.yaml").read_text()
+    (project.root / "params.yaml").write_text(params.replace('classes: ["2", "3"]', 'classes: ["2", "5"]'))
+    after, worked = run()
+    was, now = results_of(project, before).data, results_of(project, after).data
+    assert {name for name in now if now[name] != was[name]} == {"digits-23"}
+    assert worked["pretrain"] == 0
+
+
+def test_nan_in_an_expert_is_told_and_the_rest_is_finished(project):
+    run_id, _ = run("methods=[average]", "regimes=[parallel]", "references=[]")
+    ref = next(row for row in results_of(project, run_id).rows if row.label == "expert").checkpoints[1]
+    path = project.root / ref.path
+    tensors = read_state_dict(path)
+    name = sorted(tensors)[0]
+    tensors[name] = tensors[name] * float("nan")
+    size = path.stat().st_size
+    write_state_dict(path, tensors, lineage={})
+    record = path.with_name("record.json")
+    record.write_text(
+        record.read_text().replace(
+            f'"model.safetensors": {size}', f'"model.safetensors": {path.stat().st_size}'
+        )
+    )
+    with pytest.raises(MergeError, match=rf"'{name}'.*NaN|NaN.*{name}"):
+        run("methods=[task_arithmetic]", "regimes=[parallel]", "references=[]")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "gone"])
+def test_a_damaged_checkpoint_is_made_again(project, damage):
+    asked = ("methods=[average]", "regimes=[sequential]", "references=[]")
+    first, _ = run(*asked)
+    ref = next(row for row in results_of(project, first).rows if row.label == "sequential").checkpoints[0]
+    path = project.root / ref.path
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:1000])
+    second, worked = run(*asked)
+    assert worked["train"] == 1
+    assert digests(project, second) == digests(project, first)
+
+
+def test_a_study_goes_on_without_mlflow(project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    run_id, _ = run("methods=[average]", "regimes=[parallel]")
+    assert load_run(project, run_id).status == "finished"
+    waiting = list((project.runs / run_id / "tracking").glob("[0-9]*.json"))
+    assert len(waiting) == 1 + 4 + 4  # the study, its rows, its trained checkpoints
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    from tasks.tracking import deliver_all
+
+    assert deliver_all(project) == [{"run": run_id, "delivered": len(waiting), "waiting": 0, "failure": None}]
+
+
+def test_data_that_no_stage_makes_is_refused(project):
+    with pytest.raises(
+        MergeError, match=r"needs the data snapshots digits-99, which no stage of dvc\.yaml makes"
+    ):
+        run("tasks=[digits-01, digits-99]")
+
+
+def test_a_resumed_run_keeps_its_name_and_settings(project):
+    with pytest.raises(MergeError):
+        run("tasks=[digits-01, digits-99]")
+    broken = sorted(path.name for path in project.runs.iterdir())[-1]
+    assert Path(project.runs / broken / "run.json").is_file()
+    run_id, _ = run("methods=[average]", "regimes=[parallel]", "references=[]")
+    again, worked = run(run_id=run_id)
+    assert again == run_id
+    assert worked == Counter()
+    assert [entry["label"] for entry in load_run(project, again).config["methods"]] == ["average"]
+
+
+def test_remembered_data_survives_a_copy(project):
+    _remember(project, pushed=True)
+    run_id, _ = run("methods=[average]", "regimes=[parallel]", "references=[]")
+    assert set(load_run(project, run_id).data) == {"glyphs", "digits-01", "digits-23"}
