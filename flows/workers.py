@@ -18,6 +18,7 @@ from tasks.devices import BY_BUS, MASK, ORDER, visible_in
 
 GRACE_S = 30.0  # what a worker gets to end its flow runs and tell the server
 PENDING_S = 120.0  # between a worker's taking a flow run and the start of its process
+CHECK_S = 60.0  # between two looks at which flow runs have lost their process
 RESTART_S = 10.0  # after which a worker that ended by itself is started again
 
 
@@ -96,12 +97,11 @@ def run_workers(specs: Sequence[WorkerSpec], say: Callable[[str], None]) -> None
     and everything that they started, and tells the server which flow runs that ended.
     """
     names = {spec.name for spec in specs}
-    _tell_of_lost_runs(names, say, pending_s=PENDING_S)
     with _stop_asked() as is_stopping:
         running: dict[WorkerSpec, subprocess.Popen[bytes]] = {}
         try:
             running.update((spec, _start(spec)) for spec in specs)
-            _watch(running, is_stopping, say)
+            _watch(running, is_stopping, say, lambda: _tell_of_lost_runs(names, say, pending_s=PENDING_S))
         finally:
             say("Stopping the workers and what they run …")
             _stop(list(running.values()))
@@ -112,17 +112,23 @@ def _watch(
     running: dict[WorkerSpec, subprocess.Popen[bytes]],
     is_stopping: Callable[[], bool],
     say: Callable[[str], None],
+    check_runs: Callable[[], None],
 ) -> None:
-    """Until a stop is asked for, start workers again that have ended."""
+    """Until a stop is asked for, start workers again that have ended, and look after their runs now and then."""
     due: dict[WorkerSpec, float] = {}
+    next_check = time.monotonic()
     while not is_stopping():
+        now = time.monotonic()
+        if now >= next_check:
+            check_runs()
+            next_check = now + CHECK_S
         for spec, process in running.items():
             if process.poll() is None:
                 continue
             if spec not in due:
                 say(f"Worker '{spec.name}' ended with status {process.returncode}; it is started again.")
-                due[spec] = time.monotonic() + RESTART_S
-            elif time.monotonic() >= due[spec]:
+                due[spec] = now + RESTART_S
+            elif now >= due[spec]:
                 del due[spec]
                 running[spec] = _start(spec)
         time.sleep(0.2)
@@ -150,7 +156,7 @@ def _tell_of_lost_runs(names: Collection[str], say: Callable[[str], None], *, pe
         return
     if lost:
         say(
-            f"Stopped before they were finished: {', '.join(lost)}. They start again with the next run of the study."
+            f"Ended before they were finished: {', '.join(lost)}. The next run of the study takes up what is missing."
         )
 
 
