@@ -111,6 +111,8 @@ def stop_all(servers: Sequence[Server]) -> None:
         except subprocess.TimeoutExpired:
             server.process.kill()
             server.process.wait()
+        if server.log.is_file() and server.log.stat().st_size == 0:
+            server.log.unlink()  # it had nothing to say
 
 
 def start_mlflow(project: Project, port: int) -> Server:
