@@ -68,15 +68,17 @@ def measure(project: Project, study: Path, overrides: Sequence[str]) -> Pipeline
     words = [str(study), *(word for override in overrides for word in ("--set", override))]
     serial = [*words, "--set", "resources.parallel=1"]
     with tempfile.TemporaryDirectory(prefix="mergeline-bench-") as folder:
-        fresh, scratch = _copy(project, Path(folder) / "flow"), Path(folder) / "loop"
+        fresh, other, empty = (
+            _copy(project, Path(folder) / name) for name in ("flow", "parallel", "nothing")
+        )
+        scratch = Path(folder) / "loop"
         scratch.mkdir()
         loop_s = _timed(lambda: bare_loop(config, fresh / config.workload.data, scratch))
-        start_up_s = _timed(lambda: _python(_copy(project, Path(folder) / "nothing"), "-c", START_UP))
+        start_up_s = _timed(lambda: _python(empty, "-c", START_UP))
         flow_s = _timed(lambda: _python(fresh, "-m", "flows.cli", "run", *serial))
         run = load_run(Project(fresh), list_runs(Project(fresh))[-1])
         warm_start_up_s = _timed(lambda: _python(fresh, "-c", START_UP))
         rerun_s = _timed(lambda: _python(fresh, "-m", "flows.cli", "run", *serial))
-        other = _copy(project, Path(folder) / "parallel")
         parallel_s = _timed(lambda: _python(other, "-m", "flows.cli", "run", *words))
     return PipelineTimes(loop_s, start_up_s, flow_s, warm_start_up_s, rerun_s, parallel_s, run.timings)
 

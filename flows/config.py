@@ -9,8 +9,10 @@ from pydantic_core import PydanticCustomError
 
 from flows.yaml_errors import YamlDocument, explain
 from merge_lib.errors import SpecError
+from merge_lib.plugins import load_plugins
 from merge_lib.results import Regime
 from merge_lib.workloads import WorkloadConfig
+from tasks.project import Project
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
 
@@ -41,9 +43,9 @@ class MethodEntry(Frozen):
         try:
             checked = model.model_validate(self.params)
         except ValidationError as failure:
-            inner = {"errors": failure.errors(), "known": sorted(model.model_fields)}
+            inner = {"failure": failure, "model": model, "prefix": ("params",)}
             raise PydanticCustomError(
-                "params", "parameters of {method}", {"method": self.method, **inner}
+                "nested", "parameters of {name}", {"name": self.method, **inner}
             ) from failure
         object.__setattr__(self, "params", checked.model_dump(mode="json"))
         object.__setattr__(self, "label", self.label or self.method)
@@ -69,6 +71,7 @@ class StudyConfig(Frozen):
 
     study: Name
     description: str = ""
+    plugins: tuple[str, ...] = ()  # Python files of the user's own, with methods or workloads
     workload: WorkloadConfig
     tasks: Annotated[tuple[Name, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
@@ -96,6 +99,12 @@ class StudyConfig(Frozen):
         return entries
 
 
+def restore_study(root: Path, content: dict[str, Any]) -> StudyConfig:
+    """The study of a run, from the validated form that was kept of it."""
+    load_plugins(root, content.get("plugins", ()))
+    return StudyConfig.model_validate(content)
+
+
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """The validated study.
 
@@ -112,7 +121,10 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     document = YamlDocument.read(path)
     for override in overrides:
         document.override(override)
+    content = document.plain()
+    if isinstance(files := content.get("plugins"), list):
+        load_plugins(Project.find(path.resolve().parent).root, [str(file) for file in files])
     try:
-        return StudyConfig.model_validate(document.plain())
+        return StudyConfig.model_validate(content)
     except ValidationError as failure:
         raise SpecError(explain(failure, document, StudyConfig)) from failure

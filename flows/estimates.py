@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from flows.config import StudyConfig, load_study
+from flows.config import StudyConfig, load_study, restore_study
 from flows.stages import PlannedStep, PlanningStages, setting_of
 from flows.walk import walk
 from tasks.project import Project
@@ -46,7 +46,7 @@ class Estimates:
     def total_s(self, asked: dict[str, Any]) -> float:
         """Seconds of the work that is still to be done for a study or a run; at least one."""
         if asked.get("run_id"):
-            config = StudyConfig.model_validate(load_run(self.project, asked["run_id"]).config)
+            config = restore_study(self.project.root, load_run(self.project, asked["run_id"]).config)
         else:
             config = load_study(Path(asked["study"]), asked["overrides"])
         steps = plan_steps(self.project, config)[0]
@@ -57,14 +57,14 @@ def plan_steps(project: Project, config: StudyConfig) -> tuple[list[PlannedStep]
     """Every step of the study, and whether the data is up to date; nothing is run."""
     from tasks.versioning import recorded_hashes
 
-    needed = (*config.workload.pretraining_snapshots(), *config.tasks)
-    hashes = recorded_hashes(project) or {}
-    known = {name: hashes[name] for name in needed if name in hashes}
-    data = known if len(known) == len(needed) else {}
-    stages = PlanningStages(setting_of(project, config, data))
+    needed = (*config.workload.pretraining_snapshots(), *config.workload.task_snapshots(config.tasks))
+    hashes = recorded_hashes(project) or {} if needed else {}
+    is_known = all(name in hashes for name in needed)
+    data = {name: hashes[name] for name in needed} if is_known else {}
+    stages = PlanningStages(setting_of(project, config, data), is_data_known=is_known)
     for _ in walk(config, stages):
         pass
-    return stages.steps, bool(data)
+    return stages.steps, is_known
 
 
 def summarise_plan(steps: list[PlannedStep], estimates: Estimates) -> list[dict[str, Any]]:

@@ -12,7 +12,9 @@ from tasks.project import Project
 def setting_of(project: Project, config: StudyConfig, hashes: dict[str, str]) -> Setting:
     """What all steps of a run share."""
     workload = config.workload.model_dump(mode="json")
-    return Setting(str(project.root), workload, config.tasks, hashes, config.resources.threads)
+    return Setting(
+        str(project.root), workload, config.tasks, hashes, config.resources.threads, config.plugins
+    )
 
 
 @dataclass
@@ -65,6 +67,7 @@ class PlanningStages:
     """Looks each step up among the finished work; None stands for what is not there."""
 
     setting: Setting
+    is_data_known: bool
     steps: list[PlannedStep] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
 
@@ -76,14 +79,14 @@ class PlanningStages:
             from pathlib import Path
 
             return import_base(self.setting, Path(checkpoint))
-        key = pretraining_key(self.setting, seed)[0] if self._data_known() else None
+        key = pretraining_key(self.setting, seed)[0] if self.is_data_known else None
         return self._checkpoint("pretrain", key, "base")
 
     def train(self, job: TrainingJob, start: Finished | None) -> Finished | None:
         """Look an expert up."""
         from tasks.training import training_key
 
-        known = start is not None and self._data_known()
+        known = start is not None and self.is_data_known
         key = training_key(self.setting, job, start.digest)[0] if known else None
         return self._checkpoint("train", key, job.label)
 
@@ -109,7 +112,7 @@ class PlanningStages:
         from tasks.evaluation import evaluation_key
 
         for checkpoint in checkpoints:
-            known = checkpoint is not None and self._data_known()
+            known = checkpoint is not None and self.is_data_known
             key = evaluation_key(self.setting, checkpoint.digest)[0] if known else None
             record = self.setting.store.find("evaluate", key) if key else None
             elapsed_s = record.values["elapsed_s"] if record else None
@@ -125,6 +128,3 @@ class PlanningStages:
             return None
         self.sizes.append(record.values["size_bytes"])
         return Finished.from_record(record, self.setting.store.folder(kind, record.key), reused=True)
-
-    def _data_known(self) -> bool:
-        return bool(self.setting.data)

@@ -10,7 +10,7 @@ from prefect.exceptions import UnfinishedRun
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.config import StudyConfig, load_study
+from flows.config import StudyConfig, load_study, restore_study
 from flows.stages import PrefectStages, setting_of
 from flows.walk import Cells, Handle, walk
 from merge_lib.errors import MergeError
@@ -44,7 +44,7 @@ def study_flow(
     """
     project = Project.find()
     run = load_run(project, run_id) if run_id else open_run(project, study, overrides)
-    config = StudyConfig.model_validate(run.config)
+    config = restore_study(project.root, run.config)
     slots.configure(config.resources.parallel, config.resources.threads)
     setting = prepare_data(project, config)
     with journal_of(project, run, setting) as journal:
@@ -65,7 +65,9 @@ def open_run(project: Project, study: str, overrides: Sequence[str]) -> Run:
 
 def prepare_data(project: Project, config: StudyConfig) -> Setting:
     """Data up to date and pushed; what all steps of the run share."""
-    needed = (*config.workload.pretraining_snapshots(), *config.tasks)
+    needed = (*config.workload.pretraining_snapshots(), *config.workload.task_snapshots(config.tasks))
+    if not needed:
+        return setting_of(project, config, {})
     version = version_data(str(project.root), needed)
     if not version.is_pushed:
         state = push_data(str(project.root), return_state=True)

@@ -1,10 +1,12 @@
 """Training as a flow of its own, to be deployed to the pool whose workers have a GPU each."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
+from merge_lib.plugins import load_plugins
 from tasks import slots
 from tasks.devices import devices_held
 from tasks.jobs import Finished, Setting, TrainingJob
@@ -17,7 +19,8 @@ def fine_tune_flow(setting: dict[str, Any], job: dict[str, Any], start: dict[str
 
     Two workers that were given the same device train one after the other.
     """
-    shared = Setting(**{**setting, "tasks": tuple(setting["tasks"])})
+    shared = Setting(**{**setting, "tasks": tuple(setting["tasks"]), "plugins": tuple(setting["plugins"])})
+    load_plugins(Path(shared.root), shared.plugins)
     work = {**job, "train_on": tuple(job["train_on"])}
     slots.configure(1, shared.threads)
     with devices_held():

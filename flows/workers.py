@@ -6,17 +6,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import psutil
 
+from flows.pools import CPU_POOL, GPU_POOL, report_lost_runs
 from merge_lib.errors import SpecError
-from tasks.devices import MASK, visible_in
+from tasks.devices import BY_BUS, MASK, ORDER, visible_in
 
-GPU_POOL, CPU_POOL = "gpu", "cpu"
 GRACE_S = 30.0  # what a worker gets to end its flow runs and tell the server
+PENDING_S = 120.0  # between a worker's taking a flow run and the start of its process
 RESTART_S = 10.0  # after which a worker that ended by itself is started again
 
 
@@ -67,13 +68,10 @@ def plan_workers(asked: Sequence[str] | None, mask: str | None, count: int) -> l
     indices = [str(index) for index in range(count)] if asked is None else list(asked)
     _check_indices(indices, len(names) if names is not None else count or None)
     devices = indices if names is None else [names[int(index)] for index in indices]
-    host = socket.gethostname()
-    workers = [
-        WorkerSpec(f"{host} gpu {device}", GPU_POOL, 1, {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", MASK: device})
-        for device in devices
-    ]
-    without_device = WorkerSpec(f"{host} gpu pool, no device", GPU_POOL, 1, {MASK: ""})
-    return [*(workers or [without_device]), WorkerSpec(f"{host} cpu", CPU_POOL, None, {MASK: ""})]
+    ours = f"{psutil.Process().username()}@{socket.gethostname()}"
+    workers = [WorkerSpec(f"{ours} gpu {device}", GPU_POOL, 1, {MASK: device}) for device in devices]
+    without_device = WorkerSpec(f"{ours} gpu pool, no device", GPU_POOL, 1, {MASK: ""})
+    return [*(workers or [without_device]), WorkerSpec(f"{ours} cpu", CPU_POOL, None, {MASK: ""})]
 
 
 def _check_indices(indices: Sequence[str], visible: int | None) -> None:
@@ -83,7 +81,7 @@ def _check_indices(indices: Sequence[str], visible: int | None) -> None:
     repeated = sorted({index for index in indices if indices.count(index) > 1})
     if wrong or repeated:
         among = (
-            "numbers from 0" if visible is None else f"numbers from 0 below {visible}, the GPUs visible here"
+            "numbers from 0" if visible is None else f"numbers below {visible}, the number of visible GPUs"
         )
         raise SpecError(
             f"--devices lists indices of GPUs, each once; got '{','.join(indices)}', expected {among}. "
@@ -91,83 +89,69 @@ def _check_indices(indices: Sequence[str], visible: int | None) -> None:
         )
 
 
-def require_server() -> str:
-    """The URL of the Prefect server in use.
-
-    Raises:
-        SpecError: none is named, or it does not answer.
-    """
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
-
-    how = (
-        "Start one with `prefect server start` (it runs until you stop it) and name it with "
-        "`export PREFECT_API_URL=http://127.0.0.1:4200/api`; then run this command again."
-    )
-    url = PREFECT_API_URL.value()
-    if not url:
-        raise SpecError(
-            f"Workers take their work from a Prefect server, and PREFECT_API_URL names none. {how}"
-        )
-    with get_client(sync_client=True) as client:
-        failure = client.api_healthcheck()
-    if failure is not None:
-        raise SpecError(
-            f"The Prefect server at {url}, which PREFECT_API_URL names, does not answer: {failure}. "
-            f"See that it runs and that the address is right. {how}"
-        )
-    return url
-
-
-def make_pools() -> list[str]:
-    """Make the work pools that are not there yet; returns their names."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectNotFound
-    from prefect.workers.process import ProcessWorker
-
-    made = []
-    with get_client(sync_client=True) as client:
-        for name in (CPU_POOL, GPU_POOL):
-            try:
-                client.read_work_pool(name)
-            except ObjectNotFound:
-                template = ProcessWorker.get_default_base_job_template()
-                client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
-                made.append(name)
-    return made
-
-
 def run_workers(specs: Sequence[WorkerSpec], say: Callable[[str], None]) -> None:
     """Run the workers until this process is told to stop; one that ends by itself is started again.
 
     Each worker leads a process group of its own, so a Ctrl-C reaches this process alone; it then stops the workers
-    and everything that they started.
+    and everything that they started, and tells the server which flow runs that ended.
     """
+    names = {spec.name for spec in specs}
+    _tell_of_lost_runs(names, say, pending_s=PENDING_S)
     with _stop_asked() as is_stopping:
-        running = {spec: _start(spec) for spec in specs}
-        due: dict[WorkerSpec, float] = {}
+        running: dict[WorkerSpec, subprocess.Popen[bytes]] = {}
         try:
-            while not is_stopping():
-                for spec, process in running.items():
-                    if process.poll() is None:
-                        continue
-                    if spec not in due:
-                        say(
-                            f"Worker '{spec.name}' ended with status {process.returncode}; it is started again."
-                        )
-                        due[spec] = time.monotonic() + RESTART_S
-                    elif time.monotonic() >= due[spec]:
-                        del due[spec]
-                        running[spec] = _start(spec)
-                time.sleep(0.2)
+            running.update((spec, _start(spec)) for spec in specs)
+            _watch(running, is_stopping, say)
         finally:
             say("Stopping the workers and what they run …")
             _stop(list(running.values()))
+            _tell_of_lost_runs(names, say, pending_s=0.0)
+
+
+def _watch(
+    running: dict[WorkerSpec, subprocess.Popen[bytes]],
+    is_stopping: Callable[[], bool],
+    say: Callable[[str], None],
+) -> None:
+    """Until a stop is asked for, start workers again that have ended."""
+    due: dict[WorkerSpec, float] = {}
+    while not is_stopping():
+        for spec, process in running.items():
+            if process.poll() is None:
+                continue
+            if spec not in due:
+                say(f"Worker '{spec.name}' ended with status {process.returncode}; it is started again.")
+                due[spec] = time.monotonic() + RESTART_S
+            elif time.monotonic() >= due[spec]:
+                del due[spec]
+                running[spec] = _start(spec)
+        time.sleep(0.2)
 
 
 def _start(spec: WorkerSpec) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(spec.command, env={**os.environ, **spec.environment}, start_new_session=True)
+    environment = {**os.environ, **spec.environment}
+    if (
+        MASK not in os.environ
+    ):  # indices of ours: count them as the driver's tools do; a given mask stays as it is meant
+        environment.setdefault(ORDER, BY_BUS)
+    return subprocess.Popen(spec.command, env=environment, start_new_session=True)
+
+
+def _tell_of_lost_runs(names: Collection[str], say: Callable[[str], None], *, pending_s: float) -> None:
+    """Report flow runs without a process; a server that is gone cannot be told."""
+    from httpx import HTTPError
+
+    try:
+        lost = report_lost_runs(names, pending_s=pending_s)
+    except HTTPError as failure:
+        say(
+            f"The server could not be told which flow runs were stopped; the next start tells it. ({failure})"
+        )
+        return
+    if lost:
+        say(
+            f"Stopped before they were finished: {', '.join(lost)}. They start again with the next run of the study."
+        )
 
 
 @contextmanager

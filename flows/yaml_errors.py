@@ -133,15 +133,16 @@ def explain(failure: ValidationError, document: YamlDocument, model: type[BaseMo
 
 
 def _flat(failure: ValidationError, model: type[BaseModel]) -> Iterator[tuple[Location, Any, list[str]]]:
-    """Location, error and the names that are known there; errors in a method's parameters are unfolded."""
+    """Location, error and the names that are known there; errors of a nested model are unfolded."""
     errors = failure.errors()
     for error in errors:
         location = tuple(error["loc"])
         if error["type"] == "too_short" and any(other["loc"][:-1] == location for other in errors):
             continue  # its entries are there, but wrong; that is told already
-        if error["type"] == "params":
-            for inner in error["ctx"]["errors"]:
-                yield (*location, "params", *inner["loc"]), inner, error["ctx"]["known"]
+        if error["type"] == "nested":
+            inside = error["ctx"]
+            for place, inner, known in _flat(inside["failure"], inside["model"]):
+                yield (*location, *inside.get("prefix", ()), *place), inner, known
         else:
             yield location, error, sorted(_fields_at(model, location[:-1]))
 

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import threading
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
@@ -38,9 +39,17 @@ def cache_key(
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-@cache
 def code_digest(*modules: str) -> str:
     """Digest of the modules' source and of every module of `merge_lib` that they import, directly or not."""
+    with _one_parser:  # CPython 3.11 cannot build two syntax trees at once in two threads
+        return _code_digest(*modules)
+
+
+_one_parser = threading.Lock()
+
+
+@cache
+def _code_digest(*modules: str) -> str:
     reached: dict[str, str] = {}
     waiting = list(modules)
     while waiting:
@@ -72,15 +81,13 @@ def _source(module: str) -> Path | None:
     """The module's file, found without importing it."""
     package, _, rest = module.partition(".")
     spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    place = (
-        Path(spec.submodule_search_locations[0], *rest.split("."))
-        if rest
-        else Path(spec.submodule_search_locations[0])
-    )
-    candidates = (place.with_suffix(".py"), place / "__init__.py") if rest else (place / "__init__.py",)
-    return next((path for path in candidates if path.is_file()), None)
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        place = Path(folder, *rest.split(".")) if rest else Path(folder)
+        candidates = (place.with_suffix(".py"), place / "__init__.py") if rest else (place / "__init__.py",)
+        for path in candidates:
+            if path.is_file():
+                return path
+    return None
 
 
 def _imported(tree: ast.Module) -> list[str]:

@@ -14,6 +14,10 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 MASK = "CUDA_VISIBLE_DEVICES"
+ORDER, BY_BUS = (
+    "CUDA_DEVICE_ORDER",
+    "PCI_BUS_ID",
+)  # the order in which CUDA counts; by bus, the driver's tools agree
 
 
 def count_devices() -> int:
@@ -74,10 +78,11 @@ def _locked(device: str) -> Iterator[None]:
 
 
 def _identity(name: str) -> str:
-    """The UUID of an index or of a shortened UUID; the name itself where there is none."""
+    """The UUID of an index or of a shortened UUID; the name itself where it is not known."""
     installed = _installed()
-    known = (uuid for uuid in installed.values() if uuid.startswith(name))
-    return installed.get(name) or next(known, name)
+    if name in installed and os.environ.get(ORDER) == BY_BUS:
+        return installed[name]
+    return next((uuid for uuid in installed.values() if uuid.startswith(name)), name)
 
 
 @cache

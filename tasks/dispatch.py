@@ -12,6 +12,7 @@ from tasks.jobs import Finished, Setting, TrainingJob
 from tasks.training import find_checkpoint, training_key
 
 ATTEMPTS = 20  # flow runs of one training that may have failed before
+CRASHES = 2  # workers that one training may lose here before it is given up
 
 
 @task(task_run_name="hand out {job.label}", cache_policy=NO_CACHE)
@@ -19,7 +20,7 @@ def train_on_worker(setting: Setting, job: TrainingJob, start: Finished, trainer
     """The trained checkpoint, made by a worker that shares this project's folder.
 
     The idempotency key is the key of the work: a study that was killed and goes on finds the training that a
-    worker still runs, and waits for it.
+    worker still runs, and waits for it. A worker that is lost on the way costs an attempt, not the study.
 
     Raises:
         TrainingError: the worker's flow run ended without the checkpoint.
@@ -28,6 +29,7 @@ def train_on_worker(setting: Setting, job: TrainingJob, start: Finished, trainer
     if (found := find_checkpoint(setting, "train", key, job.label)) is not None:
         return found
     parameters = {"setting": asdict(setting), "job": asdict(job), "start": asdict(start)}
+    crashes = 0
     for attempt in range(ATTEMPTS):
         ask = partial(
             run_deployment,
@@ -42,7 +44,10 @@ def train_on_worker(setting: Setting, job: TrainingJob, start: Finished, trainer
         state = (flow_run if was_over else ask(timeout=None)).state
         if (found := find_checkpoint(setting, "train", key, job.label)) is not None:
             return found
-        if not was_over:
+        if was_over:
+            continue
+        crashes += 1
+        if crashes > CRASHES or not state.is_crashed():
             raise TrainingError(
                 f"The worker's flow run '{flow_run.name}' of deployment '{trainer}' ended {state.name} without a "
                 f"checkpoint: {state.message or 'no message'}. Look at its logs, mend it and run again."

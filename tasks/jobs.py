@@ -1,6 +1,6 @@
 """What travels between Prefect tasks: paths, digests and parameters; never tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,11 @@ class Setting:
     tasks: tuple[str, ...]  # names, in sequence order
     data: dict[str, str]  # snapshot name -> content hash
     threads: int = 1  # of torch, in each step; part of what decides the last bits of a training
+    plugins: tuple[str, ...] = ()  # Python files with methods or workloads of the user's own
+
+    def hashes_of(self, snapshots: Iterable[str]) -> dict[str, str]:
+        """Content hash of each snapshot."""
+        return {name: self.data[name] for name in snapshots}
 
     @property
     def store(self) -> RecordStore:

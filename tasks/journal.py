@@ -119,7 +119,7 @@ class Journal:
             run_id=self.run.run_id,
             description=config["description"],
             workload=config["workload"]["name"],
-            scenario=config["workload"]["scenario"],
+            scenario=config["workload"].get("scenario", ""),
             tasks=list(self.setting.tasks),
             seeds=list(config["seeds"]),
             chance=list(open_workload(self.setting).chance),

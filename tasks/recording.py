@@ -180,7 +180,8 @@ class RunRecorder:
         }
 
     def _datasets(self, names: Sequence[str]) -> tuple[DatasetPayload, ...]:
-        return tuple(DatasetPayload(name, self.setting.data[name], f"dvc:{name}") for name in names)
+        data = self.setting.data
+        return tuple(DatasetPayload(name, data[name], f"dvc:{name}") for name in names if name in data)
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:

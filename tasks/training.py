@@ -30,10 +30,13 @@ def obtain_base(setting: Setting, checkpoint: str | None, seed: int) -> Finished
 def pretraining_key(setting: Setting, seed: int) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Key, inputs and parameters of the pre-training."""
     config = workloads.parse(setting.workload)
-    inputs = {name: setting.data[name] for name in config.pretraining_snapshots()}
-    extra = config.extra_classes(setting.tasks, Path(setting.root) / config.data)
-    params = {"workload": config.parameters_of("pretrain"), "extra_classes": extra, "seed": seed}
-    params["threads"] = setting.threads
+    inputs = setting.hashes_of(config.pretraining_snapshots())
+    params = {
+        "workload": config.parameters_of("pretrain"),
+        **config.facts_of("pretrain", setting.tasks, Path(setting.root) / config.data),
+        "seed": seed,
+        "threads": setting.threads,
+    }
     key = cache_key("pretrain", inputs=inputs, params=params, code=config.code("pretrain"))
     return key, inputs, params
 
@@ -75,10 +78,10 @@ def training_key(
 ) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Key, inputs and parameters of a fine-tuning."""
     config = workloads.parse(setting.workload)
-    inputs = {"start": start_digest} | {name: setting.data[name] for name in job.train_on}
+    inputs = {"start": start_digest} | setting.hashes_of(config.task_snapshots(job.train_on))
     params = {
         "workload": config.parameters_of("train"),
-        "classes": config.task_classes(setting.tasks, Path(setting.root) / config.data),
+        **config.facts_of("train", setting.tasks, Path(setting.root) / config.data),
         "train_on": list(job.train_on),
         "seed": job.seed,
         "threads": setting.threads,

@@ -121,7 +121,10 @@ def migrated_store(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory) -> Iterator[str]:
-    """The API's URL of a Prefect server of the tests' own, started once; flows in this process use it, too."""
+    """The API's URL of a Prefect server of the tests' own, started once; flows in this process use it, too.
+
+    No clock starts a run there: a test asks for the runs of a schedule itself.
+    """
     home = tmp_path_factory.mktemp("prefect")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -133,7 +136,17 @@ def prefect_server(tmp_path_factory) -> Iterator[str]:
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1"]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--no-ui",
+        "--no-scheduler",
+        "--host",
+        "127.0.0.1",
+    ]
     url = f"http://127.0.0.1:{port}/api"
     with (home / "server.log").open("w") as log:
         server = subprocess.Popen(

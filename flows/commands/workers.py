@@ -24,12 +24,15 @@ def deploy() -> None:
     """Make the work pools and put the deployments on the server."""
     project = _project_on_server()
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    done = subprocess.run(command, cwd=project.root, check=False)
+    quiet = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    done = subprocess.run(command, cwd=project.root, check=False, **quiet)
     if done.returncode != 0:
         raise MergeError(
-            f"`prefect deploy --all` ended with status {done.returncode}; its words stand above."
+            f"`prefect --no-prompt deploy --all` failed in '{project.root}' with status {done.returncode}: "
+            f"{(done.stdout + done.stderr).strip()[-1500:]} Mend what it names in prefect.yaml and deploy again."
         )
-    err.print("Deployed. Scheduled runs wait for workers: [bold]mergeline workers[/]")
+    err.print(f"The deployments of {project.root / 'prefect.yaml'} are on the server.", highlight=False)
+    err.print("Their runs start in this folder, as soon as there are workers: [bold]mergeline workers[/]")
 
 
 def workers(
@@ -64,7 +67,7 @@ def _project_on_server() -> Project:
 
     project = Project.find()
     prepare(project, is_verbose=True)
-    from flows.workers import make_pools, require_server
+    from flows.pools import make_pools, require_server
 
     url = require_server()
     made = make_pools()

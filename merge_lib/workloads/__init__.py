@@ -5,32 +5,31 @@ Importing this package loads the configuration models only; torch is imported wh
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import BeforeValidator, SerializeAsAny
 
 from merge_lib.workloads.protocol import Progress, Split, TrainReport, Workload
+from merge_lib.workloads.settings import Work, WorkloadSettings, parse, parse_in_study
 from merge_lib.workloads.vision.config import VisionConfig
 
-# A second workload makes this a union: Annotated[VisionConfig | ClipConfig, Field(discriminator="name")].
-WorkloadConfig = VisionConfig
+WorkloadConfig = Annotated[SerializeAsAny[WorkloadSettings], BeforeValidator(parse_in_study)]
 
 __all__ = [
     "Progress",
     "Split",
     "TrainReport",
     "VisionConfig",
+    "Work",
     "Workload",
     "WorkloadConfig",
+    "WorkloadSettings",
     "create",
     "parse",
 ]
 
 
-def parse(settings: dict[str, Any]) -> WorkloadConfig:
-    """The configuration from its plain form, as it travels between processes."""
-    return WorkloadConfig.model_validate(settings)
-
-
-def create(config: WorkloadConfig, *, tasks: Sequence[str], data: Path) -> Workload:
+def create(config: WorkloadSettings, *, tasks: Sequence[str], data: Path) -> Workload:
     """The workload that a study's `workload:` block describes.
 
     Args:
@@ -45,6 +44,4 @@ def create(config: WorkloadConfig, *, tasks: Sequence[str], data: Path) -> Workl
         DataError: a snapshot is missing, unreadable, or does not fit the model.
         SpecError: the task sequence is empty or names a task twice.
     """
-    from merge_lib.workloads.vision.workload import VisionWorkload
-
-    return VisionWorkload(config, tasks=tasks, data=data)
+    return config.create(tasks=tasks, data=data)

@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from merge_lib.workloads.protocol import Workload
+from merge_lib.workloads.settings import Work, WorkloadSettings
+
 Scenario = Literal["task-incremental", "domain-incremental", "class-incremental"]
 
-Work = Literal["pretrain", "train", "evaluate"]
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -73,14 +75,11 @@ class FineTuningConfig(TrainingConfig):
     learning_rate: Positive = 3e-4
 
 
-class VisionConfig(BaseModel):
+class VisionConfig(WorkloadSettings):
     """A workload on small grey images."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["vision"]
     scenario: Scenario
-    data: str = "data"  # folder with tasks/ and pretraining/, relative to the project's root
     model: ViTConfig = ViTConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     fine_tuning: FineTuningConfig = FineTuningConfig()
@@ -104,15 +103,18 @@ class VisionConfig(BaseModel):
         shared = (f"{package}.workload", f"{package}.model", f"{package}.scenarios")
         return shared if work == "evaluate" else (*shared, f"{package}.training")
 
-    def task_classes(self, tasks: Sequence[str], data: Path) -> list[list[str]]:
-        """The classes of each task, which decide what an output means in every scenario."""
+    def facts_of(self, work: Work, tasks: Sequence[str], data: Path) -> dict[str, Any]:
+        """The classes of all tasks: they decide what an output means, and widen the head where glyphs lack them."""
         from merge_lib.workloads.vision.data import read_snapshot
 
-        return [list(read_snapshot(data / "tasks" / f"{task}.safetensors").classes) for task in tasks]
-
-    def extra_classes(self, tasks: Sequence[str], data: Path) -> list[str]:
-        """Classes that only tasks have; they widen the head of the base."""
-        from merge_lib.workloads.vision.data import read_snapshot
-
+        classes = [list(read_snapshot(data / "tasks" / f"{task}.safetensors").classes) for task in tasks]
+        if work != "pretrain":
+            return {"classes": classes}
         known = set(read_snapshot(data / "pretraining" / f"{self.pretraining.snapshot}.safetensors").classes)
-        return [name for classes in self.task_classes(tasks, data) for name in classes if name not in known]
+        return {"extra_classes": [name for names in classes for name in names if name not in known]}
+
+    def create(self, *, tasks: Sequence[str], data: Path) -> Workload:
+        """The workload on the snapshots in `data/tasks` and `data/pretraining`."""
+        from merge_lib.workloads.vision.workload import VisionWorkload
+
+        return VisionWorkload(self, tasks=tasks, data=data)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from merge_lib import workloads
-from merge_lib.errors import DataError, SpecError
+from merge_lib.errors import DataError, SpecError, UnknownMethodError
 
 SETTINGS = {"name": "vision", "scenario": "class-incremental"}
 
@@ -39,12 +39,18 @@ def test_data_stages_start_without_torch():
         ({"model": {"heads": 5}}, "width 64 is not a multiple of heads 5"),
         ({"fine_tuning": {"epoch": 3}}, "Extra inputs are not permitted"),
         ({"fine_tuning": {"learning_rate": float("inf")}}, "finite"),
-        ({"name": "clip"}, "vision"),
     ],
 )
 def test_wrong_settings_are_refused(change, message):
     with pytest.raises(ValidationError, match=message):
         workloads.parse(SETTINGS | change)
+
+
+def test_a_workload_that_nobody_registered_is_refused():
+    with pytest.raises(
+        UnknownMethodError, match=r"no workload 'visoin': did you mean 'vision'\?.*`plugins:`"
+    ):
+        workloads.parse(SETTINGS | {"name": "visoin"})
 
 
 def test_defaults_are_the_published_ones():
