@@ -41,6 +41,11 @@ def main() -> Any:
         for note in getattr(failure, "__notes__", ()):
             err.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(failure, SpecError) else 1)
+    except OSError as refused:
+        err.print("[bold red]Failed.[/] ", end="")
+        err.print(f"The system refused: {refused}. What was finished is kept.", markup=False, soft_wrap=True)
+        err.print("  `mergeline doctor` looks at folders, disk and ports.")
+        sys.exit(1)
 
 
 def _title(failure: MergeError) -> str:

@@ -3,16 +3,14 @@
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from flows.config import StudyConfig, load_study, restore_study
+from flows.config import StudyConfig
 from flows.stages import PlannedStep, PlanningStages, setting_of
 from flows.walk import walk
 from tasks.project import Project
 from tasks.records import RecordStore
-from tasks.runs import load_run
 
 GUESSES_S = {"pretrain": 40.0, "train": 3.0, "merge": 0.05, "evaluate": 0.1}
 SAMPLE = 40  # records looked at for each kind
@@ -22,14 +20,14 @@ SAMPLE = 40  # records looked at for each kind
 class Estimates:
     """Typical seconds and bytes of each kind of step."""
 
-    project: Project
     typical_s: dict[str, float]
     typical_bytes: float
     is_measured: bool  # False: nothing of this kind was ever done here
+    total_s: float  # of what is still to be done; at least one
 
     @classmethod
-    def of_project(cls, project: Project) -> "Estimates":
-        """Medians over finished work."""
+    def of_project(cls, project: Project, steps: list[PlannedStep]) -> "Estimates":
+        """Medians over finished work, added up over the steps that are not finished."""
         store = RecordStore(project.store)
         seconds, sizes = {}, []
         for kind, guess in GUESSES_S.items():
@@ -37,20 +35,12 @@ class Estimates:
             times = [record.values["elapsed_s"] for record in records]
             seconds[kind] = median(times) if times else guess
             sizes += [record.values["size_bytes"] for record in records if "size_bytes" in record.values]
-        return cls(project, seconds, median(sizes) if sizes else 1e6, bool(sizes))
+        total_s = sum(seconds[step.kind] for step in steps if not step.is_cached)
+        return cls(seconds, median(sizes) if sizes else 1e6, bool(sizes), max(total_s, 1.0))
 
     def seconds(self, kind: str) -> float:
         """Typical seconds of one step."""
         return self.typical_s[kind]
-
-    def total_s(self, asked: dict[str, Any]) -> float:
-        """Seconds of the work that is still to be done for a study or a run; at least one."""
-        if asked.get("run_id"):
-            config = restore_study(self.project.root, load_run(self.project, asked["run_id"]).config)
-        else:
-            config = load_study(Path(asked["study"]), asked["overrides"])
-        steps = plan_steps(self.project, config)[0]
-        return max(sum(self.seconds(step.kind) for step in steps if not step.is_cached), 1.0)
 
 
 def plan_steps(project: Project, config: StudyConfig) -> tuple[list[PlannedStep], bool]:

@@ -12,22 +12,19 @@ from tasks.project import Project
 from tasks.records import RecordStore
 
 
-def launch(project: Project, asked: dict[str, Any], bars: Progress, bar: TaskID) -> str:
+def launch(project: Project, asked: dict[str, Any], estimates: Estimates, bars: Progress, bar: TaskID) -> str:
     """Run the flow; the bar counts in estimated seconds, so that the time left means something."""
     stop_orphans(project)
     with prefect_for_run(project) as ready:
         from flows.study import study_flow
 
         ready()
-        return _run(study_flow, project, asked, bars, bar)
+        return _run(study_flow, project, asked, _Meter(estimates, bars, bar))
 
 
-def _run(
-    study_flow: Callable[..., str], project: Project, asked: dict[str, Any], bars: Progress, bar: TaskID
-) -> str:
+def _run(study_flow: Callable[..., str], project: Project, asked: dict[str, Any], meter: "_Meter") -> str:
     progress.allow_work()
     RecordStore(project.store).remove_leftovers()
-    meter = _Meter(Estimates.of_project(project), asked, bars, bar)
     stop_listening = progress.listen(meter.step)
     try:
         return study_flow(**asked)
@@ -38,16 +35,16 @@ def _run(
 class _Meter:
     """Adds up the estimated seconds of the steps done."""
 
-    def __init__(self, estimates: Estimates, asked: dict[str, Any], bars: Progress, bar: TaskID) -> None:
+    def __init__(self, estimates: Estimates, bars: Progress, bar: TaskID) -> None:
         self.estimates, self.bars, self.bar = estimates, bars, bar
         self.done: dict[tuple[str, str], float] = {}
-        bars.update(bar, total=estimates.total_s(asked), description="data")
+        bars.update(bar, description="data")
 
     def step(self, step: progress.Step) -> None:
         """One report of the work: the share of a step that is done."""
         key = (step.kind, step.label)
         gained = max(step.share_done - self.done.get(key, 0.0), 0.0)
         self.done[key] = step.share_done
-        weight = self.estimates.seconds(step.kind)
+        weight = 0.0 if step.reused else self.estimates.seconds(step.kind)
         text = step.label if step.kind in step.label else f"{step.kind} {step.label}"
         self.bars.update(self.bar, advance=gained * weight, description=text)

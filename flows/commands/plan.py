@@ -31,7 +31,7 @@ def plan(
     from flows.estimates import Estimates, plan_steps, summarise_plan
 
     steps, is_data_known = plan_steps(project, config)
-    estimates = Estimates.of_project(project)
+    estimates = Estimates.of_project(project, steps)
     lines = summarise_plan(steps, estimates)
     if as_json:
         remarks = {"data_up_to_date": is_data_known, "estimates_measured": estimates.is_measured}

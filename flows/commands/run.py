@@ -45,7 +45,7 @@ def run(
     ] = False,
 ) -> None:
     """Run a study."""
-    from flows.config import load_study
+    from flows.config import load_study, restore_study
     from flows.environment import prepare
 
     if (study is None) == (resume is None):
@@ -57,57 +57,60 @@ def run(
     from tasks.runs import load_run
 
     if study is not None:
-        load_study(study, overrides or ())  # wrong input is told before anything starts
+        config = load_study(study, overrides or ())
         asked = {"study": str(study), "overrides": tuple(overrides or ())}
     else:
         earlier = load_run(project, str(resume))
+        config = restore_study(project.root, earlier.config)
         asked = {"study": earlier.study, "run_id": earlier.run_id}
-    run_id = _run_watched(project, asked)
+    run_id = _run_watched(project, config, asked)
     _show(project, run_id, as_json=as_json)
 
 
-def _run_watched(project: Project, asked: dict[str, Any]) -> str:
+def _run_watched(project: Project, config: Any, asked: dict[str, Any]) -> str:
     """Run the flow under a progress bar; Ctrl-C stops it at the next step."""
     from flows.launch import launch
+    from flows.preflight import check_before
 
+    estimates = check_before(project, config)
     started = time.monotonic()
-    with _stopping_cleanly(project), work_shown("starting Prefect", total=1.0) as (bars, bar):
-        run_id = launch(project, asked, bars, bar)
+    with _stopping_cleanly(project, asked), work_shown("starting Prefect", estimates.total_s) as (bars, bar):
+        run_id = launch(project, asked, estimates, bars, bar)
     err.print(f"[dim]{run_id}: finished in {time.monotonic() - started:.0f} s[/]")
     return run_id
 
 
 @contextmanager
-def _stopping_cleanly(project: Project) -> Iterator[None]:
+def _stopping_cleanly(project: Project, asked: dict[str, Any]) -> Iterator[None]:
     """Turn the first Ctrl-C into a stop after which everything finished is kept, and say how to go on."""
+    from tasks.runs import list_runs
 
     def stop(_signal: int, _frame: object) -> None:
         progress.request_stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt
 
+    known = set(list_runs(project)) - {asked.get("run_id")}
     before = signal.signal(signal.SIGINT, stop)
     try:
         yield
     except (KeyboardInterrupt, progress.StoppedError):
-        from tasks.runs import list_runs
-
-        last = (list_runs(project) or ["latest"])[-1]
-        err.print(
-            f"\nStopped. What was finished is kept; go on with: [bold]mergeline run --resume {last}[/]",
-            soft_wrap=True,
-        )
+        again = _how_to_resume(project, known)
+        err.print(f"\nStopped. What was finished is kept; go on with: [bold]{again}[/]", soft_wrap=True)
         sys.exit(130)
     except MergeError as failure:
-        from tasks.runs import list_runs
-
-        if list_runs(project):
-            failure.add_note(
-                f"What was finished is kept; after mending: mergeline run --resume {list_runs(project)[-1]}"
-            )
+        failure.add_note(f"What was finished is kept; after mending: {_how_to_resume(project, known)}")
         raise
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _how_to_resume(project: Project, known: set[str]) -> str:
+    """The command that goes on: with the run that was begun, or with the same words if none was."""
+    from tasks.runs import list_runs
+
+    begun = [name for name in list_runs(project) if name not in known]
+    return f"mergeline run --resume {begun[-1]}" if begun else "the same command"
 
 
 def _show(project: Project, run_id: str, *, as_json: bool) -> None:

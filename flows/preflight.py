@@ -1,0 +1,57 @@
+"""What can be known to go wrong before anything is started: told then, not after an hour."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from flows.config import StudyConfig
+from flows.estimates import Estimates, plan_steps, summarise_plan
+from merge_lib.errors import CheckpointError, MergeError, SpecError
+from tasks.project import Project
+
+SPARE_BYTES = 50e6  # for the servers' databases, the report and the record
+
+
+def check_before(project: Project, config: StudyConfig) -> Estimates:
+    """Look at the folder, the disk and the user's checkpoint; the estimates of what is to be done.
+
+    Raises:
+        SpecError: the project cannot be written.
+        MergeError: the disk has too little room.
+        CheckpointError: the base that the study names cannot be read.
+    """
+    _check_writable(project)
+    if config.base.checkpoint is not None:
+        _check_base(project, config.base.checkpoint)
+    steps, _ = plan_steps(project, config)
+    estimates = Estimates.of_project(project, steps)
+    needed = sum(line["estimated_bytes"] for line in summarise_plan(steps, estimates)) + SPARE_BYTES
+    free = shutil.disk_usage(project.state).free
+    if free < needed:
+        raise MergeError(
+            f"The study will write about {needed / 1e6:.0f} MB, but the disk of '{project.state}' has "
+            f"{free / 1e6:.0f} MB left. Free some space, or merge with fewer methods or seeds."
+        )
+    return estimates
+
+
+def _check_writable(project: Project) -> None:
+    try:
+        project.state.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=project.state):
+            return
+    except OSError as refused:
+        raise SpecError(
+            f"The project's folder '{project.state}' cannot be written: {refused.strerror}. Runs and finished work are "
+            "kept there; make it writable, or copy the project to where you may write."
+        ) from refused
+
+
+def _check_base(project: Project, checkpoint: Path) -> None:
+    from merge_lib.checkpoints import open_checkpoint
+
+    with open_checkpoint(project.root / checkpoint) as reader:
+        if not reader.names:
+            raise CheckpointError(
+                f"The base '{checkpoint}' holds no tensors. Name a checkpoint with weights."
+            )
