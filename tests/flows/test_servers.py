@@ -270,7 +270,7 @@ def test_a_killed_run_takes_its_prefect_server_with_it(tiny_project):
     def has_server() -> bool:
         assert process.poll() is None, process.stderr.read()
         words = (psutil.Process(pid).cmdline() for pid in of_project(root) if psutil.pid_exists(pid))
-        return any("prefect.server.api.server:create_app" in line for line in words)
+        return any({"uvicorn", "prefect.server.api.server:create_app"} <= set(line) for line in words)
 
     until(has_server)
     process.send_signal(signal.SIGKILL)

@@ -94,11 +94,12 @@ def _check_mlflow(project: Project, first: str, second: str) -> None:
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[first].info.run_id]
     assert not [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[second].info.run_id]
     kinds = Counter(run.data.tags["mergeline.kind"] for run in children)
-    assert kinds == {"merge": 4, "reference": 4, "expert": 6}
+    assert kinds == {"merge": 4, "reference": 4, "expert": 6, "comparison": 8}
     merge = next(
         run
         for run in children
-        if run.data.params.get("label") == "average" and run.data.params["regime"] == "parallel"
+        if run.data.tags["mergeline.kind"] == "merge"
+        and (run.data.params["label"], run.data.params["regime"]) == ("average", "parallel")
     )
     steps = client.get_metric_history(merge.info.run_id, "accuracy/digits-01")
     assert sorted(point.step for point in steps) == [1, 2]
@@ -157,7 +158,7 @@ def test_a_study_goes_on_without_mlflow(project, monkeypatch):
     run_id, _ = run("methods=[average]", "regimes=[parallel]")
     assert load_run(project, run_id).status == "finished"
     waiting = list((project.runs / run_id / "tracking").glob("[0-9]*.json"))
-    assert len(waiting) == 1 + 4 + 4  # the study, its rows, its trained checkpoints
+    assert len(waiting) == 1 + 4 + 4 + 4  # the study, its rows, their means, its trained checkpoints
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     from tasks.tracking import deliver_all
 
