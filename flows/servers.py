@@ -129,6 +129,7 @@ def start_prefect(project: Project, port: int) -> Server:
     command = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
     changes = {
         "PREFECT_UI_STATIC_DIRECTORY": str(project.state / "prefect" / "pages"),
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # those pages ask a server of another company for settings
         "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api",
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",

@@ -112,6 +112,7 @@ class RunRecorder:
         """The study's run as it ends: the summary, the report, the figures, the view of the experiment."""
         parent = self.parent()
         tags = {**parent.tags, "mergeline.data": json.dumps(results.data, sort_keys=True)}
+        tags["mergeline.environment"] = json.dumps(results.environment, sort_keys=True)
         tags["mlflow.note.content"] = summary_note(results)
         if unchanged_since is not None:
             tags["mergeline.unchanged_since"] = unchanged_since

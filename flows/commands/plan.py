@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.console import out, print_json
+from flows.console import err, out, print_json
 from tasks.project import Project
 
 
@@ -30,8 +30,9 @@ def plan(
     prepare(project)
     from flows.estimates import Estimates, plan_steps, summarise_plan
 
-    steps, is_data_known = plan_steps(project, config)
-    estimates = Estimates.of_project(project, steps)
+    with err.status("looking every step up"):
+        steps, is_data_known = plan_steps(project, config)
+        estimates = Estimates.of_project(project, steps)
     lines = summarise_plan(steps, estimates)
     if as_json:
         remarks = {"data_up_to_date": is_data_known, "estimates_measured": estimates.is_measured}

@@ -26,6 +26,8 @@ HEADLINES = {
 ALPHA = 0.05
 ONE_SEED_BASIS = "With one seed no test is possible, so no row is told apart from another."
 
+SEEDS_SHARE = "The seeds share the base and the split of the data: intervals speak of the training alone."
+
 
 @dataclass(frozen=True)
 class RegimeComparison:
@@ -101,7 +103,7 @@ def _best(merges: Sequence[Group], metric: MetricInfo, question: str) -> Finding
     final = aggregate(group, "average_accuracy").interval
     if metric.name != "average_accuracy" and final is not None:
         value += f", at an average accuracy of {number(final.mean * 100)} %"
-    basis = f"Rows are compared by a {best.method}." if best.versus else ""
+    basis = f"Rows are compared by a {best.method}. {SEEDS_SHARE}" if best.versus else ""
     if interval.n == 1:
         basis = ONE_SEED_BASIS
     return Finding(question, _with_regime(group), value + ".", _certainty(best), basis)

@@ -229,7 +229,7 @@ def test_a_project_that_is_ready(tiny_project):
     done = doctor(root, "--json")
     assert done.returncode == 0, done.stdout
     checks = {check["name"]: check for check in json.loads(done.stdout)}
-    assert {check["state"] for check in checks.values()} <= {"ok", "warning"}
+    assert {name for name, check in checks.items() if check["state"] != "ok"} <= {"ports", "disk", "computer"}
     assert checks["data"]["found"] == "up to date"
     assert checks["DVC remote"]["state"] == "ok"
     assert all(check["advice"] for check in checks.values() if check["state"] != "ok")
@@ -242,4 +242,4 @@ def test_a_project_that_is_not(tiny_project):
     nowhere = f"http://127.0.0.1:{servers.any_free_port()}"
     done = doctor(root, MLFLOW_TRACKING_URI=nowhere, PREFECT_API_URL=f"{nowhere}/api")
     assert done.returncode == 1
-    assert "3 to mend before a run." in done.stdout
+    assert "3 to mend." in done.stdout
