@@ -11,37 +11,32 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from queue import SimpleQueue
 
 PATIENCE_S = 8.0  # from the polite signal to the other one
 
 
 def main(command: list[str]) -> int:
     """Run the command until it ends or standard input closes; returns its exit status."""
+    ended: SimpleQueue[int] = SimpleQueue()  # safe to put into from a signal's handler
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's business
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: ended.put(0))
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    threading.Thread(target=_wait_for_owner, daemon=True).start()
-    try:
-        return child.wait()
-    except SystemExit:
-        return 0
-    finally:
-        _stop_group(child)
+    threading.Thread(target=_wait_for_owner, args=(ended,), daemon=True).start()
+    threading.Thread(target=lambda: ended.put(child.wait()), daemon=True).start()
+    status = ended.get()
+    _stop_group(child)
+    return status
 
 
-def _wait_for_owner() -> None:
+def _wait_for_owner(ended: "SimpleQueue[int]") -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _leave(_signal: int, _frame: object) -> None:
-    raise SystemExit(0)
+    ended.put(0)
 
 
 def _stop_group(child: subprocess.Popen[bytes]) -> None:
     """End the command and everything that it started."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGTERM)
     deadline = time.monotonic() + PATIENCE_S

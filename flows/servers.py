@@ -111,6 +111,8 @@ def stop_all(servers: Sequence[Server]) -> None:
         except subprocess.TimeoutExpired:
             server.process.kill()
             server.process.wait()
+        if server.log.is_file() and server.log.stat().st_size == 0:
+            server.log.unlink()  # it had nothing to say
 
 
 def start_mlflow(project: Project, port: int) -> Server:
@@ -127,6 +129,7 @@ def start_prefect(project: Project, port: int) -> Server:
     command = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
     changes = {
         "PREFECT_UI_STATIC_DIRECTORY": str(project.state / "prefect" / "pages"),
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # those pages ask a server of another company for settings
         "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api",
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",

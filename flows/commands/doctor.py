@@ -90,7 +90,7 @@ def _show(checks: list) -> None:
     problems = sum(check.state == "problem" for check in checks)
     warnings = sum(check.state == "warning" for check in checks)
     if problems:
-        out.print(f"{problems} to mend before a run.")
+        out.print(f"{problems} to mend.")
     else:
         out.print(
             "Ready: mergeline run studies/digits.yaml" if not warnings else f"Ready; {warnings} to know of."

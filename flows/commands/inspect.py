@@ -3,15 +3,17 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.console import out, print_json
 from merge_lib.errors import CheckpointError, SpecError
-from merge_lib.report.layout import Cell
 from merge_lib.results import StudyResults
 from tasks.project import Project
+
+if TYPE_CHECKING:  # the report needs numpy, which takes longer than a help text may
+    from merge_lib.report.layout import Cell
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name; `latest` is the newest.")]
@@ -138,5 +140,5 @@ def _finished(project: Project, run: str) -> str:
     return found.run_id
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: "Cell") -> str:
     return f"[bold green]★ {cell.text}[/]" if cell.mark == "best" else cell.text

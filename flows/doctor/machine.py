@@ -161,11 +161,12 @@ def needed_bytes(project: Project) -> float:
     from flows.estimates import Estimates, plan_steps, summarise_plan
     from merge_lib.errors import MergeError
 
-    estimates, needed = Estimates.of_project(project), []
+    needed = []
     for path in sorted((project.root / "studies").glob("*.yaml")):
         try:
-            lines = summarise_plan(plan_steps(project, load_study(path))[0], estimates)
+            steps, _ = plan_steps(project, load_study(path))
         except MergeError:
             continue  # `mergeline run` says what is wrong with it
+        lines = summarise_plan(steps, Estimates.of_project(project, steps))
         needed.append(sum(float(line["estimated_bytes"]) for line in lines))
     return max([*needed, RUN_BYTES])

@@ -1,0 +1,119 @@
+"""The command line from outside: what it imports, how it ends, what it prints."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROMISED = {"run", "report", "lineage", "verify", "methods", "plan", "doctor", "ui", "sync"}
+HEAVY = {
+    "torch",
+    "numpy",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "sklearn",
+    "prefect",
+    "mlflow",
+    "dvc",
+    "sqlalchemy",
+}
+
+# every command line is answered in one process, which then says what it had to import for that
+ASKING = """
+import json, sys
+from click.testing import CliRunner
+from typer.main import get_command
+from flows.cli import app
+command = get_command(app)
+lines = json.loads(sys.argv[1]) + [[name, "--help"] for name in command.commands]
+answers = {" ".join(line): CliRunner().invoke(command, line) for line in lines}
+told = {line: [answer.exit_code, answer.output] for line, answer in answers.items()}
+print(json.dumps({"told": told, "commands": sorted(command.commands), "modules": sorted(sys.modules)}))
+"""
+
+
+def ask(*lines: list[str]) -> dict:
+    command = [sys.executable, "-c", ASKING, json.dumps(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def mergeline(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_help_and_methods_answer_without_anything_heavy():
+    said = ask(["--help"], ["methods"], ["methods", "ties"])
+    assert set(said["commands"]) >= PROMISED
+    assert {status for status, _ in said["told"].values()} == {0}
+    loaded = {name.partition(".")[0] for name in said["modules"]}
+    assert not loaded & HEAVY
+    for line, (_, text) in said["told"].items():
+        assert ("Usage: " in text) == line.endswith("--help"), line
+
+
+def test_the_check_would_see_them():
+    command = [sys.executable, "-c", "import sys, numpy; print(*sys.modules)"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert {name.partition(".")[0] for name in done.stdout.split()} & HEAVY == {"numpy"}
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    (tmp_path / "studies").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run"], "Give either a study's YAML file or --resume RUN"),
+        (["run", "studies/none.yaml"], "studies/none.yaml"),
+        (["run", "--resume", "latest"], "There is no run 'latest'"),
+        (["run", "--resume", "x", "--set", "seeds=[0]"], "start a new run to use --set"),
+        (["plan", "studies/none.yaml"], "studies/none.yaml"),
+        (["report", "x"], "There is no run 'x'"),
+        (["lineage"], "There is no run 'latest'"),
+        (["methods", "tise"], "ties"),
+        (["methods", "--jsno"], "No such option"),
+        (["ui", "--mlflow-port", "80"], "--mlflow-port"),
+        (["nothing"], "No such command 'nothing'"),
+    ],
+)
+def test_a_wrong_request_ends_with_2_and_says_what_is_wrong(arguments, said, project):
+    done = mergeline(*arguments, cwd=project)
+    assert done.returncode == 2, done.stderr
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_outside_a_project(tmp_path):
+    done = mergeline("doctor", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "is not a Mergeline project" in done.stderr
+
+
+def test_json_is_one_value_on_standard_output(tiny_project):
+    root = tiny_project()
+    (root / "unlabelled.safetensors").write_bytes(b"broken")
+    methods = json.loads(mergeline("methods", "--json", cwd=root).stdout)
+    assert {"ties", "average"} <= {method["name"] for method in methods}
+    assert json.loads(mergeline("sync", "--json", cwd=root).stdout) == []
+    plan = json.loads(mergeline("plan", "studies/digits.yaml", "--json", cwd=root).stdout)
+    assert plan["data_up_to_date"] is True
+    assert {step["kind"] for step in plan["steps"]} == {"pretrain", "train", "merge", "evaluate"}
+
+
+def test_a_file_that_is_no_checkpoint_ends_with_1(tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"broken")
+    done = mergeline("verify", "x.safetensors", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "x.safetensors" in done.stderr
+    assert "Traceback" not in done.stderr
