@@ -7,7 +7,7 @@ UV     := $(BIN)/uv
 TORCH_PARTS := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc \
 	cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
 
-.PHONY: demo test check lint format lock workers clean
+.PHONY: demo test lint format lock clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.ready   ## set up, then run the main job: five tasks of handwritten digits, nine merge methods

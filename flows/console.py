@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +23,11 @@ err = Console(stderr=True)
 def print_json(value: Any) -> None:
     """The machine-readable answer: one JSON value, sorted keys, nothing else on standard output."""
     print(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False))  # noqa: T201
+
+
+def shown(path: Path) -> str:
+    """A path as a reader would type it: from the working directory, if it lies below."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 @contextmanager

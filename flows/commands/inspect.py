@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.console import out, print_json
+from flows.console import out, print_json, shown
 from merge_lib.errors import CheckpointError, SpecError
 from merge_lib.results import StudyResults
 from tasks.project import Project
@@ -48,7 +48,7 @@ def report(run: RunName = "latest", as_json: AsJson = False) -> None:
 
     files = build_report(results, project.runs / run_id / "report")
     show_summary(results)
-    out.print(f"Report:  {files.html}\n         {files.markdown}", soft_wrap=True)
+    out.print(f"Report:  {shown(files.html)}\n         {shown(files.markdown)}", soft_wrap=True)
 
 
 def lineage(

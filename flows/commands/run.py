@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.console import err, out, print_json, work_shown
+from flows.console import err, out, print_json, shown, work_shown
 from merge_lib.errors import MergeError, SpecError
 from tasks import progress
 from tasks.project import Project
@@ -124,6 +124,5 @@ def _show(project: Project, run_id: str, *, as_json: bool) -> None:
         print_json(asdict(results))
         return
     show_summary(results)
-    folder = project.runs / run_id / "report"
-    out.print(f"Report:  {folder / 'report.html'}")
-    out.print(f"MLflow:  {project.tracking_uri}  ([bold]mergeline ui[/] opens the pages)")
+    out.print(f"Report:  {shown(project.runs / run_id / 'report' / 'report.html')}", soft_wrap=True)
+    out.print("MLflow:  [bold]mergeline ui[/] opens the pages", soft_wrap=True)
