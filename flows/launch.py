@@ -1,12 +1,10 @@
 """Runs the study flow in this process and turns its steps into a progress bar."""
 
-from collections.abc import Callable
 from typing import Any
 
 from rich.progress import Progress, TaskID
 
 from flows.estimates import Estimates
-from flows.servers import prefect_for_run, stop_orphans
 from tasks import progress
 from tasks.project import Project
 from tasks.records import RecordStore
@@ -14,17 +12,11 @@ from tasks.records import RecordStore
 
 def launch(project: Project, asked: dict[str, Any], estimates: Estimates, bars: Progress, bar: TaskID) -> str:
     """Run the flow; the bar counts in estimated seconds, so that the time left means something."""
-    stop_orphans(project)
-    with prefect_for_run(project) as ready:
-        from flows.study import study_flow
+    from flows.study import study_flow
 
-        ready()
-        return _run(study_flow, project, asked, _Meter(estimates, bars, bar))
-
-
-def _run(study_flow: Callable[..., str], project: Project, asked: dict[str, Any], meter: "_Meter") -> str:
     progress.allow_work()
     RecordStore(project.store).remove_leftovers()
+    meter = _Meter(estimates, bars, bar)
     stop_listening = progress.listen(meter.step)
     try:
         return study_flow(**asked)

@@ -20,7 +20,7 @@ def check_before(project: Project, config: StudyConfig) -> Estimates:
         MergeError: the disk has too little room.
         CheckpointError: the base that the study names cannot be read.
     """
-    _check_writable(project)
+    check_writable(project)
     if config.base.checkpoint is not None:
         _check_base(project, config.base.checkpoint)
     steps, _ = plan_steps(project, config)
@@ -35,7 +35,12 @@ def check_before(project: Project, config: StudyConfig) -> Estimates:
     return estimates
 
 
-def _check_writable(project: Project) -> None:
+def check_writable(project: Project) -> None:
+    """Make a file in the project's state.
+
+    Raises:
+        SpecError: that cannot be done.
+    """
     try:
         project.state.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=project.state):

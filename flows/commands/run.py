@@ -70,12 +70,20 @@ def run(
 def _run_watched(project: Project, config: Any, asked: dict[str, Any]) -> str:
     """Run the flow under a progress bar; Ctrl-C stops it at the next step."""
     from flows.launch import launch
-    from flows.preflight import check_before
+    from flows.preflight import check_before, check_writable
+    from flows.servers import prefect_for_run, stop_orphans
 
-    estimates = check_before(project, config)
-    started = time.monotonic()
-    with _stopping_cleanly(project, asked), work_shown("starting Prefect", estimates.total_s) as (bars, bar):
-        run_id = launch(project, asked, estimates, bars, bar)
+    check_writable(project)
+    stop_orphans(project)
+    with prefect_for_run(project) as wait_for_prefect:  # it starts while the plan is made
+        estimates = check_before(project, config)
+        started = time.monotonic()
+        with (
+            _stopping_cleanly(project, asked),
+            work_shown("starting Prefect", estimates.total_s) as (bars, bar),
+        ):
+            wait_for_prefect()
+            run_id = launch(project, asked, estimates, bars, bar)
     err.print(f"[dim]{run_id}: finished in {time.monotonic() - started:.0f} s[/]")
     return run_id
 

@@ -98,7 +98,8 @@ def _check_mlflow(project: Project, first: str, second: str) -> None:
     merge = next(
         run
         for run in children
-        if run.data.params.get("label") == "average" and run.data.params["regime"] == "parallel"
+        if run.data.tags["mergeline.kind"] == "merge"
+        and (run.data.params["label"], run.data.params["regime"]) == ("average", "parallel")
     )
     steps = client.get_metric_history(merge.info.run_id, "accuracy/digits-01")
     assert sorted(point.step for point in steps) == [1, 2]
