@@ -58,7 +58,7 @@ def of_project(root: Path) -> list[int]:
 def taken() -> Iterator[int]:
     """A port on which something else listens."""
     with socket.socket() as other:
-        other.bind((servers.HOST, 0))
+        other.bind((servers.HOST, servers.any_free_port()))
         other.listen()
         yield other.getsockname()[1]
 
