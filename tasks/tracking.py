@@ -132,6 +132,8 @@ class _Server:
         for path, place in payload.artifacts.items():
             if Path(path).exists():
                 self.client.log_artifact(run_id, path, place or None)
+            else:
+                logger.warning("'%s' is gone, so the record of '%s' lacks it.", path, payload.name)
         if payload.ended_ms is not None:
             self.client.set_terminated(run_id, "FAILED" if payload.failed else "FINISHED", payload.ended_ms)
         self.memory.write_text(json.dumps({"uri": self.uri, "ids": self.ids}), encoding="utf-8")
