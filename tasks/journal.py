@@ -12,13 +12,13 @@ from typing import Any
 from merge_lib.report import build_report
 from merge_lib.results import Row, StudyResults
 from tasks import reporting
+from tasks.delivery import Courier
 from tasks.jobs import Finished, Scores, Setting
 from tasks.payloads import RunPayload
 from tasks.progress import StoppedError
 from tasks.project import Project
 from tasks.recording import RunRecorder
 from tasks.runs import Run, environment, list_runs, load_run, outbox_of, save_run
-from tasks.tracking import MlflowTracker
 from tasks.training import open_workload
 
 RESULTS = "results.json"
@@ -37,7 +37,7 @@ class Journal:
         self.rows: list[Row] = []
         self.metrics = reporting.Metrics()
         self.recorder = RunRecorder(run, setting, _milliseconds(run.started_at))
-        self.tracker = MlflowTracker(project, outbox_of(project, run.run_id))
+        self.courier = Courier(project, run.run_id)
         self.children: list[RunPayload] = []
         self.is_unchanged = True
         self.timings: dict[str, float] = dict.fromkeys(("record in MLflow", "report"), 0.0)
@@ -77,6 +77,7 @@ class Journal:
         artifacts |= dict.fromkeys(files.figures, "figures")
         ended = self.recorder.finished(results, artifacts, reporting.now_ms(), unchanged_since=earlier)
         self._record(ended)
+        self._close()
         save_run(
             self.project,
             self.run,
@@ -94,10 +95,15 @@ class Journal:
         self._send_children()
         save_run(self.project, self.run, status=status, data=self.setting.data)
         self._record(self.recorder.failed(reporting.now_ms()))
+        self._close()
 
     def _record(self, payload: RunPayload) -> None:
         with self._timed("record in MLflow"):
-            self.tracker.record(payload)
+            self.courier.record(payload)
+
+    def _close(self) -> None:
+        with self._timed("record in MLflow"):
+            self.courier.close()
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:

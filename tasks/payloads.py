@@ -88,11 +88,8 @@ class Outbox:
         self.folder = folder
 
     def put(self, payload: RunPayload) -> Path:
-        """Keep a payload; one of the same key that still waits is replaced."""
+        """Keep a payload behind those that wait; never touches one that may be on its way."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for waiting, other in self.waiting():
-            if other.key == payload.key:
-                return _write(waiting, payload)
         numbers = [int(path.name.split("-")[0]) for path in self.folder.glob("[0-9]*.json")]
         return _write(self.folder / f"{max(numbers, default=0) + 1:05d}-payload.json", payload)
 

@@ -5,10 +5,11 @@ import logging
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from merge_lib.errors import MergeError
-from tasks.payloads import ModelPayload, Outbox, RunPayload
+from tasks.delivery import sole_courier
+from tasks.payloads import MetricPoint, ModelPayload, Outbox, RunPayload
 from tasks.project import Project
 
 logger = logging.getLogger(__name__)
@@ -28,40 +29,14 @@ class TrackingError(MergeError):
     """The tracking server could not be told."""
 
 
-class Tracker(Protocol):
-    """Where runs are recorded."""
-
-    def record(self, payload: RunPayload) -> None:
-        """Record one run, now or later."""
-        ...
-
-
-class NullTracker:
-    """Records nothing."""
-
-    def record(self, payload: RunPayload) -> None:
-        """Do nothing."""
-
-
 class MlflowTracker:
-    """Delivers payloads to MLflow; from the first failure on they wait in the outbox instead."""
+    """Delivers the payloads of an outbox to MLflow."""
 
     def __init__(self, project: Project, outbox: Outbox) -> None:
         self.outbox = outbox
         self.uri = project.tracking_uri
         self.artifacts = project.state / "mlartifacts"
-        self.failure: str | None = None
         self._server: _Server | None = None
-
-    def record(self, payload: RunPayload) -> None:
-        """Keep the payload, then deliver all that waits unless the server failed before in this run."""
-        self.outbox.put(payload)
-        if self.failure is None:
-            try:
-                self.deliver()
-            except TrackingError as failure:
-                self.failure = str(failure)
-                logger.warning("%s The run goes on; `mergeline sync` delivers the records later.", failure)
 
     def deliver(self) -> int:
         """Send everything that waits, oldest first; returns how many payloads went.
@@ -87,16 +62,8 @@ class MlflowTracker:
             sent += 1
         return sent
 
-    def run_url(self, key: str) -> str | None:
-        """The address of a delivered run in MLflow's pages, if the tracking store is a server."""
-        if self._server is None or not self.uri.startswith("http"):
-            return None
-        run_id = self._server.known_run(key)
-        return (
-            f"{self.uri.rstrip('/')}/#/experiments/{self._server.experiment_of(key)}/runs/{run_id}"
-            if run_id
-            else None
-        )
+
+Models = dict[tuple[str, int], str]  # (digest, step) -> MLflow's id
 
 
 class _Server:
@@ -126,9 +93,13 @@ class _Server:
         for key, value in payload.experiment_tags.items():
             self.client.set_experiment_tag(experiment, key, value)
         run_id = self._run(experiment, payload)
-        models = {model.digest: self._model(experiment, run_id, model) for model in payload.models}
+        there = self._already_there(run_id) if payload.models or payload.datasets else (set(), set())
+        models = {
+            (model.digest, model.step): self._model(experiment, run_id, model) for model in payload.models
+        }
         self._metrics_and_params(run_id, payload, models)
-        self._lineage(run_id, payload, models)
+        self._inputs(run_id, payload, there[0])
+        self._outputs(run_id, models, there[1])
         for path, place in payload.artifacts.items():
             if Path(path).exists():
                 self.client.log_artifact(run_id, path, place or None)
@@ -137,14 +108,6 @@ class _Server:
         if payload.ended_ms is not None:
             self.client.set_terminated(run_id, "FAILED" if payload.failed else "FINISHED", payload.ended_ms)
         self.memory.write_text(json.dumps({"uri": self.uri, "ids": self.ids}), encoding="utf-8")
-
-    def known_run(self, key: str) -> str | None:
-        """The MLflow run id of a key delivered from here."""
-        return self.ids.get(f"run:{key}")
-
-    def experiment_of(self, key: str) -> str:
-        """The MLflow experiment id of a delivered run."""
-        return self.client.get_run(self.ids[f"run:{key}"]).info.experiment_id
 
     def _experiment(self, name: str) -> str:
         if (known := self.ids.get(f"experiment:{name}")) is None:
@@ -192,7 +155,21 @@ class _Server:
             self.ids.setdefault(f"model:{model.digest}", made.model_id)
         return self.ids[slot]
 
-    def _metrics_and_params(self, run_id: str, payload: RunPayload, models: dict[str, str]) -> None:
+    def _already_there(self, run_id: str) -> tuple[set[str], set[str]]:
+        """Ids of the models that the run names as inputs and as outputs; those are not named again.
+
+        A delivery that was killed half way may have made models whose ids were not kept: they are found here.
+        """
+        run = self.client.get_run(run_id)
+        for output in run.outputs.model_outputs:
+            if output.model_id not in self.ids.values():
+                digest = self.client.get_logged_model(output.model_id).tags["digest"]
+                self.ids[f"model:{run_id}:{digest}:{output.step}"] = output.model_id
+                self.ids.setdefault(f"model:{digest}", output.model_id)
+        inputs = {model.model_id for model in run.inputs.model_inputs}
+        return inputs, {model.model_id for model in run.outputs.model_outputs}
+
+    def _metrics_and_params(self, run_id: str, payload: RunPayload, models: Models) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         stamp = payload.ended_ms or payload.started_ms
@@ -202,7 +179,7 @@ class _Server:
                 point.value,
                 stamp,
                 point.step,
-                model_id=models.get(point.model or ""),
+                model_id=_model_of(point, models),
                 run_id=run_id,
             )
             for point in payload.metrics
@@ -215,15 +192,12 @@ class _Server:
         for start in range(BATCH, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics[start : start + BATCH])
 
-    def _lineage(self, run_id: str, payload: RunPayload, models: dict[str, str]) -> None:
-        from mlflow.entities import Dataset, DatasetInput, LoggedModelInput, LoggedModelOutput
+    def _inputs(self, run_id: str, payload: RunPayload, there: set[str]) -> None:
+        """The data snapshots, and the models that the payload's models were made from."""
+        from mlflow.entities import Dataset, DatasetInput, LoggedModelInput
 
-        ingredients = {
-            self.ids[f"model:{digest}"]
-            for model in payload.models
-            for digest in model.ingredients
-            if f"model:{digest}" in self.ids
-        }
+        slots = {f"model:{digest}" for model in payload.models for digest in model.ingredients}
+        ingredients = {self.ids[slot] for slot in slots if slot in self.ids} - there
         datasets = [
             DatasetInput(Dataset(data.name, data.digest, "local", json.dumps({"uri": data.source})))
             for data in payload.datasets
@@ -231,9 +205,25 @@ class _Server:
         if datasets or ingredients:
             inputs = [LoggedModelInput(model_id) for model_id in sorted(ingredients)]
             self.client.log_inputs(run_id, datasets=datasets, models=inputs)
-        outputs = [LoggedModelOutput(models[model.digest], model.step) for model in payload.models]
-        if outputs:
-            self.client.log_outputs(run_id, outputs)
+
+    def _outputs(self, run_id: str, models: Models, there: set[str]) -> None:
+        from mlflow.entities import LoggedModelOutput
+
+        new = [
+            LoggedModelOutput(model_id, step)
+            for (_, step), model_id in models.items()
+            if model_id not in there
+        ]
+        if new:
+            self.client.log_outputs(run_id, new)
+
+
+def _model_of(point: MetricPoint, models: Models) -> str | None:
+    """The model that a metric was measured on: of that digest, and of that step if there are several."""
+    if point.model is None:
+        return None
+    of_digest = {step: model_id for (digest, step), model_id in models.items() if digest == point.model}
+    return of_digest.get(point.step) or next(iter(of_digest.values()), None)
 
 
 def warm_up(project: Project) -> None:
@@ -257,7 +247,8 @@ def deliver_all(project: Project) -> list[dict[str, Any]]:
             continue
         failure, sent = None, 0
         try:
-            sent = MlflowTracker(project, outbox).deliver()
+            with sole_courier(outbox):
+                sent = MlflowTracker(project, outbox).deliver()
         except TrackingError as refused:
             failure = str(refused)
             sent = waiting - sum(1 for _ in outbox.waiting())

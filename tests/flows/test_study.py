@@ -158,7 +158,7 @@ def test_a_study_goes_on_without_mlflow(project, monkeypatch):
     run_id, _ = run("methods=[average]", "regimes=[parallel]")
     assert load_run(project, run_id).status == "finished"
     waiting = list((project.runs / run_id / "tracking").glob("[0-9]*.json"))
-    assert len(waiting) == 1 + 4 + 4 + 4  # the study, its rows, their means, the trained checkpoints
+    assert len(waiting) == 2 + 4 + 4 + 4  # the study's begin and end, its rows, their means, the checkpoints
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     from tasks.tracking import deliver_all
 

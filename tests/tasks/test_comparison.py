@@ -118,7 +118,8 @@ def test_mlflow_finds_by_the_view_what_the_view_promises(
         "digits-1", "digits", "digits-1", None, {}, {}, 1, 2, experiment_tags=experiment_tags(RUN, 5)
     )
     for payload in [study, *comparison_runs(RUN, results, now_ms=10_000)]:
-        tracker.record(payload)
+        tracker.outbox.put(payload)
+    tracker.deliver()
     client = MlflowClient(project.tracking_uri)
     experiment = client.get_experiment_by_name("digits")
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"

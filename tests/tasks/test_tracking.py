@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from mlflow import MlflowClient
 
+from tasks.delivery import Courier
 from tasks.payloads import DatasetPayload, MetricPoint, ModelPayload, Outbox, RunPayload
 from tasks.project import Project
-from tasks.tracking import MlflowTracker, TrackingError, deliver_all
+from tasks.tracking import MlflowTracker, deliver_all
 
 DIGEST_1, DIGEST_2 = "xxh3:" + "1" * 32, "xxh3:" + "2" * 32
 
@@ -64,15 +66,12 @@ def test_a_study_is_recorded_with_children_models_and_data(project, tmp_path):
     report = tmp_path / "report.md"
     report.write_text("# report")
     tracker = tracker_of(project)
-    tracker.record(parent())
-    tracker.record(child("expert", DIGEST_1))
-    tracker.record(child("ties", DIGEST_2, ingredients=(DIGEST_1,)))
-    tracker.record(
-        parent(
-            ended_ms=3_000, metrics=(MetricPoint("average_accuracy/ties", 0.5),), artifacts={str(report): ""}
-        )
-    )
-    assert tracker.failure is None
+    tracker.outbox.put(parent())
+    tracker.outbox.put(child("expert", DIGEST_1))
+    tracker.outbox.put(child("ties", DIGEST_2, ingredients=(DIGEST_1,)))
+    last = (MetricPoint("average_accuracy/ties", 0.5),)
+    tracker.outbox.put(parent(ended_ms=3_000, metrics=last, artifacts={str(report): ""}))
+    assert tracker.deliver() == 4
     assert list(tracker.outbox.waiting()) == []
     runs = runs_of(project)
     assert set(runs) == {"digits-1", "expert", "ties"}
@@ -94,15 +93,50 @@ def test_a_study_is_recorded_with_children_models_and_data(project, tmp_path):
 def test_delivering_twice_changes_nothing(project):
     for _ in range(2):
         tracker = tracker_of(project)
-        tracker.record(parent())
-        tracker.record(child("ties", DIGEST_2))
-    assert len(runs_of(project)) == 2
+        tracker.outbox.put(parent())
+        tracker.outbox.put(child("ties", DIGEST_2))
+        tracker.deliver()
+    runs = runs_of(project)
+    assert len(runs) == 2
+    client = MlflowClient(project.tracking_uri)
+    assert len(client.search_logged_models([runs["ties"].info.experiment_id])) == 1
+
+
+def test_a_delivery_that_lost_its_notes_makes_nothing_twice(project):
+    for _ in range(2):
+        tracker = tracker_of(project)
+        for payload in (
+            parent(),
+            child("expert", DIGEST_1),
+            child("ties", DIGEST_2, ingredients=(DIGEST_1,)),
+        ):
+            tracker.outbox.put(payload)
+        tracker.deliver()
+        (project.runs / "digits-1" / "tracking" / "ids.json").unlink()
+    runs = runs_of(project)
+    assert len(runs) == 3
+    client = MlflowClient(project.tracking_uri)
+    assert len(client.search_logged_models([runs["ties"].info.experiment_id])) == 2
+    assert len(client.get_run(runs["ties"].info.run_id).inputs.model_inputs) == 1
+
+
+def test_one_checkpoint_in_two_stages_is_two_models(project):
+    payload = child("linear", DIGEST_1)
+    again = replace(payload.models[0], name="model-linear-2", step=2)
+    points = tuple(MetricPoint("accuracy/digits-01", 0.5, step, DIGEST_1) for step in (1, 2))
+    tracker = tracker_of(project)
+    tracker.outbox.put(parent())
+    tracker.outbox.put(replace(payload, models=(*payload.models, again), metrics=points))
+    assert tracker.deliver() == 2
+    assert sorted(output.step for output in runs_of(project)["linear"].outputs.model_outputs) == [1, 2]
 
 
 def test_a_run_whose_id_was_lost_is_found_by_its_key(project):
-    tracker_of(project).record(parent())
-    (project.runs / "digits-1" / "tracking" / "ids.json").unlink()
-    tracker_of(project).record(parent(ended_ms=2_000))
+    for payload in (parent(), parent(ended_ms=2_000)):
+        tracker = tracker_of(project)
+        tracker.outbox.put(payload)
+        tracker.deliver()
+        (project.runs / "digits-1" / "tracking" / "ids.json").unlink()
     runs = runs_of(project)
     assert len(runs) == 1
     assert runs["digits-1"].info.status == "FINISHED"
@@ -111,12 +145,14 @@ def test_a_run_whose_id_was_lost_is_found_by_its_key(project):
 def test_records_wait_while_the_server_is_down_and_sync_delivers_them_in_order(project, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the discard port: nobody listens
-    tracker = tracker_of(project)
-    tracker.record(parent())
-    tracker.record(child("ties", DIGEST_2))
-    assert "MLflow at http://127.0.0.1:9 did not take the record 'digits-1'" in str(tracker.failure)
-    assert caplog.text.count("`mergeline sync` delivers the records later") == 1
-    assert [payload.name for _, payload in tracker.outbox.waiting()] == ["digits-1", "ties"]
+    courier = Courier(project, "digits-1")
+    courier.record(parent())
+    courier.record(child("ties", DIGEST_2))
+    said = courier.close()
+    assert said is not None
+    assert "MLflow at http://127.0.0.1:9 did not take the record 'digits-1'" in said
+    assert caplog.text.count("`mergeline sync` delivers them later") == 1
+    assert [payload.name for _, payload in courier.outbox.waiting()] == ["digits-1", "ties"]
     assert deliver_all(project)[0]["waiting"] == 2
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert deliver_all(project) == [{"run": "digits-1", "delivered": 2, "waiting": 0, "failure": None}]
@@ -124,24 +160,23 @@ def test_records_wait_while_the_server_is_down_and_sync_delivers_them_in_order(p
     assert deliver_all(project) == []
 
 
-def test_the_first_failure_raises_from_deliver(project, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+def test_a_courier_delivers_beside_the_run_and_what_comes_last_wins(project):
+    courier = Courier(project, "digits-1")
+    courier.record(parent())
+    courier.record(child("ties", DIGEST_2))
+    courier.record(parent(ended_ms=9_000))
+    assert courier.close() is None
+    assert list(courier.outbox.waiting()) == []
+    runs = runs_of(project)
+    assert set(runs) == {"digits-1", "ties"}
+    assert runs["digits-1"].info.end_time == 9_000
+
+
+def test_an_artifact_that_is_gone_is_told(project, caplog):
     tracker = tracker_of(project)
-    tracker.outbox.put(parent())
-    with pytest.raises(TrackingError, match="did not take the record"):
-        tracker.deliver()
-
-
-def test_a_payload_of_the_same_key_that_still_waits_is_replaced(tmp_path):
-    outbox = Outbox(tmp_path)
-    outbox.put(parent())
-    outbox.put(child("ties", DIGEST_2))
-    outbox.put(parent(ended_ms=9_000))
-    assert [(payload.key, payload.ended_ms) for _, payload in outbox.waiting()] == [
-        ("digits-1", 9_000),
-        ("digits-1/ties", 2_000),
-    ]
+    tracker.outbox.put(parent(artifacts={"nowhere/report.md": ""}))
+    tracker.deliver()
+    assert "'nowhere/report.md' is gone, so the record of 'digits-1' lacks it." in caplog.text
 
 
 def test_payloads_survive_their_file(tmp_path):
