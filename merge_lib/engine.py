@@ -13,7 +13,7 @@ from torch import Tensor
 from merge_lib import registry
 from merge_lib.checkpoints import (
     NO_DIGEST,
-    CheckpointReader,
+    Checkpoint,
     CheckpointWriter,
     combine_digests,
     open_checkpoint,
@@ -39,7 +39,7 @@ class MergeReport:
 class DigestedCheckpoint:
     """An open checkpoint whose digest is taken while its tensors are read."""
 
-    def __init__(self, reader: CheckpointReader) -> None:
+    def __init__(self, reader: Checkpoint) -> None:
         self._reader = reader
         self._digests: dict[str, str] = {}
         self.label = reader.label
