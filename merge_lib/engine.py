@@ -160,7 +160,8 @@ def run_plan(plan: Plan) -> Iterator[tuple[int, str, Tensor]]:
 
 def _job(spec: MergeSpec, paths: Sequence[Path]) -> Job:
     places = tuple(paths.index(path) for path in spec.experts)
-    return Job(registry.get(spec.method), spec.params, spec.seed, places, spec.exclude)
+    dtype = None if spec.dtype is None else getattr(torch, spec.dtype)
+    return Job(registry.get(spec.method), spec.params, spec.seed, places, spec.exclude, dtype)
 
 
 def _open(stack: ExitStack, path: Path | None) -> DigestedCheckpoint | None:
@@ -179,6 +180,7 @@ def _lineage(
         "seed": spec.seed,
         "exclude": list(spec.exclude),
         "base": None if spec.base is None else base or NO_DIGEST,
+        **({} if spec.dtype is None else {"dtype": spec.dtype}),
         "experts": [NO_DIGEST] * len(spec.experts) if experts is None else list(experts),
     }
 

@@ -9,8 +9,9 @@ from merge_lib.checkpoints.digest import (
 )
 from merge_lib.checkpoints.folder import FolderReader
 from merge_lib.checkpoints.layout import NO_DIGEST, TensorLocation
-from merge_lib.checkpoints.opening import Checkpoint, open_checkpoint, read_state_dict
+from merge_lib.checkpoints.opening import open_checkpoint, read_state_dict
 from merge_lib.checkpoints.reader import CheckpointReader
+from merge_lib.checkpoints.view import Checkpoint
 from merge_lib.checkpoints.writer import CheckpointWriter, WrittenCheckpoint, write_state_dict
 
 __all__ = [

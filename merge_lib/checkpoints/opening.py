@@ -5,9 +5,11 @@ from pathlib import Path
 from torch import Tensor
 
 from merge_lib.checkpoints.folder import FolderReader
+from merge_lib.checkpoints.fp8 import show_dequantised
+from merge_lib.checkpoints.model_config import ModelConfig, read_model_config
 from merge_lib.checkpoints.reader import CheckpointReader
-
-Checkpoint = CheckpointReader | FolderReader
+from merge_lib.checkpoints.tied import show_tied_once
+from merge_lib.checkpoints.view import Checkpoint
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -24,7 +26,18 @@ def open_checkpoint(path: Path) -> Checkpoint:
         CheckpointCorruptError: a file is not a whole safetensors file.
     """
     path = Path(path)
-    return FolderReader(path) if path.is_dir() else CheckpointReader(path)
+    if not path.is_dir():
+        return _as_merged(CheckpointReader(path), ModelConfig())
+    return _as_merged(FolderReader(path), read_model_config(path))
+
+
+def _as_merged(stored: Checkpoint, config: ModelConfig) -> Checkpoint:
+    """The stored tensors as they enter a merge: scaled, and each once."""
+    try:
+        return show_dequantised(show_tied_once(stored, config), config)
+    except BaseException:
+        stored.close()
+        raise
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

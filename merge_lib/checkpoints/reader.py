@@ -55,6 +55,11 @@ class CheckpointReader:
         return str(self.path)
 
     @property
+    def shards(self) -> tuple[Path, ...]:
+        """The files with tensors: this one."""
+        return (self.path,)
+
+    @property
     def lineage(self) -> dict[str, Any]:
         """Where the checkpoint comes from, as written into it; empty where nothing was."""
         if LINEAGE_KEY not in self._metadata:
