@@ -120,7 +120,7 @@ def merge_many(
     paths = list(dict.fromkeys(path for spec in specs for path in spec.experts))
     with ExitStack() as stack:
         base = _open(stack, specs[0].base)
-        experts = {path: _open(stack, path) for path in paths}
+        experts = {path: _open(stack, path, specs[0].base) for path in paths}
         plan = Plan([_job(spec, paths) for spec in specs], base, list(experts.values()))
         drafts = [_lineage(spec, extra, None, None) for spec, extra in zip(specs, extras, strict=True)]
         writers = [
@@ -164,8 +164,10 @@ def _job(spec: MergeSpec, paths: Sequence[Path]) -> Job:
     return Job(registry.get(spec.method), spec.params, spec.seed, places, spec.exclude, dtype)
 
 
-def _open(stack: ExitStack, path: Path | None) -> DigestedCheckpoint | None:
-    return None if path is None else DigestedCheckpoint(stack.enter_context(open_checkpoint(path)))
+def _open(stack: ExitStack, path: Path | None, base: Path | None = None) -> DigestedCheckpoint | None:
+    if path is None:
+        return None
+    return DigestedCheckpoint(stack.enter_context(open_checkpoint(path, base=base)))
 
 
 def _lineage(

@@ -142,7 +142,7 @@ def _open_shards(folder: Path, indexed: dict[str, str] | None) -> dict[str, Chec
 
 def _open_shard(folder: Path, name: str) -> CheckpointReader:
     path = folder / name
-    if Path(name).is_absolute() or not _stays_inside(folder, path):
+    if Path(name).is_absolute() or not stays_inside(folder, path):
         raise CheckpointError(
             f"Shard '{name}' of {folder} leads to {path.resolve()}, outside of the folder. A model's shards "
             "must lie in its own folder. Copy the file into it and name it there."
@@ -155,7 +155,7 @@ def _open_shard(folder: Path, name: str) -> CheckpointReader:
     return CheckpointReader(path)
 
 
-def _stays_inside(folder: Path, path: Path) -> bool:
+def stays_inside(folder: Path, path: Path) -> bool:
     """Whether a path and what it links to lie in the folder; a hub's cache links each file to its blobs."""
     inside = folder.resolve()
     target = path.resolve()
