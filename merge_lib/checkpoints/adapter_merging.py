@@ -237,8 +237,11 @@ def _write(
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     lineage = {"kind": "adapter merge", "space": space, "weights": list(weights), "adapters": len(adapters)}
-    written = write_state_dict(partial / ADAPTER, tensors, lineage=lineage)
-    text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    (partial / CONFIG).write_text(text, encoding="utf-8")
-    partial.replace(out)
+    try:
+        written = write_state_dict(partial / ADAPTER, tensors, lineage=lineage)
+        text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        (partial / CONFIG).write_text(text, encoding="utf-8")
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return WrittenCheckpoint(out / ADAPTER, written.digest, written.size_bytes)
