@@ -199,9 +199,9 @@ def _check_paths(specs: Sequence[MergeSpec], outs: Sequence[Path]) -> None:
         )
     inputs = {path.resolve() for spec in specs for path in (spec.base, *spec.experts) if path is not None}
     resolved = [Path(out).resolve() for out in outs]
-    clashes = sorted(str(out) for out in resolved if out in inputs or resolved.count(out) > 1)
+    clashes = sorted(str(out) for out in resolved if inputs & {out, *out.parents} or resolved.count(out) > 1)
     if clashes:
         raise SpecError(
-            f"The output {clashes[0]} is an input or another output of the same run. "
+            f"The output {clashes[0]} is an input or another output of the same run, or lies in an input. "
             "Give every merge its own path."
         )

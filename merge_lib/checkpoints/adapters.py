@@ -200,8 +200,9 @@ def _sort(
     factors: dict[str, Factors] = {}
     whole: dict[str, str] = {}
     problems: list[str] = []
+    known = frozenset(file.names)
     for name in file.names:
-        found = _factors(file, config, name, problems)
+        found = _factors(file, config, name, known, problems)
         if found is not None:
             factors[found.name] = found
         elif not name.startswith(PREFIX):
@@ -219,11 +220,13 @@ def _sort(
     return factors, whole
 
 
-def _factors(file: CheckpointReader, config: AdapterConfig, name: str, problems: list[str]) -> Factors | None:
+def _factors(
+    file: CheckpointReader, config: AdapterConfig, name: str, known: frozenset[str], problems: list[str]
+) -> Factors | None:
     """The factors whose first one has this name."""
     for kind, (a_ending, b_ending) in ENDINGS.items():
         other = name.removesuffix(a_ending) + b_ending
-        if name.endswith(a_ending) and name.startswith(PREFIX) and other in file.names:
+        if name.endswith(a_ending) and name.startswith(PREFIX) and other in known:
             module = name.removeprefix(PREFIX).removesuffix(a_ending)
             a, b, rank = file.shape(name), file.shape(other), config.rank_of(module)
             if len(a) < 2 or len(b) < 2 or not (a[0] == b[1] == rank) or any(size != 1 for size in b[2:]):

@@ -2,14 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections import OrderedDict
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from flows.cli import app
 from merge_lib.checkpoints import checkpoint_digest, open_checkpoint, read_state_dict, verify
 from merge_lib.checkpoints.convert import convert
 from merge_lib.errors import CheckpointCorruptError, CheckpointError
@@ -178,17 +178,10 @@ def test_requests_that_cannot_be(tmp_path):
 
 def test_the_command(tmp_path):
     torch.save({"lm_head.weight": SHARED, "embed.weight": SHARED}, tmp_path / "x.bin")
-    command = [sys.executable, "-m", "flows.cli", "convert", str(tmp_path / "x.bin")]
-    said = subprocess.run(
-        [*command, str(tmp_path / "1.safetensors")], capture_output=True, text=True, check=True
-    )
-    assert "lm_head.weight shares its tensor with embed.weight and is stored once" in said.stdout
-    said = subprocess.run(
-        [*command, str(tmp_path / "2.safetensors"), "--json"], capture_output=True, text=True, check=True
-    )
-    answer = json.loads(said.stdout)
+    command, run = ["convert", str(tmp_path / "x.bin")], CliRunner().invoke
+    said = run(app, [*command, str(tmp_path / "1.safetensors")]).stdout
+    assert "lm_head.weight shares its tensor with embed.weight and is stored once" in said
+    answer = json.loads(run(app, [*command, str(tmp_path / "2.safetensors"), "--json"]).stdout)
     assert answer["files"][0]["digest"] == checkpoint_digest(tmp_path / "2.safetensors")
     assert answer["tied"] == {"lm_head.weight": "embed.weight"}
-    refused = subprocess.run([*command, str(tmp_path / "x.bin")], capture_output=True, text=True, check=False)
-    assert refused.returncode == 1
-    assert "exists already" in refused.stderr
+    assert "exists already" in str(run(app, [*command, str(tmp_path / "x.bin")]).exception)
