@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from flows.commands import bench, doctor, inspect, methods, plan, run, sync, ui, workers
+from flows.commands import bench, convert, doctor, inspect, methods, plan, run, sync, ui, workers
 from flows.console import err
 from merge_lib.errors import MergeError, SpecError
 
@@ -21,6 +21,7 @@ run.register(app)
 plan.register(app)
 inspect.register(app)
 methods.register(app)
+convert.register(app)
 sync.register(app)
 bench.register(app)
 workers.register(app)

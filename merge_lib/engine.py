@@ -13,7 +13,7 @@ from torch import Tensor
 from merge_lib import registry
 from merge_lib.checkpoints import (
     NO_DIGEST,
-    CheckpointReader,
+    Checkpoint,
     CheckpointWriter,
     combine_digests,
     open_checkpoint,
@@ -39,7 +39,7 @@ class MergeReport:
 class DigestedCheckpoint:
     """An open checkpoint whose digest is taken while its tensors are read."""
 
-    def __init__(self, reader: CheckpointReader) -> None:
+    def __init__(self, reader: Checkpoint) -> None:
         self._reader = reader
         self._digests: dict[str, str] = {}
         self.label = reader.label
@@ -120,7 +120,7 @@ def merge_many(
     paths = list(dict.fromkeys(path for spec in specs for path in spec.experts))
     with ExitStack() as stack:
         base = _open(stack, specs[0].base)
-        experts = {path: _open(stack, path) for path in paths}
+        experts = {path: _open(stack, path, specs[0].base) for path in paths}
         plan = Plan([_job(spec, paths) for spec in specs], base, list(experts.values()))
         drafts = [_lineage(spec, extra, None, None) for spec, extra in zip(specs, extras, strict=True)]
         writers = [
@@ -160,11 +160,14 @@ def run_plan(plan: Plan) -> Iterator[tuple[int, str, Tensor]]:
 
 def _job(spec: MergeSpec, paths: Sequence[Path]) -> Job:
     places = tuple(paths.index(path) for path in spec.experts)
-    return Job(registry.get(spec.method), spec.params, spec.seed, places, spec.exclude)
+    dtype = None if spec.dtype is None else getattr(torch, spec.dtype)
+    return Job(registry.get(spec.method), spec.params, spec.seed, places, spec.exclude, dtype)
 
 
-def _open(stack: ExitStack, path: Path | None) -> DigestedCheckpoint | None:
-    return None if path is None else DigestedCheckpoint(stack.enter_context(open_checkpoint(path)))
+def _open(stack: ExitStack, path: Path | None, base: Path | None = None) -> DigestedCheckpoint | None:
+    if path is None:
+        return None
+    return DigestedCheckpoint(stack.enter_context(open_checkpoint(path, base=base)))
 
 
 def _lineage(
@@ -179,6 +182,7 @@ def _lineage(
         "seed": spec.seed,
         "exclude": list(spec.exclude),
         "base": None if spec.base is None else base or NO_DIGEST,
+        **({} if spec.dtype is None else {"dtype": spec.dtype}),
         "experts": [NO_DIGEST] * len(spec.experts) if experts is None else list(experts),
     }
 
@@ -195,9 +199,9 @@ def _check_paths(specs: Sequence[MergeSpec], outs: Sequence[Path]) -> None:
         )
     inputs = {path.resolve() for spec in specs for path in (spec.base, *spec.experts) if path is not None}
     resolved = [Path(out).resolve() for out in outs]
-    clashes = sorted(str(out) for out in resolved if out in inputs or resolved.count(out) > 1)
+    clashes = sorted(str(out) for out in resolved if inputs & {out, *out.parents} or resolved.count(out) > 1)
     if clashes:
         raise SpecError(
-            f"The output {clashes[0]} is an input or another output of the same run. "
+            f"The output {clashes[0]} is an input or another output of the same run, or lies in an input. "
             "Give every merge its own path."
         )

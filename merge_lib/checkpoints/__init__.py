@@ -1,5 +1,6 @@
 """Checkpoints on disk: read lazily, written atomically, known by their digest."""
 
+from merge_lib.checkpoints.adapter_merging import AdapterMergeReport, merge_adapter_factors, merge_adapters
 from merge_lib.checkpoints.digest import (
     Verification,
     checkpoint_digest,
@@ -7,18 +8,27 @@ from merge_lib.checkpoints.digest import (
     tensor_digest,
     verify,
 )
-from merge_lib.checkpoints.layout import NO_DIGEST
-from merge_lib.checkpoints.reader import CheckpointReader, open_checkpoint, read_state_dict
+from merge_lib.checkpoints.folder import FolderReader
+from merge_lib.checkpoints.layout import NO_DIGEST, TensorLocation
+from merge_lib.checkpoints.opening import open_checkpoint, read_state_dict
+from merge_lib.checkpoints.reader import CheckpointReader
+from merge_lib.checkpoints.view import Checkpoint
 from merge_lib.checkpoints.writer import CheckpointWriter, WrittenCheckpoint, write_state_dict
 
 __all__ = [
     "NO_DIGEST",
+    "AdapterMergeReport",
+    "Checkpoint",
     "CheckpointReader",
     "CheckpointWriter",
+    "FolderReader",
+    "TensorLocation",
     "Verification",
     "WrittenCheckpoint",
     "checkpoint_digest",
     "combine_digests",
+    "merge_adapter_factors",
+    "merge_adapters",
     "open_checkpoint",
     "read_state_dict",
     "tensor_digest",
