@@ -7,7 +7,7 @@ Other tensors must be equal in all experts and are copied.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,8 +64,8 @@ class Merge:
         """End a pass of the statistics."""
         return self.method.implementation.statistics.close(state)  # type: ignore[union-attr]
 
-    def apply(self, inputs: Inputs, statistics: Any, dtype: torch.dtype) -> Tensor:
-        """The merged tensor, rounded once to the dtype that it is stored in."""
+    def apply(self, inputs: Inputs, statistics: Any) -> Tensor:
+        """The merged tensor in its stored dtype."""
         try:
             merged = (
                 self._batch(inputs, statistics) if self.method.kind == "batch" else self._continual(inputs)
@@ -75,9 +75,14 @@ class Merge:
             raise
         if self.method.receives == "task_vectors":
             merged = inputs.wide_base + merged
-        stored = merged.to(dtype)
+        stored = merged.to(inputs.experts[0].dtype)
         if not is_finite(stored).all():
-            refuse_result(inputs.name, self.method.name, stored.dtype)
+            raise MethodInputError(
+                f"Tensor '{inputs.name}' merged by '{self.method.name}' left the finite numbers of "
+                f"{stored.dtype}. "
+                "Finite inputs must give a finite result. Lower the scale, or store the checkpoints in a "
+                "wider dtype."
+            )
         return stored
 
     def _rows(self, inputs: Inputs) -> Tensor:
@@ -129,14 +134,6 @@ def check_finite(name: str, tensor: Tensor, label: str) -> None:
             "Only finite weights can be merged. Train that checkpoint again or leave it out; list the tensor "
             "in `exclude` to leave it as in the base."
         )
-
-
-def refuse_result(name: str, method: str, dtype: torch.dtype) -> NoReturn:
-    """Say that a merge left the finite numbers."""
-    raise MethodInputError(
-        f"Tensor '{name}' merged by '{method}' left the finite numbers of {dtype}. "
-        "Finite inputs must give a finite result. Lower the scale, or store the checkpoints in a wider dtype."
-    )
 
 
 def copy_equal(name: str, experts: Sequence[Tensor], labels: Sequence[str]) -> Tensor:

@@ -2,24 +2,12 @@
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
+
+import torch
+from torch import Tensor
 
 from merge_lib.errors import CheckpointMismatchError, SpecError, suggest
-
-if TYPE_CHECKING:  # headers alone are checked without torch
-    import torch
-    from torch import Tensor
-
-
-class DescribedTensors(Protocol):
-    """Names, shapes and element types; the types are torch's or, from a header, safetensors' names."""
-
-    @property
-    def label(self) -> str: ...  # noqa: D102
-    @property
-    def names(self) -> tuple[str, ...]: ...  # noqa: D102
-    def shape(self, name: str) -> tuple[int, ...]: ...  # noqa: D102
-    def dtype(self, name: str) -> Any: ...  # noqa: D102
 
 
 class TensorSource(Protocol):
@@ -30,8 +18,8 @@ class TensorSource(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...  # noqa: D102
     def shape(self, name: str) -> tuple[int, ...]: ...  # noqa: D102
-    def dtype(self, name: str) -> "torch.dtype": ...  # noqa: D102
-    def tensor(self, name: str) -> "Tensor": ...  # noqa: D102
+    def dtype(self, name: str) -> torch.dtype: ...  # noqa: D102
+    def tensor(self, name: str) -> Tensor: ...  # noqa: D102
 
 
 def match_excluded(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
@@ -50,19 +38,9 @@ def match_excluded(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, 
 
 
 def check_compatible(
-    base: DescribedTensors | None,
-    experts: Sequence[DescribedTensors],
-    excluded: Sequence[str],
-    *,
-    mixes_dtypes: bool = False,
+    base: TensorSource | None, experts: Sequence[TensorSource], excluded: Sequence[str]
 ) -> None:
     """Refuse experts that differ from the base, or from the first expert where there is no base.
-
-    Args:
-        base: what the experts were fine-tuned from.
-        experts: in spec order.
-        excluded: names that are not merged.
-        mixes_dtypes: floating tensors may differ in their element type.
 
     Raises:
         CheckpointMismatchError: lists every missing or extra tensor and every other shape or dtype.
@@ -70,9 +48,7 @@ def check_compatible(
     first, rest = (experts[0], experts[1:]) if base is None else (base, experts)
     role = "expert" if base is None else "base"
     problems = [
-        problem
-        for expert in rest
-        for problem in _differences(first, role, expert, frozenset(excluded), mixes_dtypes=mixes_dtypes)
+        problem for expert in rest for problem in _differences(first, role, expert, frozenset(excluded))
     ]
     if problems:
         raise CheckpointMismatchError(
@@ -83,14 +59,7 @@ def check_compatible(
         )
 
 
-def _differences(
-    first: DescribedTensors,
-    role: str,
-    expert: DescribedTensors,
-    excluded: frozenset[str],
-    *,
-    mixes_dtypes: bool,
-) -> list[str]:
+def _differences(first: TensorSource, role: str, expert: TensorSource, excluded: frozenset[str]) -> list[str]:
     """What keeps one expert from being merged with the first checkpoint."""
     expected, got = set(first.names) - excluded, set(expert.names) - excluded
     problems = [
@@ -109,15 +78,6 @@ def _differences(
                 ("shape", expert.shape(name), first.shape(name)),
                 ("dtype", expert.dtype(name), first.dtype(name)),
             )
-            if theirs != ours and not (mixes_dtypes and _is_floating(theirs) and _is_floating(ours))
+            if theirs != ours
         ]
     return problems
-
-
-def _is_floating(value: Any) -> bool:
-    """Whether a shape (never) or an element type is that of floating numbers."""
-    return (
-        value.startswith(("F", "BF"))
-        if isinstance(value, str)
-        else getattr(value, "is_floating_point", False)
-    )

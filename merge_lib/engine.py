@@ -60,10 +60,6 @@ class DigestedCheckpoint:
             self._digests[name] = tensor_digest(tensor)
         return tensor
 
-    def known_digest(self, name: str) -> str | None:
-        """The digest of one tensor, if it has been read."""
-        return self._digests.get(name)
-
     def digest(self) -> str:
         """The digest of the whole checkpoint; tensors that nobody asked for are read now.
 
@@ -164,7 +160,7 @@ def run_plan(plan: Plan) -> Iterator[tuple[int, str, Tensor]]:
 
 def _job(spec: MergeSpec, paths: Sequence[Path]) -> Job:
     places = tuple(paths.index(path) for path in spec.experts)
-    return Job(registry.get(spec.method), spec.params, spec.seed, places, spec.exclude, spec.out_dtype)
+    return Job(registry.get(spec.method), spec.params, spec.seed, places, spec.exclude)
 
 
 def _open(stack: ExitStack, path: Path | None) -> DigestedCheckpoint | None:
@@ -175,10 +171,8 @@ def _lineage(
     spec: MergeSpec, extra: Mapping[str, Any], base: str | None, experts: Sequence[str] | None
 ) -> dict[str, Any]:
     """What the file says of itself; digests that are not known yet have their place held."""
-    explicit = {} if spec.out_dtype is None else {"out_dtype": spec.out_dtype}
     return {
         **extra,
-        **explicit,
         "kind": "merge",
         "method": spec.method,
         "params": spec.params,

@@ -22,7 +22,6 @@ class Job:
     seed: int
     experts: tuple[int, ...]  # places among the experts of the run
     exclude: tuple[str, ...]
-    out_dtype: str | None = None  # torch's name of it; None keeps the checkpoints' own
 
 
 class Plan:
@@ -42,11 +41,8 @@ class Plan:
         self._experts = tuple(experts)
         self._excluded = [self._excluded_names(job) for job in self.jobs]
         for job, excluded in zip(self.jobs, self._excluded, strict=True):
-            chosen = [experts[place] for place in job.experts]
-            check_compatible(base, chosen, tuple(excluded), mixes_dtypes=job.out_dtype is not None)
-        self.layouts = [
-            self._layout(job, excluded) for job, excluded in zip(self.jobs, self._excluded, strict=True)
-        ]
+            check_compatible(base, [experts[place] for place in job.experts], tuple(excluded))
+        self.layouts = [self._layout(job) for job in self.jobs]
         self.names = tuple(sorted({name for layout in self.layouts for name in layout}))
         self._merges = [Merge(job.method, job.params, job.seed) for job in self.jobs]
         self._dtypes = [self._arithmetic_dtype(job) for job in self.jobs]
@@ -81,8 +77,7 @@ class Plan:
             labels = [self._experts[place].label for place in job.experts]
             return copy_equal(name, [loaded.expert(place) for place in job.experts], labels)
         inputs = loaded.inputs(job.experts, self._dtypes[index])
-        dtype = self.layouts[index][name][0]
-        merged = self._merges[index].apply(inputs, self._statistics[index], dtype)
+        merged = self._merges[index].apply(inputs, self._statistics[index])
         self.elapsed_s[index] += perf_counter() - started
         return merged
 
@@ -104,16 +99,9 @@ class Plan:
         known = sorted({name for source in self._sources(job) for name in source.names})
         return frozenset(match_excluded(job.exclude, known))
 
-    def _layout(self, job: Job, excluded: frozenset[str]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    def _layout(self, job: Job) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         like = self._sources(job)[0]
-        layout = {name: (like.dtype(name), like.shape(name)) for name in like.names}
-        if job.out_dtype is None:
-            return layout
-        wanted = getattr(torch, job.out_dtype)
-        return {
-            name: (wanted if dtype.is_floating_point and name not in excluded else dtype, shape)
-            for name, (dtype, shape) in layout.items()
-        }
+        return {name: (like.dtype(name), like.shape(name)) for name in like.names}
 
     def _arithmetic_dtype(self, job: Job) -> torch.dtype:
         return arithmetic_dtype(self._sources(job))

@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from merge_lib import registry
 from merge_lib.errors import SpecError, UnknownMethodError
 from merge_lib.types import Seed
-
-
-OutDtype = Literal["float32", "float16", "bfloat16"]
 
 
 class MergeSpec(BaseModel):
@@ -30,9 +27,6 @@ class MergeSpec(BaseModel):
     experts: tuple[Path, ...] = Field(min_length=1)
     seed: Seed = 0
     exclude: tuple[str, ...] = ()  # names or patterns (`head.*`) of tensors to leave as in the base
-    out_dtype: OutDtype | None = (
-        None  # of the merged floating tensors; None keeps that of base or first expert
-    )
 
     def __init__(self, **fields: Any) -> None:
         try:

@@ -105,17 +105,20 @@ def _magmax(recipe: Recipe, *_: Any) -> Coefficients:
 
 
 def _dare(recipe: Recipe, name: str, *_: Any) -> Coefficients:
-    keys = [
-        xxhash.xxh3_128_intdigest(f"{recipe.seed}\0{expert}\0{name}".encode())
-        for expert in range(recipe.experts)
-    ]
+    keys = [_philox_key(recipe.seed, expert, name) for expert in range(recipe.experts)]
     density = recipe.params["density"]
     return Coefficients(
         kernels.DARE,
         _numbers(recipe.params["scale"], density),
-        keys=np.array([[key >> 64, key & (2**64 - 1)] for key in keys], np.uint64),
+        keys=np.stack(keys),
         limit=np.uint64(round(density * _DRAWS)),
     )
+
+
+def _philox_key(seed: int, expert: int, name: str) -> np.ndarray:
+    """As `merge_lib.ops.chance` gives it to numpy, and as numpy takes it."""
+    key = xxhash.xxh3_128_intdigest(f"{seed}\0{expert}\0{name}".encode())
+    return np.random.Philox(key=[key >> 64, key & (2**64 - 1)]).state["state"]["key"]
 
 
 def _ties(recipe: Recipe, _name: str, thresholds: np.ndarray | None, _cosine: Any) -> Coefficients:

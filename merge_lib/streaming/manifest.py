@@ -107,8 +107,8 @@ def _is_cache_link(folder: Path, path: Path) -> bool:
 def copy_companions(plan: MergePlan, out: Path) -> None:
     """Copy those files; the configuration says the element type of the result where the recipe does."""
     for path in companion_files(plan):
-        if path.name == "config.json" and plan.spec.out_dtype is not None:
-            write_text(out / path.name, _with_dtype(path, plan.spec.out_dtype))
+        if path.name == "config.json" and plan.spec.dtype is not None:
+            write_text(out / path.name, _with_dtype(path, plan.spec.dtype))
         else:
             shutil.copyfile(path, out / path.name)
             _flush(out / path.name)
@@ -154,6 +154,6 @@ def _recipe_lines(plan: MergePlan) -> list[str]:
     lines.append(f"seed: {spec.seed}")
     if spec.exclude:
         lines.append(f"exclude: {json.dumps(list(spec.exclude))}")
-    if spec.out_dtype is not None:
-        lines.append(f"out_dtype: {spec.out_dtype}")
+    if spec.dtype is not None:
+        lines.append(f"dtype: {spec.dtype}")
     return lines

@@ -79,7 +79,7 @@ class MergePlan:
             "seed": spec.seed,
             "exclude": list(spec.exclude),
         }
-        return recipe if spec.out_dtype is None else {**recipe, "out_dtype": spec.out_dtype}
+        return recipe if spec.dtype is None else {**recipe, "dtype": spec.dtype}
 
     def fingerprint(self, outputs: Mapping[str, Any]) -> str:
         """Changes with the recipe, the input files and the layout of the result."""
@@ -104,7 +104,7 @@ def make_plan(spec: MergeSpec) -> MergePlan:
     base, experts = sources[0], tuple(sources[1:])
     names = sorted({name for source in sources if source is not None for name in source.names})
     excluded = frozenset(match_excluded(spec.exclude, names))
-    check_compatible(base, experts, tuple(excluded), mixes_dtypes=spec.out_dtype is not None)
+    check_compatible(base, experts, tuple(excluded), mixes_dtypes=spec.dtype is not None)
     like = base or experts[0]
     works = tuple(_work(name, spec, sources, like, excluded) for name in like.names)
     why_torch = _why_torch(spec, works, sources)
@@ -120,7 +120,7 @@ def _work(
         return Work(name, "copy", dtype, shape, inputs)
     if dtype not in FLOATING:
         return Work(name, "equal", dtype, shape, inputs)
-    return Work(name, "merge", OUT_DTYPES.get(spec.out_dtype or "", dtype), shape, inputs)
+    return Work(name, "merge", OUT_DTYPES.get(spec.dtype or "", dtype), shape, inputs)
 
 
 def _why_torch(spec: MergeSpec, works: tuple[Work, ...], sources: list[Source | None]) -> str:

@@ -34,7 +34,7 @@ def run_in_torch(plan: MergePlan, output: Output, journal: Journal, progress: Pr
             spec.seed,
             tuple(range(len(experts))),
             spec.exclude,
-            spec.out_dtype,
+            spec.dtype,
         )
         torch_plan = Plan([job], base, experts)
         torch_plan.gather_statistics()
