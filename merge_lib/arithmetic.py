@@ -64,8 +64,8 @@ class Merge:
         """End a pass of the statistics."""
         return self.method.implementation.statistics.close(state)  # type: ignore[union-attr]
 
-    def apply(self, inputs: Inputs, statistics: Any) -> Tensor:
-        """The merged tensor in its stored dtype."""
+    def apply(self, inputs: Inputs, statistics: Any, dtype: torch.dtype) -> Tensor:
+        """The merged tensor in the result's dtype."""
         try:
             merged = (
                 self._batch(inputs, statistics) if self.method.kind == "batch" else self._continual(inputs)
@@ -75,7 +75,7 @@ class Merge:
             raise
         if self.method.receives == "task_vectors":
             merged = inputs.wide_base + merged
-        stored = merged.to(inputs.experts[0].dtype)
+        stored = merged.to(dtype)
         if not is_finite(stored).all():
             raise MethodInputError(
                 f"Tensor '{inputs.name}' merged by '{self.method.name}' left the finite numbers of "

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -38,9 +38,15 @@ def match_excluded(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, 
 
 
 def check_compatible(
-    base: TensorSource | None, experts: Sequence[TensorSource], excluded: Sequence[str]
+    base: TensorSource | None,
+    experts: Sequence[TensorSource],
+    excluded: Sequence[str],
+    *,
+    dtype_is_stated: bool = False,
 ) -> None:
     """Refuse experts that differ from the base, or from the first expert where there is no base.
+
+    Floating dtypes may differ where the dtype of the result is stated.
 
     Raises:
         CheckpointMismatchError: lists every missing or extra tensor and every other shape or dtype.
@@ -48,7 +54,9 @@ def check_compatible(
     first, rest = (experts[0], experts[1:]) if base is None else (base, experts)
     role = "expert" if base is None else "base"
     problems = [
-        problem for expert in rest for problem in _differences(first, role, expert, frozenset(excluded))
+        problem
+        for expert in rest
+        for problem in _differences(first, role, expert, frozenset(excluded), dtype_is_stated)
     ]
     if problems:
         raise CheckpointMismatchError(
@@ -56,10 +64,17 @@ def check_compatible(
             + f"\nExperts must be fine-tuned from the same base. Check that these checkpoints "
             f"belong together ({len(problems)} differences), or list the tensors in `exclude` to leave them "
             "as in the base."
+            + (" Floating dtypes may differ if `dtype` states the result's." if _name_dtype(problems) else "")
         )
 
 
-def _differences(first: TensorSource, role: str, expert: TensorSource, excluded: frozenset[str]) -> list[str]:
+def _name_dtype(problems: list[str]) -> bool:
+    return any(" has dtype " in problem for problem in problems)
+
+
+def _differences(
+    first: TensorSource, role: str, expert: TensorSource, excluded: frozenset[str], dtype_is_stated: bool
+) -> list[str]:
     """What keeps one expert from being merged with the first checkpoint."""
     expected, got = set(first.names) - excluded, set(expert.names) - excluded
     problems = [
@@ -78,6 +93,10 @@ def _differences(first: TensorSource, role: str, expert: TensorSource, excluded:
                 ("shape", expert.shape(name), first.shape(name)),
                 ("dtype", expert.dtype(name), first.dtype(name)),
             )
-            if theirs != ours
+            if theirs != ours and not (what == "dtype" and dtype_is_stated and _are_floating(theirs, ours))
         ]
     return problems
+
+
+def _are_floating(*dtypes: Any) -> bool:
+    return all(dtype.is_floating_point for dtype in dtypes)

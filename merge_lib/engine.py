@@ -13,7 +13,7 @@ from torch import Tensor
 from merge_lib import registry
 from merge_lib.checkpoints import (
     NO_DIGEST,
-    CheckpointReader,
+    Checkpoint,
     CheckpointWriter,
     combine_digests,
     open_checkpoint,
@@ -39,7 +39,7 @@ class MergeReport:
 class DigestedCheckpoint:
     """An open checkpoint whose digest is taken while its tensors are read."""
 
-    def __init__(self, reader: CheckpointReader) -> None:
+    def __init__(self, reader: Checkpoint) -> None:
         self._reader = reader
         self._digests: dict[str, str] = {}
         self.label = reader.label
@@ -160,7 +160,8 @@ def run_plan(plan: Plan) -> Iterator[tuple[int, str, Tensor]]:
 
 def _job(spec: MergeSpec, paths: Sequence[Path]) -> Job:
     places = tuple(paths.index(path) for path in spec.experts)
-    return Job(registry.get(spec.method), spec.params, spec.seed, places, spec.exclude)
+    dtype = None if spec.dtype is None else getattr(torch, spec.dtype)
+    return Job(registry.get(spec.method), spec.params, spec.seed, places, spec.exclude, dtype)
 
 
 def _open(stack: ExitStack, path: Path | None) -> DigestedCheckpoint | None:
@@ -179,6 +180,7 @@ def _lineage(
         "seed": spec.seed,
         "exclude": list(spec.exclude),
         "base": None if spec.base is None else base or NO_DIGEST,
+        **({} if spec.dtype is None else {"dtype": spec.dtype}),
         "experts": [NO_DIGEST] * len(spec.experts) if experts is None else list(experts),
     }
 

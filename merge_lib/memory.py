@@ -46,6 +46,7 @@ def merge(
     *,
     seed: int = 0,
     exclude: Sequence[str] = (),
+    dtype: torch.dtype | None = None,
     **params: Any,
 ) -> dict[str, Tensor]:
     """Merge state dicts; the same mathematics and bytes as `merge_checkpoints` on files.
@@ -56,6 +57,7 @@ def merge(
         base: what they were fine-tuned from; needed by methods on task vectors.
         seed: of randomised methods.
         exclude: names or patterns of tensors to leave as in the base.
+        dtype: of floating tensors in the result; None: as in the base, without one as in the first expert.
         params: the method's parameters; those not given keep their defaults.
 
     Returns:
@@ -76,6 +78,6 @@ def merge(
             f"Method '{method}' was given no expert. A merge needs at least one. Give `experts`."
         )
     sources = tuple(NamedTensors(f"expert {index}", tensors) for index, tensors in enumerate(experts))
-    job = Job(info, checked, seed, tuple(range(len(sources))), tuple(exclude))
+    job = Job(info, checked, seed, tuple(range(len(sources))), tuple(exclude), dtype)
     base_source = None if base is None else NamedTensors("base", base)
     return {name: tensor for _, name, tensor in run_jobs([job], base_source, sources)}

@@ -22,6 +22,7 @@ class Job:
     seed: int
     experts: tuple[int, ...]  # places among the experts of the run
     exclude: tuple[str, ...]
+    dtype: torch.dtype | None = None  # of floating tensors in the result; None: as in the base, else expert 0
 
 
 class Plan:
@@ -41,8 +42,11 @@ class Plan:
         self._experts = tuple(experts)
         self._excluded = [self._excluded_names(job) for job in self.jobs]
         for job, excluded in zip(self.jobs, self._excluded, strict=True):
-            check_compatible(base, [experts[place] for place in job.experts], tuple(excluded))
-        self.layouts = [self._layout(job) for job in self.jobs]
+            own = [experts[place] for place in job.experts]
+            check_compatible(base, own, tuple(excluded), dtype_is_stated=job.dtype is not None)
+        self.layouts = [
+            self._layout(job, excluded) for job, excluded in zip(self.jobs, self._excluded, strict=True)
+        ]
         self.names = tuple(sorted({name for layout in self.layouts for name in layout}))
         self._merges = [Merge(job.method, job.params, job.seed) for job in self.jobs]
         self._dtypes = [self._arithmetic_dtype(job) for job in self.jobs]
@@ -71,13 +75,14 @@ class Plan:
         """One tensor of one job's result."""
         started = perf_counter()
         job, name = self.jobs[index], loaded.name
+        dtype = self.layouts[index][name][0]
         if name in self._excluded[index]:
-            return self._base.tensor(name).clone()  # type: ignore[union-attr]
-        if not self.layouts[index][name][0].is_floating_point:
+            return self._base.tensor(name).to(dtype, copy=True)  # type: ignore[union-attr]
+        if not dtype.is_floating_point:
             labels = [self._experts[place].label for place in job.experts]
             return copy_equal(name, [loaded.expert(place) for place in job.experts], labels)
         inputs = loaded.inputs(job.experts, self._dtypes[index])
-        merged = self._merges[index].apply(inputs, self._statistics[index])
+        merged = self._merges[index].apply(inputs, self._statistics[index], dtype)
         self.elapsed_s[index] += perf_counter() - started
         return merged
 
@@ -99,9 +104,15 @@ class Plan:
         known = sorted({name for source in self._sources(job) for name in source.names})
         return frozenset(match_excluded(job.exclude, known))
 
-    def _layout(self, job: Job) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    def _layout(self, job: Job, excluded: frozenset[str]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         like = self._sources(job)[0]
-        return {name: (like.dtype(name), like.shape(name)) for name in like.names}
+        layout = {}
+        for name in like.names:
+            dtype = like.dtype(name)
+            if job.dtype is not None and dtype.is_floating_point and name not in excluded:
+                dtype = job.dtype
+            layout[name] = (dtype, like.shape(name))
+        return layout
 
     def _arithmetic_dtype(self, job: Job) -> torch.dtype:
         return arithmetic_dtype(self._sources(job))

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from merge_lib import registry
 from merge_lib.errors import SpecError, UnknownMethodError
 from merge_lib.types import Seed
+
+OutputDtype = Literal["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 
 
 class MergeSpec(BaseModel):
@@ -27,6 +29,7 @@ class MergeSpec(BaseModel):
     experts: tuple[Path, ...] = Field(min_length=1)
     seed: Seed = 0
     exclude: tuple[str, ...] = ()  # names or patterns (`head.*`) of tensors to leave as in the base
+    dtype: OutputDtype | None = None  # of floating tensors in the result; None: as in the base, else expert 0
 
     def __init__(self, **fields: Any) -> None:
         try:

@@ -7,14 +7,20 @@ from merge_lib.checkpoints.digest import (
     tensor_digest,
     verify,
 )
-from merge_lib.checkpoints.layout import NO_DIGEST
-from merge_lib.checkpoints.reader import CheckpointReader, open_checkpoint, read_state_dict
+from merge_lib.checkpoints.folder import FolderReader
+from merge_lib.checkpoints.layout import NO_DIGEST, TensorLocation
+from merge_lib.checkpoints.opening import open_checkpoint, read_state_dict
+from merge_lib.checkpoints.reader import CheckpointReader
+from merge_lib.checkpoints.view import Checkpoint
 from merge_lib.checkpoints.writer import CheckpointWriter, WrittenCheckpoint, write_state_dict
 
 __all__ = [
     "NO_DIGEST",
+    "Checkpoint",
     "CheckpointReader",
     "CheckpointWriter",
+    "FolderReader",
+    "TensorLocation",
     "Verification",
     "WrittenCheckpoint",
     "checkpoint_digest",

@@ -10,7 +10,7 @@ import xxhash
 from torch import Tensor
 
 from merge_lib.checkpoints.layout import DTYPE_NAMES
-from merge_lib.checkpoints.reader import open_checkpoint
+from merge_lib.checkpoints.opening import open_checkpoint
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +44,16 @@ class Entry:
     shape: tuple[int, ...]
     start: int
     stop: int
+
+
+@dataclass(frozen=True)
+class TensorLocation:
+    """Where the bytes of one tensor lie, counted from the start of a file."""
+
+    path: Path
+    offset: int
+    size_bytes: int
+    dtype_name: str  # as in the file's header: "BF16", "F32", …
 
 
 def lay_out(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> tuple[Entry, ...]:

@@ -1,10 +1,11 @@
-"""Reading a checkpoint: the header at once, tensors one at a time.
+"""Reading one safetensors file: the header at once, tensors one at a time.
 
 Bytes are read, not mapped: a file that shrinks while it is open gives an error instead of a signal, and the
 memory in use is what the tensors in hand take.
 """
 
 import json
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -12,23 +13,38 @@ from typing import Any, BinaryIO, Self
 import torch
 from torch import Tensor
 
-from merge_lib.checkpoints.layout import LINEAGE_KEY, MAX_HEADER_BYTES, parse_header
+from merge_lib.checkpoints.layout import (
+    DTYPE_NAMES,
+    LINEAGE_KEY,
+    MAX_HEADER_BYTES,
+    Entry,
+    TensorLocation,
+    parse_header,
+)
 from merge_lib.errors import CheckpointCorruptError, CheckpointError, suggest
 
 _RESTORE = "Write the file again, or restore it from where it came."
 
 
 class CheckpointReader:
-    """One open checkpoint."""
+    """One open file.
+
+    Attributes:
+        path: the file.
+        size_bytes: its size, header included.
+        names: names of the tensors, sorted.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = _open(path)
         try:
+            self._state = _state(self._file)
             self.size_bytes = path.stat().st_size
             text = self._header()
             self._data_start = 8 + len(text)
             self._entries, self._metadata = self._parse(text)
+            self.names = tuple(sorted(self._entries))
         except BaseException:
             self._file.close()
             raise
@@ -39,9 +55,9 @@ class CheckpointReader:
         return str(self.path)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the tensors, sorted."""
-        return tuple(sorted(self._entries))
+    def shards(self) -> tuple[Path, ...]:
+        """The files with tensors: this one."""
+        return (self.path,)
 
     @property
     def lineage(self) -> dict[str, Any]:
@@ -70,14 +86,22 @@ class CheckpointReader:
         buffer = bytearray(entry.stop - entry.start)
         if not buffer:
             return torch.empty(entry.shape, dtype=entry.dtype)
+        self._reopen()
         self._file.seek(self._data_start + entry.start)
         got = self._file.readinto(buffer)  # type: ignore[attr-defined]
         if got != len(buffer):
             raise self._corrupt(f"it ended {len(buffer) - got} bytes before the end of tensor '{name}'")
         return torch.frombuffer(buffer, dtype=torch.uint8).view(entry.dtype).reshape(entry.shape)
 
+    def location(self, name: str) -> TensorLocation | None:
+        """Where the tensor's bytes lie, for those who read them piece by piece."""
+        entry = self._entry(name)
+        return TensorLocation(
+            self.path, self._data_start + entry.start, entry.stop - entry.start, DTYPE_NAMES[entry.dtype]
+        )
+
     def close(self) -> None:
-        """Close the file; tensors that were read stay valid."""
+        """Close the file; tensors that were read stay valid, and reading one more opens it again."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -88,7 +112,19 @@ class CheckpointReader:
     ) -> None:
         self.close()
 
-    def _entry(self, name: str) -> Any:
+    def _reopen(self) -> None:
+        """Have the file open, and be sure that it is the one whose header was read."""
+        if not self._file.closed:
+            return
+        self._file = _open(self.path)
+        if _state(self._file) != self._state:
+            self._file.close()
+            raise CheckpointCorruptError(
+                f"Checkpoint {self.path} changed since its header was read. A checkpoint must stay as it is "
+                "while it is read. Run again once it is whole."
+            )
+
+    def _entry(self, name: str) -> Entry:
         if name not in self._entries:
             raise CheckpointError(
                 f"Checkpoint {self.path} has no tensor '{name}': {suggest(name, self._entries)}."
@@ -118,20 +154,10 @@ class CheckpointReader:
         )
 
 
-def open_checkpoint(path: Path) -> CheckpointReader:
-    """Open a checkpoint; use it in a `with` statement.
-
-    Raises:
-        CheckpointError: the file is missing or may not be read.
-        CheckpointCorruptError: the file is not a whole safetensors file.
-    """
-    return CheckpointReader(Path(path))
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, in memory, by sorted name."""
-    with open_checkpoint(path) as reader:
-        return {name: reader.tensor(name) for name in reader.names}
+def _state(file: BinaryIO) -> tuple[int, int, int, int]:
+    """What changes when a file does."""
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _open(path: Path) -> BinaryIO:

@@ -204,7 +204,8 @@ def test_all_mismatches_at_once(make_models):
         "Tensor 'a.bias' has shape (8,) in expert 'expert 1' but (7,) in base 'base'.",
         "Tensor 'a.bias' has dtype torch.float32 in expert 'expert 1' but torch.float64 in base 'base'.",
         "Experts must be fine-tuned from the same base. Check that these checkpoints belong together "
-        "(4 differences), or list the tensors in `exclude` to leave them as in the base.",
+        "(4 differences), or list the tensors in `exclude` to leave them as in the base. "
+        "Floating dtypes may differ if `dtype` states the result's.",
     ]
 
 

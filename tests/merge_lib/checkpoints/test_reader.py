@@ -72,11 +72,6 @@ def test_a_missing_file(tmp_path):
         open_checkpoint(tmp_path / "gone.safetensors")
 
 
-def test_a_folder(tmp_path):
-    with pytest.raises(CheckpointError, match=r"is a folder\. Name a single \.safetensors file"):
-        open_checkpoint(tmp_path)
-
-
 def test_an_unknown_tensor(whole):
     with (
         open_checkpoint(whole) as reader,
