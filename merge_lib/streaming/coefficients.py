@@ -24,11 +24,6 @@ class Recipe:
     experts: int
 
     @property
-    def passes(self) -> int:
-        """How often every input is read."""
-        return 1 + (2 if self.trim is not None else 1 if self.method == "slerp" and self.experts == 2 else 0)
-
-    @property
     def trim(self) -> str | None:
         """Over what TIES looks for its thresholds; None where it, or another method, needs none."""
         if self.method != "ties" or self.params["density"] == 1:
@@ -44,7 +39,7 @@ class Coefficients:
     numbers: np.ndarray
     thresholds: np.ndarray = field(default_factory=lambda: np.full(1, -1, np.float32))
     keys: np.ndarray = field(default_factory=lambda: np.zeros((1, 2), np.uint64))
-    limit: np.uint64 = np.uint64(0)
+    limit: np.uint64 = field(default_factory=lambda: np.uint64(0))
 
 
 def coefficients(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -22,12 +24,15 @@ _MAX_HEADER_BYTES = 100_000_000  # as in the safetensors library
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """One tensor as its file's header describes it; offsets count from the start of the file."""
+    """One tensor as its file's header describes it; offsets count from the start of the file.
+
+    A tensor that must be computed, such as one with scales or adapters, has no path.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    path: Path
+    path: Path | None
     offset: int
 
     @property
@@ -72,16 +77,39 @@ def read_source(path: Path) -> Source:
         CheckpointCorruptError: a header lies about its file, or the index about its shards.
     """
     path = Path(path)
+    source = _read_plain(path)
+    if source is None or _needs_view(source):
+        from merge_lib.streaming.views import source_of_view  # imports torch
+
+        return source_of_view(path)
+    return source
+
+
+def _read_plain(path: Path) -> Source | None:
+    """The tensors as they are stored; None for a folder that is not plainly a model."""
     if not path.is_dir():
         return Source(str(path), path, (path,), read_header(path))
-    if (path / INDEX_FILE).exists():
+    has_index, has_single = (path / INDEX_FILE).exists(), (path / SINGLE_FILE).exists()
+    if has_index and not has_single:
         return _read_shards(path)
-    if (path / SINGLE_FILE).exists():
+    if has_single and not has_index:
         return Source(str(path), path, (path / SINGLE_FILE,), read_header(path / SINGLE_FILE))
-    raise CheckpointError(
-        f"Checkpoint {path} is a folder without {INDEX_FILE} and {SINGLE_FILE}. Name a folder that holds one "
-        "of them, or a single .safetensors file."
-    )
+    return None
+
+
+def _needs_view(source: Source) -> bool:
+    """Whether tensors have scales, or may be one tensor under two names."""
+    if any(tensor.dtype.startswith("F8_") for tensor in source.tensors.values()):
+        return True
+    config = source.path / "config.json"
+    if not source.path.is_dir() or not config.exists():
+        return False
+    text = config.read_text(encoding="utf-8", errors="replace")
+    if not re.search(r'"tie_word_embeddings"\s*:\s*true', text):
+        return False
+    sizes = {int(size) for size in re.findall(r'"vocab_size"\s*:\s*(\d+)', text)}
+    matrices = (t for t in source.tensors.values() if len(t.shape) == 2 and t.shape[0] in sizes)
+    return any(count > 1 for count in Counter((t.dtype, t.shape) for t in matrices).values())
 
 
 def _read_shards(folder: Path) -> Source:

@@ -21,7 +21,7 @@ _UP_112 = np.float32(2.0**112)
 
 
 @intrinsic
-def _high_product(_context, left, right):
+def _high_product(_context, _left, _right):
     """The upper 64 bits of a product of 64-bit numbers."""
 
     def codegen(_target, builder, _signature, arguments):

@@ -97,7 +97,7 @@ def companion_files(plan: MergePlan) -> list[Path]:
 
 
 def _is_cache_link(folder: Path, path: Path) -> bool:
-    """Whether a link is one of the hub's cache, where snapshots/… points to blobs/…"""
+    """Whether a link is one of the hub's cache, where snapshots point to blobs."""
     return (
         folder.parent.name == "snapshots"
         and path.resolve().parent == folder.parent.parent.resolve() / "blobs"

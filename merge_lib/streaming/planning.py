@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 import xxhash
@@ -11,11 +12,14 @@ from merge_lib import registry
 from merge_lib.compatibility import check_compatible, match_excluded
 from merge_lib.errors import MergeError
 from merge_lib.spec import MergeSpec
-from merge_lib.streaming.headers import FLOATING, Source, TensorHeader, read_source
+from merge_lib.streaming.headers import DTYPE_BYTES, FLOATING, Source, TensorHeader, read_source
 from merge_lib.streaming.layout import Shape
 
-OUT_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_IN_KERNELS = frozenset(OUT_DTYPES.values())
+OUT_DTYPES = {
+    **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"},
+    **{"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"},
+}
+_IN_KERNELS = frozenset({"F32", "F16", "BF16"})
 _KERNEL_METHODS = frozenset(
     {"average", "dare", "ema", "linear", "magmax", "running_average", "slerp", "task_arithmetic", "ties"}
 )
@@ -35,6 +39,16 @@ class Work:
     dtype: str
     shape: Shape
     inputs: tuple[TensorHeader | None, ...]
+
+    @property
+    def count(self) -> int:
+        """Elements of the result."""
+        return prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the result."""
+        return self.count * DTYPE_BYTES[self.dtype]
 
     @property
     def read_bytes(self) -> int:
@@ -63,6 +77,14 @@ class MergePlan:
     def sources(self) -> tuple[Source, ...]:
         """The base, if there is one, and the experts."""
         return self.experts if self.base is None else (self.base, *self.experts)
+
+    @property
+    def passes(self) -> int:
+        """How often the inputs are read."""
+        params, method = self.spec.params, self.spec.method
+        if method == "ties" and params["density"] < 1 and (self.is_compiled or params["trim"] == "model"):
+            return 3
+        return 2 if self.is_compiled and method == "slerp" and len(self.experts) == 2 else 1
 
     @property
     def tensors(self) -> dict[str, tuple[str, Shape]]:
@@ -104,7 +126,7 @@ def make_plan(spec: MergeSpec) -> MergePlan:
     base, experts = sources[0], tuple(sources[1:])
     names = sorted({name for source in sources if source is not None for name in source.names})
     excluded = frozenset(match_excluded(spec.exclude, names))
-    check_compatible(base, experts, tuple(excluded), mixes_dtypes=spec.dtype is not None)
+    check_compatible(base, experts, tuple(excluded), dtype_is_stated=spec.dtype is not None)
     like = base or experts[0]
     works = tuple(_work(name, spec, sources, like, excluded) for name in like.names)
     why_torch = _why_torch(spec, works, sources)
@@ -133,6 +155,8 @@ def _why_torch(spec: MergeSpec, works: tuple[Work, ...], sources: list[Source | 
         return "slerp of more than two experts has no kernel"
     if any(source.dtype(name) == "F64" for source in sources if source for name in source.names):
         return "a tensor is F64, so the arithmetic is float64"
+    if any(h.path is None for source in sources if source for h in source.tensors.values()):
+        return "tensors must be computed before they are merged"
     used = {h.dtype for work in works if work.kind == "merge" for h in work.inputs if h}
     used |= {work.dtype for work in works if work.kind == "merge"}
     others = sorted(used - _IN_KERNELS)

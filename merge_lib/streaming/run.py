@@ -168,7 +168,7 @@ def _metadata(plan: MergePlan, base: str | None, experts: list[str], digest: str
 def _check_finished(plan: MergePlan, journal: Journal, output: Output) -> int:
     """Forget tensors of an earlier run whose bytes did not reach the disk; count the others."""
     buffer = memoryview(bytearray(_HASH_BYTES))
-    sizes = {work.name: _size(work) for work in plan.works}
+    sizes = {work.name: work.size_bytes for work in plan.works}
     for name, line in list(journal.finished.items()):
         digest = xxhash.xxh3_128()
         for start in range(0, sizes[name], _HASH_BYTES):
@@ -178,14 +178,6 @@ def _check_finished(plan: MergePlan, journal: Journal, output: Output) -> int:
         if digest.hexdigest() != line["output"]:
             del journal.finished[name]
     return len(journal.finished)
-
-
-def _size(work: Any) -> int:
-    from math import prod
-
-    from merge_lib.streaming.headers import DTYPE_BYTES
-
-    return prod(work.shape) * DTYPE_BYTES[work.dtype]
 
 
 def _execute(
@@ -229,6 +221,11 @@ def _complete(source: Source, known: Mapping[str, str]) -> dict[str, str]:
     for name in source.names:
         if name not in digests:
             header = source.tensors[name]
+            if header.path is None:
+                from merge_lib.streaming.views import digest_of_view
+
+                digests[name] = digest_of_view(source.path, name)
+                continue
             digest, left = xxhash.xxh3_128(), header.size_bytes
             with header.path.open("rb", buffering=0) as file:
                 file.seek(header.offset)

@@ -11,14 +11,13 @@ from merge_lib import registry
 from merge_lib.arithmetic import check_finite, refuse_result
 from merge_lib.checkpoints import open_checkpoint
 from merge_lib.checkpoints.digest import raw_bytes, tensor_digest
+from merge_lib.checkpoints.layout import DTYPES
 from merge_lib.engine import DigestedCheckpoint
 from merge_lib.plan import Job, Plan
 from merge_lib.streaming.executing import Progress
 from merge_lib.streaming.journal import Journal
 from merge_lib.streaming.output import Output
 from merge_lib.streaming.planning import MergePlan
-
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def run_in_torch(plan: MergePlan, output: Output, journal: Journal, progress: Progress) -> None:
@@ -34,7 +33,7 @@ def run_in_torch(plan: MergePlan, output: Output, journal: Journal, progress: Pr
             spec.seed,
             tuple(range(len(experts))),
             spec.exclude,
-            spec.dtype,
+            None if spec.dtype is None else getattr(torch, spec.dtype),
         )
         torch_plan = Plan([job], base, experts)
         torch_plan.gather_statistics()
@@ -61,4 +60,4 @@ def explain_not_finite(plan: MergePlan, name: str) -> NoReturn:
         if path is not None:
             with open_checkpoint(path) as reader:
                 check_finite(name, reader.tensor(name), reader.label)
-    refuse_result(name, spec.method, _DTYPES[work.dtype])
+    refuse_result(name, spec.method, DTYPES[work.dtype])
