@@ -70,14 +70,14 @@ class Inputs:
 class Workspace:
     """The buffers of one thread, used again for every piece."""
 
-    def __init__(self, recipe: Recipe | None, inputs: int, chunk: int) -> None:
+    def __init__(self, recipe: Recipe, chunk: int, *, counts: bool) -> None:
+        inputs = recipe.experts + 1
         self.rows = np.empty((inputs, chunk * 4), np.uint8)
         self.out = np.empty(chunk * 4, np.uint8)
         self.views = [memoryview(row) for row in self.rows]
         self.out_view = memoryview(self.out)
-        is_ties = recipe is not None and recipe.trim is not None
-        self.counts = np.zeros((inputs - 1, 65536), np.int64) if is_ties else None
-        needs_pair = recipe is not None and recipe.method == "slerp" and recipe.experts == 2
+        self.counts = np.zeros((recipe.experts, 65536), np.int64) if counts else None
+        needs_pair = recipe.method == "slerp" and recipe.experts == 2
         self.pair = np.empty((2, SLERP_BLOCK), np.float32) if needs_pair else None
 
 
@@ -102,7 +102,8 @@ class Executor:
         """Do everything that the journal does not have yet."""
         if self._recipe.trim == "model":
             self._find_thresholds()
-        self._spread([work for work in self.plan.works if work.name not in self.journal.finished], self._do)
+        left = [work for work in self.plan.works if work.name not in self.journal.finished]
+        self._spread(left, self._do, counts=self._recipe.trim == "tensor")
 
     def _find_thresholds(self) -> None:
         """Two passes over the whole model, unless an earlier run has made them."""
@@ -112,10 +113,18 @@ class Executor:
         else:
             works = [work for work in self.plan.works if work.kind == "merge"]
             for _ in range(2):
-                workspaces = self._spread(works, lambda work, space: self._count(work, space, digits))
-                digits.close(sum(space.counts for space in workspaces))
+                digits.close(self._count_all(works, digits))
             self.journal.note_statistics(digits.prefixes.tolist())
         self._thresholds = digits.thresholds
+
+    def _count_all(self, works: Sequence[Work], digits: Digits) -> np.ndarray:
+        """One pass; the buffers of its threads are given back at its end."""
+        first, *others = self._spread(
+            works, lambda work, space: self._count(work, space, digits), counts=True
+        )
+        for space in others:
+            first.counts += space.counts
+        return first.counts  # type: ignore[return-value]
 
     def _do(self, work: Work, space: Workspace) -> None:
         """One tensor of the result."""
@@ -224,14 +233,16 @@ class Executor:
         for start in range(0, total, size):
             yield start, min(size, total - start)
 
-    def _spread(self, works: Sequence[Work], act: Callable[[Work, Workspace], None]) -> list[Workspace]:
+    def _spread(
+        self, works: Sequence[Work], act: Callable[[Work, Workspace], None], *, counts: bool
+    ) -> list[Workspace]:
         """Do all works on all threads; the first failure stops them."""
         queue: SimpleQueue[Work | None] = SimpleQueue()
         for work in [*works, *[None] * self.bound.threads]:
             queue.put(work)
 
         def drain() -> Workspace:
-            space = Workspace(self._recipe, self._recipe.experts + 1, self.bound.chunk)
+            space = Workspace(self._recipe, self.bound.chunk, counts=counts)
             while (work := queue.get()) is not None:
                 act(work, space)
             return space

@@ -10,7 +10,7 @@ CHUNK = 128 * 1024  # elements: the inputs of a piece stay in the second cache
 SLERP_BLOCK = 1 << 20  # elements; fixed, as the order of a sum depends on it
 _DIGITS_BYTES = 65536 * 8
 _SMALLEST_CHUNK = 4096
-_RESERVE = 24 << 20  # bookkeeping that grows while running
+_RESERVE = 48 << 20  # the compiled code, and bookkeeping that grows while running, measured
 _KERNELS_RSS = 190 << 20  # numpy, numba and the command line, measured
 _TORCH_RSS = 420 << 20  # the same with torch
 
