@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from flows.commands import bench, doctor, inspect, merge, methods, plan, run, sync, ui, workers
+from flows.commands import bench, convert, doctor, inspect, merge, methods, plan, run, sync, ui, workers
 from flows.console import err
 from merge_lib.errors import MergeError, SpecError
 
@@ -22,6 +22,7 @@ plan.register(app)
 inspect.register(app)
 merge.register(app)
 methods.register(app)
+convert.register(app)
 sync.register(app)
 bench.register(app)
 workers.register(app)

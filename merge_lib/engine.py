@@ -124,7 +124,7 @@ def merge_many(
     paths = list(dict.fromkeys(path for spec in specs for path in spec.experts))
     with ExitStack() as stack:
         base = _open(stack, specs[0].base)
-        experts = {path: _open(stack, path) for path in paths}
+        experts = {path: _open(stack, path, specs[0].base) for path in paths}
         plan = Plan([_job(spec, paths) for spec in specs], base, list(experts.values()))
         drafts = [_lineage(spec, extra, None, None) for spec, extra in zip(specs, extras, strict=True)]
         writers = [
@@ -168,8 +168,10 @@ def _job(spec: MergeSpec, paths: Sequence[Path]) -> Job:
     return Job(registry.get(spec.method), spec.params, spec.seed, places, spec.exclude, dtype)
 
 
-def _open(stack: ExitStack, path: Path | None) -> DigestedCheckpoint | None:
-    return None if path is None else DigestedCheckpoint(stack.enter_context(open_checkpoint(path)))
+def _open(stack: ExitStack, path: Path | None, base: Path | None = None) -> DigestedCheckpoint | None:
+    if path is None:
+        return None
+    return DigestedCheckpoint(stack.enter_context(open_checkpoint(path, base=base)))
 
 
 def _lineage(
@@ -201,9 +203,9 @@ def _check_paths(specs: Sequence[MergeSpec], outs: Sequence[Path]) -> None:
         )
     inputs = {path.resolve() for spec in specs for path in (spec.base, *spec.experts) if path is not None}
     resolved = [Path(out).resolve() for out in outs]
-    clashes = sorted(str(out) for out in resolved if out in inputs or resolved.count(out) > 1)
+    clashes = sorted(str(out) for out in resolved if inputs & {out, *out.parents} or resolved.count(out) > 1)
     if clashes:
         raise SpecError(
-            f"The output {clashes[0]} is an input or another output of the same run. "
+            f"The output {clashes[0]} is an input or another output of the same run, or lies in an input. "
             "Give every merge its own path."
         )

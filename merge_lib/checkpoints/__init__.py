@@ -1,5 +1,6 @@
 """Checkpoints on disk: read lazily, written atomically, known by their digest."""
 
+from merge_lib.checkpoints.adapter_merging import AdapterMergeReport, merge_adapter_factors, merge_adapters
 from merge_lib.checkpoints.digest import (
     Verification,
     checkpoint_digest,
@@ -16,6 +17,7 @@ from merge_lib.checkpoints.writer import CheckpointWriter, WrittenCheckpoint, wr
 
 __all__ = [
     "NO_DIGEST",
+    "AdapterMergeReport",
     "Checkpoint",
     "CheckpointReader",
     "CheckpointWriter",
@@ -25,6 +27,8 @@ __all__ = [
     "WrittenCheckpoint",
     "checkpoint_digest",
     "combine_digests",
+    "merge_adapter_factors",
+    "merge_adapters",
     "open_checkpoint",
     "read_state_dict",
     "tensor_digest",

@@ -51,9 +51,9 @@ def combine_digests(tensors: Mapping[str, str]) -> str:
     return f"xxh3:{xxhash.xxh3_128_hexdigest(listing.encode())}"
 
 
-def checkpoint_digest(path: Path) -> str:
-    """Read a checkpoint and return its digest, "xxh3:" and 32 hexadecimal digits."""
-    with open_checkpoint(path) as reader:
+def checkpoint_digest(path: Path, *, base: Path | None = None) -> str:
+    """Read a checkpoint (an adapter with its base) and return its digest, "xxh3:" and 32 hexadecimal digits."""
+    with open_checkpoint(path, base=base) as reader:
         return combine_digests({name: tensor_digest(reader.tensor(name)) for name in reader.names})
 
 

@@ -34,7 +34,7 @@ class FolderReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        indexed = _read_index(path)
+        indexed = _index_of(path)
         self._shards, self._open = _open_shards(path, indexed), OrderedDict[str, CheckpointReader]()
         self._home = _assign(path, self._shards, indexed)
         self.names = tuple(sorted(self._home))
@@ -97,16 +97,14 @@ class FolderReader:
         return self._shards[self._home[name]]
 
 
-def _read_index(folder: Path) -> dict[str, str] | None:
-    """Tensor name to shard name, as the index says; None without an index."""
-    path = folder / INDEX
+def read_index(path: Path) -> dict[str, str] | None:
+    """Tensor name to shard name, as an index says; None where it does not exist.
+
+    Raises:
+        CheckpointCorruptError: it cannot be read.
+    """
     if not path.exists():
         return None
-    if (folder / SINGLE).exists():
-        raise CheckpointError(
-            f"Folder {folder} has both {SINGLE} and {INDEX}, so its weights are there twice. A model must have "
-            "one set of weights. Remove the one that does not belong to it."
-        )
     try:
         return _parse_index(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as exc:
@@ -114,6 +112,16 @@ def _read_index(folder: Path) -> dict[str, str] | None:
             f"Index {path} cannot be read: it needs a JSON table 'weight_map' from tensor to shard, but "
             f"{exc}. Write the model again, or restore it from where it came."
         ) from exc
+
+
+def _index_of(folder: Path) -> dict[str, str] | None:
+    """The index of a folder, which must not have its weights twice."""
+    if (folder / INDEX).exists() and (folder / SINGLE).exists():
+        raise CheckpointError(
+            f"Folder {folder} has both {SINGLE} and {INDEX}, so its weights are there twice. A model must have "
+            "one set of weights. Remove the one that does not belong to it."
+        )
+    return read_index(folder / INDEX)
 
 
 def _parse_index(content: Any) -> dict[str, str]:
@@ -142,7 +150,7 @@ def _open_shards(folder: Path, indexed: dict[str, str] | None) -> dict[str, Chec
 
 def _open_shard(folder: Path, name: str) -> CheckpointReader:
     path = folder / name
-    if Path(name).is_absolute() or not _stays_inside(folder, path):
+    if Path(name).is_absolute() or not stays_inside(folder, path):
         raise CheckpointError(
             f"Shard '{name}' of {folder} leads to {path.resolve()}, outside of the folder. A model's shards "
             "must lie in its own folder. Copy the file into it and name it there."
@@ -155,7 +163,7 @@ def _open_shard(folder: Path, name: str) -> CheckpointReader:
     return CheckpointReader(path)
 
 
-def _stays_inside(folder: Path, path: Path) -> bool:
+def stays_inside(folder: Path, path: Path) -> bool:
     """Whether a path and what it links to lie in the folder; a hub's cache links each file to its blobs."""
     inside = folder.resolve()
     target = path.resolve()

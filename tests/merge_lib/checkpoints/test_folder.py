@@ -19,7 +19,7 @@ from merge_lib.checkpoints import (
 )
 from merge_lib.checkpoints.folder import INDEX, OPEN_FILES
 from merge_lib.checkpoints.reader import CheckpointReader
-from merge_lib.errors import CheckpointCorruptError, CheckpointError
+from merge_lib.errors import CheckpointCorruptError, CheckpointError, SpecError
 
 A, B, C = torch.arange(6.0).reshape(2, 3), torch.tensor([1, 2, 3]), torch.ones(2, dtype=torch.bfloat16)
 
@@ -203,3 +203,9 @@ def test_a_folder_with_a_merge_in_it_says_where_it_comes_from(tmp_path):
     assert verify(tmp_path / "m").matches
     with open_checkpoint(tmp_path / "m") as reader:
         assert reader.lineage["kind"] == "test"
+
+
+def test_a_merge_is_never_written_into_its_inputs(sharded):
+    spec = merge_lib.MergeSpec(method="average", experts=(sharded,))
+    with pytest.raises(SpecError, match=r"of the same run, or lies in an input"):
+        merge_lib.merge_checkpoints(spec, sharded / "model.safetensors")
