@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from flows.commands import bench, convert, doctor, inspect, methods, plan, run, sync, ui, workers
+from flows.commands import bench, convert, doctor, inspect, merge, methods, plan, run, sync, ui, workers
 from flows.console import err
 from merge_lib.errors import MergeError, SpecError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 run.register(app)
 plan.register(app)
 inspect.register(app)
+merge.register(app)
 methods.register(app)
 convert.register(app)
 sync.register(app)

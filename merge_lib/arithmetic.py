@@ -7,7 +7,7 @@ Other tensors must be equal in all experts and are copied.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -77,12 +77,7 @@ class Merge:
             merged = inputs.wide_base + merged
         stored = merged.to(dtype)
         if not is_finite(stored).all():
-            raise MethodInputError(
-                f"Tensor '{inputs.name}' merged by '{self.method.name}' left the finite numbers of "
-                f"{stored.dtype}. "
-                "Finite inputs must give a finite result. Lower the scale, or store the checkpoints in a "
-                "wider dtype."
-            )
+            refuse_result(inputs.name, self.method.name, stored.dtype)
         return stored
 
     def _rows(self, inputs: Inputs) -> Tensor:
@@ -134,6 +129,14 @@ def check_finite(name: str, tensor: Tensor, label: str) -> None:
             "Only finite weights can be merged. Train that checkpoint again or leave it out; list the tensor "
             "in `exclude` to leave it as in the base."
         )
+
+
+def refuse_result(name: str, method: str, dtype: torch.dtype) -> NoReturn:
+    """Say that a merge left the finite numbers."""
+    raise MethodInputError(
+        f"Tensor '{name}' merged by '{method}' left the finite numbers of {dtype}. "
+        "Finite inputs must give a finite result. Lower the scale, or store the checkpoints in a wider dtype."
+    )
 
 
 def copy_equal(name: str, experts: Sequence[Tensor], labels: Sequence[str]) -> Tensor:

@@ -2,12 +2,24 @@
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from merge_lib.errors import CheckpointMismatchError, SpecError, suggest
+
+if TYPE_CHECKING:  # headers alone are checked without torch
+    import torch
+    from torch import Tensor
+
+
+class DescribedTensors(Protocol):
+    """Names, shapes and element types; the types are torch's or, from a header, safetensors' names."""
+
+    @property
+    def label(self) -> str: ...  # noqa: D102
+    @property
+    def names(self) -> tuple[str, ...]: ...  # noqa: D102
+    def shape(self, name: str) -> tuple[int, ...]: ...  # noqa: D102
+    def dtype(self, name: str) -> Any: ...  # noqa: D102
 
 
 class TensorSource(Protocol):
@@ -18,8 +30,8 @@ class TensorSource(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...  # noqa: D102
     def shape(self, name: str) -> tuple[int, ...]: ...  # noqa: D102
-    def dtype(self, name: str) -> torch.dtype: ...  # noqa: D102
-    def tensor(self, name: str) -> Tensor: ...  # noqa: D102
+    def dtype(self, name: str) -> "torch.dtype": ...  # noqa: D102
+    def tensor(self, name: str) -> "Tensor": ...  # noqa: D102
 
 
 def match_excluded(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
@@ -38,8 +50,8 @@ def match_excluded(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, 
 
 
 def check_compatible(
-    base: TensorSource | None,
-    experts: Sequence[TensorSource],
+    base: DescribedTensors | None,
+    experts: Sequence[DescribedTensors],
     excluded: Sequence[str],
     *,
     dtype_is_stated: bool = False,
@@ -73,7 +85,11 @@ def _name_dtype(problems: list[str]) -> bool:
 
 
 def _differences(
-    first: TensorSource, role: str, expert: TensorSource, excluded: frozenset[str], dtype_is_stated: bool
+    first: DescribedTensors,
+    role: str,
+    expert: DescribedTensors,
+    excluded: frozenset[str],
+    dtype_is_stated: bool,
 ) -> list[str]:
     """What keeps one expert from being merged with the first checkpoint."""
     expected, got = set(first.names) - excluded, set(expert.names) - excluded
@@ -99,4 +115,7 @@ def _differences(
 
 
 def _are_floating(*dtypes: Any) -> bool:
-    return all(dtype.is_floating_point for dtype in dtypes)
+    return all(
+        dtype.startswith(("F", "BF")) if isinstance(dtype, str) else dtype.is_floating_point
+        for dtype in dtypes
+    )

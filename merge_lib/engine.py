@@ -60,6 +60,10 @@ class DigestedCheckpoint:
             self._digests[name] = tensor_digest(tensor)
         return tensor
 
+    def known_digest(self, name: str) -> str | None:
+        """The digest of one tensor, if it has been read."""
+        return self._digests.get(name)
+
     def digest(self) -> str:
         """The digest of the whole checkpoint; tensors that nobody asked for are read now.
 

@@ -52,3 +52,38 @@ def pipeline(
             f"  beyond start-up               {times.rerun_beyond_start_up_s:7.1f} s  limit {LIMIT_RERUN_S}"
         )
     sys.exit(0 if is_within else 1)
+
+
+@bench.command("merge")
+def merge(
+    size: Annotated[str, typer.Option(help="Of one checkpoint.")] = "400MB",
+    experts: Annotated[int, typer.Option(min=2, help="How many beside the base.")] = 3,
+    method: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 5,
+    is_cold: Annotated[
+        bool, typer.Option("--cold", help="Drop the inputs from the page cache first.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write and keep the checkpoints; default: a temporary one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Time merges of synthetic Llama-shaped checkpoints beside the floor of reading and writing their bytes."""
+    import tempfile
+
+    from flows.commands.merge import parse_size
+    from flows.merge_bench import METHODS, measure
+
+    options = {"is_cold": is_cold, "threads": threads}
+    with tempfile.TemporaryDirectory() as temporary, err.status("making checkpoints, then measuring"):
+        times = measure(
+            folder or Path(temporary), method or METHODS, parse_size(size), experts, rounds, **options
+        )
+    if as_json:
+        print_json([{**asdict(line), "ratio": line.ratio} for line in times])
+        return
+    out.print(f"{'method':<18}{'read GB':>9}{'write GB':>9}{'floor s':>9}{'merge s':>9}{'ratio':>7}")
+    for line in times:
+        sizes = f"{line.read_bytes / 1e9:>9.2f}{line.write_bytes / 1e9:>9.2f}"
+        out.print(f"{line.method:<18}{sizes}{line.floor_s:>9.2f}{line.merge_s:>9.2f}{line.ratio:>7.2f}")

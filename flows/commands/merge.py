@@ -1,0 +1,109 @@
+"""`mergeline merge`: checkpoints into one model, from a recipe, at the speed of the disk."""
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.console import err, out, print_json, shown, work_shown
+from merge_lib.errors import SpecError
+
+if TYPE_CHECKING:
+    from merge_lib.streaming.preflight import Preview
+    from merge_lib.streaming.run import StreamedMerge
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("merge", help="Merge checkpoints into a folder that transformers loads, or into one file.")(
+        merge
+    )
+
+
+def merge(
+    recipe: Annotated[
+        Path, typer.Argument(help="A YAML file: method, params, base, experts, seed, exclude, dtype.")
+    ],
+    target: Annotated[
+        Path,
+        typer.Option("--out", help="A new folder, or a file that ends in .safetensors.", show_default=False),
+    ],
+    max_shard_size: Annotated[str, typer.Option(help="Of a folder's files, such as 500MB or 2G.")] = "5GB",
+    is_dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Look at the headers, say what would happen.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores that may be used.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Bound on the process's memory, such as 512M.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Merge; the same command continues a merge that was interrupted."""
+    from flows.recipe import load_recipe
+    from merge_lib.streaming.preflight import examine
+    from merge_lib.streaming.run import MergeOptions, merge_to
+
+    spec = load_recipe(recipe)
+    memory_bytes = None if memory is None else parse_size(memory)
+    options = MergeOptions(threads, memory_bytes, parse_size(max_shard_size))
+    preview = examine(spec, target, options)
+    if is_dry_run:
+        _show_preview(preview, target, as_json=as_json)
+        sys.exit(2 if preview.problems else 0)
+    with work_shown(f"merging by {spec.method}", max(preview.read_bytes, 1)) as (bars, bar):
+        advance: Callable[[int], None] = lambda read: bars.advance(bar, read)  # noqa: E731
+        done = merge_to(spec, target, replace(options, progress=advance))
+    _show_done(done, as_json=as_json)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 512M, 5GB or 1000.
+
+    Raises:
+        SpecError: the text is not a size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(i?)(B?)", text.strip(), re.IGNORECASE)
+    size = 0
+    if match is not None:
+        number, unit, binary, byte = match.groups()
+        key = unit.upper() + ("B" if unit and byte and not binary else "")
+        size = int(float(number) * _UNITS[key])
+    if size <= 0:
+        raise SpecError(f"'{text}' is not a size. Give a number with a unit, such as 512M, 5GB or 2GiB.")
+    return size
+
+
+def _show_preview(preview: "Preview", target: Path, *, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(preview))
+        return
+    for problem in preview.problems:
+        err.print(problem, markup=False, highlight=False, soft_wrap=True)
+    if preview.tensors:
+        parameters = f"{preview.parameters / 1e6:.1f} M parameters"
+        out.print(f"{preview.tensors} tensors, {preview.merged} of them merged, {parameters}")
+        times = "once" if preview.passes == 1 else f"in {preview.passes} passes"
+        out.print(f"read      {preview.read_bytes / 1e9:8.2f} GB, {times}")
+        files = f"{preview.shards} file{'s' if preview.shards > 1 else ''}"
+        out.print(f"write     {preview.write_bytes / 1e9:8.2f} GB in {files} at {target}", soft_wrap=True)
+        out.print(f"free      {preview.free_bytes / 1e9:8.2f} GB on that disk")
+        out.print(f"memory    {preview.memory_bytes / 1e9:8.2f} GB at the peak, about")
+        out.print(f"time      {preview.estimated_s:8.1f} s, a rough guess from the bytes")
+        out.print(f"route     {preview.arithmetic}", soft_wrap=True)
+    out.print("Nothing was written." if not preview.problems else "Nothing was written; mend these first.")
+
+
+def _show_done(done: "StreamedMerge", *, as_json: bool) -> None:
+    if as_json:
+        print_json({**asdict(done), "path": str(done.path)})
+        return
+    continued = f", {done.continued} of them from the interrupted run" if done.continued else ""
+    out.print(
+        f"{shown(done.path)}: {done.size_bytes / 1e9:.2f} GB, {done.tensors} tensors{continued}",
+        soft_wrap=True,
+    )
+    out.print(f"digest {done.digest}; {done.elapsed_s:.2f} s; arithmetic: {done.arithmetic}", soft_wrap=True)

@@ -1,0 +1,99 @@
+"""How large the pieces may be so that the process stays within its memory."""
+
+import os
+from dataclasses import dataclass
+
+from merge_lib.errors import SpecError
+from merge_lib.streaming.planning import MergePlan
+
+CHUNK = 128 * 1024  # elements: the inputs of a piece stay in the second cache
+SLERP_BLOCK = 1 << 20  # elements; fixed, as the order of a sum depends on it
+_DIGITS_BYTES = 65536 * 8
+_SMALLEST_CHUNK = 4096
+_RESERVE = 48 << 20  # the compiled code, and bookkeeping that grows while running, measured
+_KERNELS_RSS = 190 << 20  # numpy, numba and the command line, measured
+_TORCH_RSS = 420 << 20  # the same with torch
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What one run may use.
+
+    Attributes:
+        chunk: elements of a piece.
+        buffer_bytes: of all threads together.
+        process_bytes: the estimated resident size at the peak.
+    """
+
+    threads: int
+    chunk: int
+    buffer_bytes: int
+    process_bytes: int
+
+
+def bound_memory(
+    plan: MergePlan, threads: int, memory_bytes: int | None, resident: int | None = None
+) -> Bound:
+    """Choose the piece's size.
+
+    Args:
+        plan: the merge.
+        threads: how many work at once.
+        memory_bytes: the bound on the process; None uses pieces of the best size.
+        resident: what the process takes already; None takes the measured figure for a fresh one.
+
+    Raises:
+        SpecError: the merge does not fit.
+    """
+    if not plan.is_compiled:
+        return _bound_torch(plan, memory_bytes)
+    start = resident or _KERNELS_RSS
+    row_bytes = (len(plan.experts) + 2) * 4  # base, experts and result, at most float32
+    fixed = _fixed_bytes(plan)
+    chunk = CHUNK
+    if memory_bytes is not None:
+        room = (memory_bytes - start - _RESERVE) // threads - fixed
+        chunk = min(CHUNK, max(room, 0) // row_bytes // 1024 * 1024)
+        if chunk < _SMALLEST_CHUNK:
+            needed = start + _RESERVE + threads * (fixed + row_bytes * _SMALLEST_CHUNK)
+            raise SpecError(_too_small(memory_bytes, needed, "Use fewer threads or give it more."))
+    buffers = threads * (fixed + row_bytes * chunk)
+    return Bound(threads, chunk, buffers, start + _RESERVE + buffers)
+
+
+def _fixed_bytes(plan: MergePlan) -> int:
+    """What a thread takes whatever the size of its pieces."""
+    if plan.spec.method == "ties":
+        return len(plan.experts) * _DIGITS_BYTES
+    return 2 * SLERP_BLOCK * 4 if plan.spec.method == "slerp" else 0
+
+
+def _bound_torch(plan: MergePlan, memory_bytes: int | None) -> Bound:
+    """Whole tensors: as stored, stacked in float32, and about as many temporaries."""
+    largest = max((work.read_bytes for work in plan.works), default=0)
+    wide = max((4 * (work.read_bytes // max(1, _itemsize(work))) for work in plan.works), default=0)
+    needed = _TORCH_RSS + largest + 3 * wide
+    if memory_bytes is not None and needed > memory_bytes:
+        remedy = f"This route works on whole tensors ({plan.why_torch}). Give it more."
+        raise SpecError(_too_small(memory_bytes, needed, remedy))
+    return Bound(1, 0, needed - _TORCH_RSS, needed)
+
+
+def _itemsize(work: object) -> int:
+    sizes = [h.size_bytes // max(1, h.count) for h in work.inputs if h is not None and h.count]  # type: ignore[attr-defined]
+    return min(sizes, default=1) or 1
+
+
+def _too_small(got: int, needed: int, remedy: str) -> str:
+    return f"The merge is to stay within {got >> 20} MiB, but needs about {-(-needed // (1 << 20))} MiB. {remedy}"
+
+
+def resident_bytes() -> int:
+    """The resident size of this process."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 -- not a file on a disk
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,259 @@
+"""Merging into a folder that transformers loads, or into one file: resumable, with the manifest last."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import xxhash
+
+from merge_lib.errors import SpecError
+from merge_lib.spec import MergeSpec
+from merge_lib.streaming import manifest as texts
+from merge_lib.streaming.headers import INDEX_FILE, Source
+from merge_lib.streaming.journal import Journal
+from merge_lib.streaming.layout import Shard, encode_header, index_of, lay_out, lay_out_shards
+from merge_lib.streaming.memory_bound import Bound, bound_memory, resident_bytes
+from merge_lib.streaming.output import Output, explained, write_text
+from merge_lib.streaming.planning import MergePlan, make_plan
+
+JOURNAL = ".merge_journal.jsonl"
+NO_DIGEST = "xxh3:" + "0" * 32  # as in merge_lib.checkpoints
+_HASH_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """How a merge is run; none of it changes a byte of the tensors.
+
+    Attributes:
+        threads: None uses the cores that this process may use.
+        memory_bytes: bound on the resident size; None uses pieces of the best size.
+        max_shard_bytes: a folder's files are no larger, unless one tensor is.
+        progress: told the bytes that were read since the last call.
+    """
+
+    threads: int | None = None
+    memory_bytes: int | None = None
+    max_shard_bytes: int = 5_000_000_000
+    progress: Callable[[int], None] = lambda _read: None
+
+
+@dataclass(frozen=True)
+class StreamedMerge:
+    """A merge that lies on the disk, whole.
+
+    Attributes:
+        continued: tensors that an interrupted run had finished.
+        arithmetic: "kernels", or "torch: " and the reason.
+    """
+
+    path: Path
+    digest: str
+    size_bytes: int
+    elapsed_s: float
+    tensors: int
+    continued: int
+    arithmetic: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a result goes: a folder, or one file with a folder of unfinished work beside it."""
+
+    out: Path
+
+    @property
+    def is_file(self) -> bool:
+        """One safetensors file instead of a folder."""
+        return self.out.suffix == ".safetensors"
+
+    @property
+    def work(self) -> Path:
+        """Where the unfinished shards and the journal are."""
+        return self.out.with_name(f".{self.out.name}.unfinished") if self.is_file else self.out
+
+    @property
+    def manifest(self) -> Path:
+        """The file whose presence means that the merge is finished."""
+        return self.out.with_suffix(".merge_manifest.json") if self.is_file else self.out / texts.MANIFEST
+
+    def check(self, plan: MergePlan) -> None:
+        """Refuse to write over inputs, finished merges and other people's files."""
+        inputs = {file.resolve() for source in plan.sources for file in (source.path, *source.files)}
+        if self.out.resolve() in inputs or any(path.parent == self.out.resolve() for path in inputs):
+            raise SpecError(f"The output {self.out} is or holds an input. Give the merge a path of its own.")
+        if self.manifest.exists():
+            raise SpecError(
+                f"{self.out} holds a finished merge ({self.manifest.name} is there). Name another path, or remove it."
+            )
+        if self.is_file or not self.out.exists() or (self.out / JOURNAL).exists():
+            return
+        if not self.out.is_dir() or any(self.out.iterdir()):
+            raise SpecError(
+                f"The output {self.out} exists and is no unfinished merge. Name an empty or a new folder, or a "
+                "file that ends in .safetensors."
+            )
+
+
+def merge_to(spec: MergeSpec, out: Path, options: MergeOptions | None = None) -> StreamedMerge:
+    """Merge checkpoints into a folder, or into one file where `out` ends in .safetensors.
+
+    A run that was interrupted is continued by calling this again with the same arguments.
+
+    Args:
+        spec: what to merge and how.
+        out: a folder that is empty, new or unfinished, or a file's path.
+        options: threads, memory, shard size.
+
+    Returns:
+        Where the merge is and what it is.
+
+    Raises:
+        SpecError: the output would overwrite something, or the memory is too small.
+        CheckpointError: a checkpoint is missing or damaged, does not match the others, or cannot be written.
+        MethodInputError: an expert or the result is not finite.
+    """
+    options = options or MergeOptions()
+    started = perf_counter()
+    plan, target = make_plan(spec), Target(Path(out))
+    target.check(plan)
+    threads = options.threads or len(os.sched_getaffinity(0))
+    if plan.is_compiled:
+        import merge_lib.streaming.kernels  # noqa: F401 -- its memory is counted from here on
+    bound = bound_memory(plan, threads, options.memory_bytes, resident_bytes())
+    shards = lay_out_result(plan, target, options.max_shard_bytes)
+    with explained(target.work):
+        target.work.mkdir(parents=True, exist_ok=True)
+    fingerprint = plan.fingerprint({shard.file: xxhash.xxh3_128_hexdigest(shard.header) for shard in shards})
+    with (
+        Journal(target.work / JOURNAL, fingerprint) as journal,
+        Output(target.work, shards, continues=journal.continues) as output,
+    ):
+        continued = _check_finished(plan, journal, output)
+        _execute(plan, bound, output, journal, options.progress)
+        entries = _entries(plan, journal, shards)
+        _finish(plan, target, shards, output, entries)
+    size = sum(shard.size_bytes for shard in shards)
+    arithmetic = entries["manifest"]["arithmetic"]
+    digest = entries["manifest"]["output"]["digest"]
+    elapsed_s = perf_counter() - started
+    return StreamedMerge(target.out, digest, size, elapsed_s, len(plan.works), continued, arithmetic)
+
+
+def lay_out_result(plan: MergePlan, target: Target, max_shard_bytes: int) -> tuple[Shard, ...]:
+    """The shards of a folder, or the one file with its lineage."""
+    if not target.is_file:
+        return lay_out_shards(plan.tensors, max_shard_bytes, {"format": "pt"})
+    metadata = _metadata(plan, None, [], NO_DIGEST)
+    return (lay_out(target.out.name, plan.tensors, metadata),)
+
+
+def _metadata(plan: MergePlan, base: str | None, experts: list[str], digest: str) -> dict[str, str]:
+    """The lineage in the header of a single file, as `merge_checkpoints` writes it."""
+    lineage = {
+        **plan.recipe,
+        "kind": "merge",
+        "base": None if plan.base is None else base or NO_DIGEST,
+        "experts": experts or [NO_DIGEST] * len(plan.experts),
+        "digest": digest,
+    }
+    return {"format": "pt", "mergeline": json.dumps(lineage, sort_keys=True, separators=(",", ":"))}
+
+
+def _check_finished(plan: MergePlan, journal: Journal, output: Output) -> int:
+    """Forget tensors of an earlier run whose bytes did not reach the disk; count the others."""
+    buffer = memoryview(bytearray(_HASH_BYTES))
+    sizes = {work.name: work.size_bytes for work in plan.works}
+    for name, line in list(journal.finished.items()):
+        digest = xxhash.xxh3_128()
+        for start in range(0, sizes[name], _HASH_BYTES):
+            view = buffer[: min(_HASH_BYTES, sizes[name] - start)]
+            output.read(name, start, view)
+            digest.update(view)
+        if digest.hexdigest() != line["output"]:
+            del journal.finished[name]
+    return len(journal.finished)
+
+
+def _execute(
+    plan: MergePlan, bound: Bound, output: Output, journal: Journal, progress: Callable[[int], None]
+) -> None:
+    if not plan.is_compiled:
+        from merge_lib.streaming.torch_route import run_in_torch
+
+        run_in_torch(plan, output, journal, progress)
+        return
+    from merge_lib.streaming.executing import Executor, Inputs, NotFiniteError
+
+    with Inputs(file for source in plan.sources for file in source.files) as inputs:
+        try:
+            Executor(plan, bound, inputs, output, journal, progress).run()
+        except NotFiniteError as exc:
+            from merge_lib.streaming.torch_route import explain_not_finite
+
+            explain_not_finite(plan, exc.name)
+
+
+def _entries(plan: MergePlan, journal: Journal, shards: tuple[Shard, ...]) -> dict[str, Any]:
+    """The manifest's text, and its values."""
+    places = [plan.base, *plan.experts]
+    inputs = []
+    for place, source in enumerate(places):
+        if source is not None:
+            lines = journal.finished.items()
+            known = {name: line["inputs"][place] for name, line in lines if line["inputs"][place]}
+            inputs.append(texts.input_entry(source, _complete(source, known)))
+    results = {name: line["output"] for name, line in journal.finished.items()}
+    output = texts.output_entry(plan.works, results, shards)
+    base, experts = (None, inputs) if plan.base is None else (inputs[0], inputs[1:])
+    text = texts.manifest_text(plan, base, experts, output)
+    return {"text": text, "manifest": json.loads(text)}
+
+
+def _complete(source: Source, known: Mapping[str, str]) -> dict[str, str]:
+    """Digests of all tensors of an input; those that the merge had no use for are read now."""
+    digests = dict(known)
+    for name in source.names:
+        if name not in digests:
+            header = source.tensors[name]
+            if header.path is None:
+                from merge_lib.streaming.views import digest_of_view
+
+                digests[name] = digest_of_view(source.path, name)
+                continue
+            digest, left = xxhash.xxh3_128(), header.size_bytes
+            with header.path.open("rb", buffering=0) as file:
+                file.seek(header.offset)
+                while left:
+                    piece = file.read(min(_HASH_BYTES, left))
+                    digest.update(piece)
+                    left -= len(piece)
+            digests[name] = digest.hexdigest()
+    return digests
+
+
+def _finish(
+    plan: MergePlan, target: Target, shards: tuple[Shard, ...], output: Output, entries: Mapping[str, Any]
+) -> None:
+    """Flush and name the shards, write what belongs to them, and last the manifest."""
+    manifest = entries["manifest"]
+    if target.is_file:
+        base = manifest["base"] and manifest["base"]["digest"]
+        experts = [entry["digest"] for entry in manifest["experts"]]
+        metadata = _metadata(plan, base, experts, manifest["output"]["digest"])
+        output.finish([encode_header(shards[0].tensors, metadata)], [target.out])
+        write_text(target.manifest, entries["text"])
+        shutil.rmtree(target.work)
+        return
+    output.finish([shard.header for shard in shards], [target.out / shard.file for shard in shards])
+    if len(shards) > 1:
+        write_text(target.out / INDEX_FILE, index_of(shards))
+    texts.copy_companions(plan, target.out)
+    write_text(target.out / texts.CARD, texts.card_text(plan, manifest))
+    write_text(target.manifest, entries["text"])
+    (target.out / JOURNAL).unlink()

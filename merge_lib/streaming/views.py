@@ -1,0 +1,28 @@
+"""Checkpoints of which something must be computed or compared first: what `open_checkpoint` shows of them."""
+
+from pathlib import Path
+
+from merge_lib.checkpoints import open_checkpoint
+from merge_lib.checkpoints.layout import DTYPE_NAMES
+from merge_lib.streaming.headers import Source, TensorHeader
+
+
+def source_of_view(path: Path) -> Source:
+    """The tensors as they enter a merge; those that must be computed have no place in a file."""
+    with open_checkpoint(path) as reader:
+        tensors = {}
+        for name in reader.names:
+            place = reader.location(name)
+            file, offset = (None, 0) if place is None else (place.path, place.offset)
+            tensors[name] = TensorHeader(
+                name, DTYPE_NAMES[reader.dtype(name)], reader.shape(name), file, offset
+            )
+        return Source(str(path), path, tuple(reader.shards), tensors)
+
+
+def digest_of_view(path: Path, name: str) -> str:
+    """The digest of a tensor that must be computed."""
+    from merge_lib.checkpoints import tensor_digest
+
+    with open_checkpoint(path) as reader:
+        return tensor_digest(reader.tensor(name)).rpartition(" ")[2]

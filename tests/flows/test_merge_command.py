@@ -1,0 +1,98 @@
+"""`mergeline merge` as a user types it."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.commands.merge import parse_size
+from flows.recipe import load_recipe
+from merge_lib.checkpoints import read_state_dict, write_state_dict
+from merge_lib.errors import SpecError
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for name in ("base", "one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        tensors = {"layer.weight": torch.randn(40, 30, generator=generator).to(torch.bfloat16)}
+        write_state_dict(folder / "model.safetensors", tensors, lineage={})
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "llama", "dtype": "bfloat16"}')
+    (tmp_path / "base" / "tokenizer.json").write_text("{}")
+    (tmp_path / "base" / "optimizer.pt").write_text("not for us")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "method: task_arithmetic\nparams: {scale: 0.5}\nbase: base\nexperts: [one, two]\ndtype: float32\n"
+    )
+    return path
+
+
+def test_a_merge_is_a_folder_with_all_that_belongs_to_it(recipe, tmp_path):
+    result = CliRunner().invoke(app, ["merge", str(recipe), "--out", str(tmp_path / "out"), "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["tensors"], told["arithmetic"]) == (1, "kernels")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["README.md", "config.json", "merge_manifest.json", "model.safetensors", "tokenizer.json"]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert told["digest"] in card
+    assert "method: task_arithmetic" in card
+    models = [read_state_dict(tmp_path / name)["layer.weight"].float() for name in ("base", "one", "two")]
+    merged = read_state_dict(tmp_path / "out")["layer.weight"]
+    assert torch.equal(merged, models[0] + 0.5 * ((models[1] - models[0]) + (models[2] - models[0])))
+
+
+def test_a_dry_run_writes_nothing(recipe, tmp_path):
+    command = [
+        "merge",
+        str(recipe),
+        "--out",
+        str(tmp_path / "out"),
+        "--dry-run",
+        "--json",
+        "--memory",
+        "512M",
+    ]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["problems"], told["read_bytes"], told["parameters"]) == ([], 7200, 1200)
+    assert not (tmp_path / "out").exists()
+    shown = CliRunner().invoke(app, command[:5])
+    assert "1 tensors, 1 of them merged" in shown.output
+    assert "Nothing was written." in shown.output
+
+
+def test_a_dry_run_with_problems_fails(recipe, tmp_path):
+    result = CliRunner().invoke(
+        app, ["merge", str(recipe), "--out", str(tmp_path / "base"), "--dry-run", "--json"]
+    )
+    assert result.exit_code == 2
+    assert "is or holds an input" in json.loads(result.stdout)["problems"][0]
+
+
+def test_a_recipe_tells_every_error_with_its_line(recipe):
+    recipe.write_text("method: ties\nparams: {densty: 0.2}\nexperts: []\nbase: base\nexclued: [x]\n")
+    with pytest.raises(SpecError) as caught:
+        load_recipe(recipe)
+    assert f"{recipe}:3: experts:" in str(caught.value)
+    assert f"{recipe}:5: exclued: unknown key 'exclued'. Did you mean 'exclude'?" in str(caught.value)
+    recipe.write_text("method: ties\nparams: {densty: 0.2}\nexperts: [one]\nbase: base\n")
+    with pytest.raises(
+        SpecError, match=r"recipe.yaml:2: params.densty: unknown key 'densty'. Did you mean 'density'"
+    ):
+        load_recipe(recipe)
+
+
+def test_sizes():
+    assert [parse_size(text) for text in ("512M", "5GB", "2GiB", "1000", "1.5 k")] == [
+        512 << 20, 5 * 10**9, 2 << 30, 1000, 1536,
+    ]  # fmt: skip
+    for text in ("", "much", "5 TB", "0", "-1G"):
+        with pytest.raises(SpecError, match="is not a size"):
+            parse_size(text)
