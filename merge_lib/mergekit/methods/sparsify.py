@@ -82,22 +82,24 @@ def drop_by_rank(
     order = rows.abs().argsort(dim=1, stable=True)
     ranks = torch.empty_like(order)
     ranks.scatter_(1, order, torch.arange(rows.shape[1]).expand_as(order).contiguous())
-    share = ranks.double() / (rows.shape[1] - 1) if rows.shape[1] > 1 else torch.full(rows.shape, 0.5).double()
+    share = (
+        ranks.double() / (rows.shape[1] - 1) if rows.shape[1] > 1 else torch.full(rows.shape, 0.5).double()
+    )
     probability = density + epsilon * (2 * share - 1)
     draws = generator.bits(expert, rows.numel()).astype("float64")
     kept = torch.from_numpy(draws).reshape(rows.shape) < probability * 2**32
     return (rows * kept).reshape(task_vector.shape)
 
 
-def restore_l1(
-    sparse: Float[Tensor, " *shape"], full: Float[Tensor, " *shape"]
-) -> Float[Tensor, " *shape"]:
+def restore_l1(sparse: Float[Tensor, " *shape"], full: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
     """Scaled so that the magnitudes add up to what they did before entries were dropped."""
     before, after = full.abs().sum(), sparse.abs().sum()
     return sparse if after == 0 else sparse * (before / after)
 
 
-def _lowest(magnitudes: Float[Tensor, " size"], count: int, *, first_of_equals: bool) -> Bool[Tensor, " size"]:
+def _lowest(
+    magnitudes: Float[Tensor, " size"], count: int, *, first_of_equals: bool
+) -> Bool[Tensor, " size"]:
     """True at the `count` smallest; of those that equal the largest of them, the first or the last."""
     if count <= 0:
         return torch.zeros_like(magnitudes, dtype=torch.bool)

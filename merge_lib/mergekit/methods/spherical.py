@@ -119,9 +119,7 @@ def multislerp(
     return mixed if base is None else base + mixed
 
 
-def karcher(
-    experts: Float[Tensor, " n *shape"], *, max_iter: int, tol: float
-) -> Float[Tensor, " *shape"]:
+def karcher(experts: Float[Tensor, " n *shape"], *, max_iter: int, tol: float) -> Float[Tensor, " *shape"]:
     """The point of the sphere nearest to the models' directions, with their mean length.
 
     u minimises Σ_i angle(u, θ_i)²;  θ* = mean_i ‖θ_i‖ · u.
@@ -140,22 +138,35 @@ def karcher(
         [*shape], dtype of experts.
     """
     rows = experts.reshape(len(experts), -1).to(torch.promote_types(experts.dtype, torch.float32))
-    lengths = rows.norm(dim=1)
-    present = lengths > _TINY
-    if not present.any():
+    present = [row for row in rows if row.norm() > _TINY]
+    if not present:
         return torch.zeros_like(experts[0])
-    units = rows[present] / lengths[present, None]
-    point = _direction(units.mean(dim=0))
+    share = 1 / len(present)
+    units = [row / row.norm() for row in present]
+    point = _direction(_combine(units, [share] * len(units)))
     for _ in range(max_iter):
-        cosines = (units @ point).clamp(-1, 1)
-        angles = torch.acos(cosines)
-        factors = torch.where(angles < _TINY, 1.0, angles / torch.sin(angles))
-        step = (factors[:, None] * (units - cosines[:, None] * point)).mean(dim=0)
+        step = _combine([_logarithm(point, unit) for unit in units], [share] * len(units))
         length = step.norm()
         if length < tol:
             break
-        point = _direction(torch.cos(length) * point + torch.sin(length) * step / length)
-    return (lengths[present].mean() * point).reshape(experts.shape[1:]).to(experts.dtype)
+        point = _direction(torch.cos(length) * point + torch.sin(length) * (step / length))
+    size = _combine([row.norm() for row in present], [share] * len(units))
+    return (size * point).reshape(experts.shape[1:]).to(experts.dtype)
+
+
+def _logarithm(point: Float[Tensor, " size"], unit: Float[Tensor, " size"]) -> Float[Tensor, " size"]:
+    """The tangent at one point of the sphere that leads to the other."""
+    cosine = torch.dot(point, unit).clamp(-1, 1)
+    angle = torch.acos(cosine)
+    return torch.zeros_like(point) if angle < _TINY else (angle / torch.sin(angle)) * (unit - cosine * point)
+
+
+def _combine(rows: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
+    """Their weighted sum, from the first to the last."""
+    total = torch.zeros_like(rows[0])
+    for row, factor in zip(rows, factors, strict=True):
+        total = total + factor * row
+    return total
 
 
 def _direction(vector: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def ties(
     return add(base, thinned, weight=weight, normalize=normalize, scale=scale, elect=True)
 
 
-def dare(
+def dare(  # noqa: PLR0913 -- as many as mergekit's YAML has
     experts: Float[Tensor, " n *shape"],
     base: Float[Tensor, " *shape"],
     *,
@@ -68,7 +68,7 @@ def dare(
     return add(base, thinned, weight=weight, normalize=normalize, scale=scale, elect=elect)
 
 
-def della(
+def della(  # noqa: PLR0913 -- as many as mergekit's YAML has
     experts: Float[Tensor, " n *shape"],
     base: Float[Tensor, " *shape"],
     *,
@@ -99,7 +99,7 @@ def della(
     return add(base, thinned, weight=weight, normalize=normalize, scale=scale, elect=elect)
 
 
-def breadcrumbs(
+def breadcrumbs(  # noqa: PLR0913 -- as many as mergekit's YAML has
     experts: Float[Tensor, " n *shape"],
     base: Float[Tensor, " *shape"],
     *,
