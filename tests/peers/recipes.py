@@ -1,6 +1,7 @@
 """Recipes on which our results are compared with mergekit's; models: base, a, b, c."""
 
-_THREE = "models: [{model: a, parameters: {W: 0.3}}, {model: b, parameters: {W: 0.9}}, {model: c, parameters: {W: 0.5}}]"
+_THREE = """models: [{model: a, parameters: {W: 0.3}}, {model: b, parameters: {W: 0.9}},
+  {model: c, parameters: {W: 0.5}}]"""
 _THREE = _THREE.replace("W", "weight")
 _TWO = "models: [{model: a, parameters: {weight: 0.3}}, {model: b, parameters: {weight: 0.9}}]"
 _PLAIN = "models: [{model: a}, {model: b}, {model: c}]"

@@ -177,7 +177,8 @@ parameters: {weight: [1, {filter: x}]}
         ("merge_method: linear\nmodels: [{model: a+lora}]", "names an adapter or a revision"),
         ("merge_method: linear", "either `models` or `slices`"),
         (
-            "merge_method: linear\nslices: [{sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 3]}]}]",
+            "merge_method: linear\nslices: [{sources: [{model: a, layer_range: [0, 2]}, "
+            "{model: b, layer_range: [0, 3]}]}]",
             "must be equally long",
         ),
         (
