@@ -26,7 +26,13 @@ _checker.check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=Tr
 sys.modules[_checker.__name__] = _checker
 
 install_import_hook(
-    ["merge_lib.methods", "merge_lib.continual", "merge_lib.ops", "merge_lib.workloads"],
+    [
+        "merge_lib.methods",
+        "merge_lib.mergekit.methods",
+        "merge_lib.continual",
+        "merge_lib.ops",
+        "merge_lib.workloads",
+    ],
     "checker_for_tests.check",
 )
 
