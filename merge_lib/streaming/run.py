@@ -135,7 +135,8 @@ def merge_to(spec: MergeSpec, out: Path, options: MergeOptions | None = None) ->
         Output(target.work, shards, continues=journal.continues) as output,
     ):
         continued = _check_finished(plan, journal, output)
-        _execute(plan, bound, output, journal, options.progress)
+        with output.flushing():
+            _execute(plan, bound, output, journal, options.progress)
         entries = _entries(plan, journal, shards)
         _finish(plan, target, shards, output, entries)
     size = sum(shard.size_bytes for shard in shards)
