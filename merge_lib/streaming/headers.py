@@ -69,8 +69,8 @@ class Source:
         return self.tensors[name].dtype
 
 
-def read_source(path: Path) -> Source:
-    """Read the headers of a file or of a folder's shards.
+def read_source(path: Path, base: Path | None = None) -> Source:
+    """Read the headers of a file or of a folder's shards; an adapter is shown folded into the base.
 
     Raises:
         CheckpointError: nothing is there that could be merged.
@@ -81,7 +81,7 @@ def read_source(path: Path) -> Source:
     if source is None or _needs_view(source):
         from merge_lib.streaming.views import source_of_view  # imports torch
 
-        return source_of_view(path)
+        return source_of_view(path, base)
     return source
 
 

@@ -107,15 +107,21 @@ def _is_cache_link(folder: Path, path: Path) -> bool:
 def copy_companions(plan: MergePlan, out: Path) -> None:
     """Copy those files; the configuration says the element type of the result where the recipe does."""
     for path in companion_files(plan):
-        if path.name == "config.json" and plan.spec.dtype is not None:
-            write_text(out / path.name, _with_dtype(path, plan.spec.dtype))
+        is_computed = any(header.path is None for header in plan.sources[0].tensors.values())
+        if path.name == "config.json" and (plan.spec.dtype is not None or is_computed):
+            write_text(out / path.name, _adjusted(path, plan.spec.dtype, is_computed=is_computed))
         else:
             shutil.copyfile(path, out / path.name)
             _flush(out / path.name)
 
 
-def _with_dtype(path: Path, dtype: str) -> str:
+def _adjusted(path: Path, dtype: str | None, *, is_computed: bool) -> str:
+    """The configuration with the result's element type; weights that had scales are no longer quantised."""
     config = json.loads(path.read_text(encoding="utf-8"))
+    if is_computed:
+        config.pop("quantization_config", None)
+    if dtype is None:
+        return json.dumps(config, indent=2) + "\n"
     keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
     return json.dumps({**config, **dict.fromkeys(keys, dtype)}, indent=2) + "\n"
 

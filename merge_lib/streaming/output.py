@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +13,7 @@ from merge_lib.errors import CheckpointCorruptError, CheckpointError
 from merge_lib.streaming.layout import Shard
 
 PARTIAL = ".partial"
+_FLUSH_EVERY_S = 0.1
 _REMEDIES = {
     errno.ENOSPC: "Free some space or write elsewhere.",
     errno.EDQUOT: "Free some of the quota or write elsewhere.",
@@ -49,6 +51,31 @@ class Output:
         """Fill a buffer with bytes that an earlier run has written."""
         file, offset = self._places[name]
         read_exactly(file, view, offset + start, f"{self._folder}, tensor '{name}'")
+
+    @contextmanager
+    def flushing(self) -> Iterator[None]:
+        """Send what is written to the disk while the rest is made; a failure is raised at the end."""
+        is_over = Event()
+        failures: list[OSError] = []
+
+        def flush() -> None:
+            while not failures and not is_over.wait(_FLUSH_EVERY_S):
+                try:
+                    for file in self._files:
+                        os.fdatasync(file)
+                except OSError as exc:
+                    failures.append(exc)
+
+        thread = Thread(target=flush, name="flush", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+        with explained(self._folder):
+            for failure in failures:
+                raise failure
 
     def finish(self, headers: Sequence[bytes], targets: Sequence[Path]) -> None:
         """Flush every shard to the disk and give it its name."""

@@ -119,7 +119,7 @@ def make_plan(spec: MergeSpec) -> MergePlan:
     sources, problems = [], []
     for path in (spec.base, *spec.experts):
         try:
-            sources.append(None if path is None else read_source(path))
+            sources.append(None if path is None else read_source(path, spec.base))
         except MergeError as exc:
             problems.append(exc)
     _raise_all(problems)

@@ -135,7 +135,8 @@ def merge_to(spec: MergeSpec, out: Path, options: MergeOptions | None = None) ->
         Output(target.work, shards, continues=journal.continues) as output,
     ):
         continued = _check_finished(plan, journal, output)
-        _execute(plan, bound, output, journal, options.progress)
+        with output.flushing():
+            _execute(plan, bound, output, journal, options.progress)
         entries = _entries(plan, journal, shards)
         _finish(plan, target, shards, output, entries)
     size = sum(shard.size_bytes for shard in shards)
@@ -207,7 +208,7 @@ def _entries(plan: MergePlan, journal: Journal, shards: tuple[Shard, ...]) -> di
         if source is not None:
             lines = journal.finished.items()
             known = {name: line["inputs"][place] for name, line in lines if line["inputs"][place]}
-            inputs.append(texts.input_entry(source, _complete(source, known)))
+            inputs.append(texts.input_entry(source, _complete(source, known, plan.spec.base)))
     results = {name: line["output"] for name, line in journal.finished.items()}
     output = texts.output_entry(plan.works, results, shards)
     base, experts = (None, inputs) if plan.base is None else (inputs[0], inputs[1:])
@@ -215,7 +216,7 @@ def _entries(plan: MergePlan, journal: Journal, shards: tuple[Shard, ...]) -> di
     return {"text": text, "manifest": json.loads(text)}
 
 
-def _complete(source: Source, known: Mapping[str, str]) -> dict[str, str]:
+def _complete(source: Source, known: Mapping[str, str], base: Path | None) -> dict[str, str]:
     """Digests of all tensors of an input; those that the merge had no use for are read now."""
     digests = dict(known)
     for name in source.names:
@@ -224,7 +225,7 @@ def _complete(source: Source, known: Mapping[str, str]) -> dict[str, str]:
             if header.path is None:
                 from merge_lib.streaming.views import digest_of_view
 
-                digests[name] = digest_of_view(source.path, name)
+                digests[name] = digest_of_view(source.path, base, name)
                 continue
             digest, left = xxhash.xxh3_128(), header.size_bytes
             with header.path.open("rb", buffering=0) as file:

@@ -24,7 +24,7 @@ def run_in_torch(plan: MergePlan, output: Output, journal: Journal, progress: Pr
     """Do everything that the journal does not have yet, on one thread of ours."""
     spec = plan.spec
     with ExitStack() as stack:
-        open_one = _opener(stack)
+        open_one = _opener(stack, spec.base)
         base = None if spec.base is None else open_one(spec.base)
         experts = [open_one(path) for path in spec.experts]
         job = Job(
@@ -48,8 +48,8 @@ def run_in_torch(plan: MergePlan, output: Output, journal: Journal, progress: Pr
             progress(work.read_bytes)
 
 
-def _opener(stack: ExitStack) -> Callable[[Path], DigestedCheckpoint]:
-    return lambda path: DigestedCheckpoint(stack.enter_context(open_checkpoint(path)))
+def _opener(stack: ExitStack, base: Path | None) -> Callable[[Path], DigestedCheckpoint]:
+    return lambda path: DigestedCheckpoint(stack.enter_context(open_checkpoint(path, base=base)))
 
 
 def explain_not_finite(plan: MergePlan, name: str) -> NoReturn:
@@ -58,6 +58,6 @@ def explain_not_finite(plan: MergePlan, name: str) -> NoReturn:
     spec = plan.spec
     for path in (spec.base, *spec.experts):
         if path is not None:
-            with open_checkpoint(path) as reader:
+            with open_checkpoint(path, base=spec.base) as reader:
                 check_finite(name, reader.tensor(name), reader.label)
     refuse_result(name, spec.method, DTYPES[work.dtype])

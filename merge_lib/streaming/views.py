@@ -7,9 +7,9 @@ from merge_lib.checkpoints.layout import DTYPE_NAMES
 from merge_lib.streaming.headers import Source, TensorHeader
 
 
-def source_of_view(path: Path) -> Source:
+def source_of_view(path: Path, base: Path | None) -> Source:
     """The tensors as they enter a merge; those that must be computed have no place in a file."""
-    with open_checkpoint(path) as reader:
+    with open_checkpoint(path, base=base) as reader:
         tensors = {}
         for name in reader.names:
             place = reader.location(name)
@@ -20,9 +20,9 @@ def source_of_view(path: Path) -> Source:
         return Source(str(path), path, tuple(reader.shards), tensors)
 
 
-def digest_of_view(path: Path, name: str) -> str:
+def digest_of_view(path: Path, base: Path | None, name: str) -> str:
     """The digest of a tensor that must be computed."""
     from merge_lib.checkpoints import tensor_digest
 
-    with open_checkpoint(path) as reader:
+    with open_checkpoint(path, base=base) as reader:
         return tensor_digest(reader.tensor(name)).rpartition(" ")[2]

@@ -1,16 +1,18 @@
 """A merge on the disk: what lies there before, during and after."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from threading import Event
 
 import pytest
 import torch
 
 from merge_lib import MergeSpec
 from merge_lib.checkpoints import checkpoint_digest, read_state_dict, verify, write_state_dict
-from merge_lib.errors import CheckpointMismatchError, MethodInputError, SpecError
+from merge_lib.errors import CheckpointError, CheckpointMismatchError, MethodInputError, SpecError
 from merge_lib.streaming import memory_bound
 from merge_lib.streaming.executing import Executor
 from merge_lib.streaming.planning import make_plan
@@ -198,3 +200,19 @@ def test_neither_a_preview_nor_a_merge_imports_torch(make_checkpoints, tmp_path)
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.split() == ["False", "False"]
+
+
+def test_a_disk_that_fails_while_it_is_flushed_is_told(make_checkpoints, tmp_path, monkeypatch):
+    base, experts = make_checkpoints(1)
+    flushed = Event()
+
+    def fail(_file):
+        flushed.set()
+        raise OSError(errno.EIO, "Input/output error")
+
+    act = Executor._do
+    monkeypatch.setattr(os, "fdatasync", fail)
+    monkeypatch.setattr(Executor, "_do", lambda *given: flushed.wait(20) and act(*given))
+    with pytest.raises(CheckpointError, match=r"cannot be written to .*: Input/output error"):
+        merge_to(MergeSpec(method="average", base=base, experts=experts), tmp_path / "out")
+    assert not (tmp_path / "out" / "merge_manifest.json").exists()
