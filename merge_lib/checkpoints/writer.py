@@ -15,17 +15,8 @@ from torch import Tensor
 
 from merge_lib.checkpoints.digest import combine_digests, describe_bytes, raw_bytes
 from merge_lib.checkpoints.layout import DTYPE_NAMES, METADATA, NO_DIGEST, encode_header, lay_out
+from merge_lib.durability import remedy_for, sync_folder
 from merge_lib.errors import CheckpointError
-
-_REMEDIES = {
-    errno.ENOSPC: "Free some space or write elsewhere.",
-    errno.EDQUOT: "Free some of the quota or write elsewhere.",
-    errno.EFBIG: "Raise the file size limit or write elsewhere.",
-    errno.EROFS: "Write to a folder that is not read-only.",
-    errno.EACCES: "Give write permission on the folder or write elsewhere.",
-    errno.EPERM: "Give write permission on the folder or write elsewhere.",
-    errno.ENOTDIR: "Choose a path whose parent is a folder.",
-}
 
 
 @dataclass(frozen=True)
@@ -119,7 +110,7 @@ class CheckpointWriter:
             os.fsync(self._file.fileno())
             self._file.close()
             self._partial.replace(self.path)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         return WrittenCheckpoint(self.path, digest, self.size_bytes)
 
     def discard(self) -> None:
@@ -163,7 +154,7 @@ class CheckpointWriter:
         try:
             yield
         except OSError as exc:
-            remedy = _REMEDIES.get(exc.errno or 0, "Check the disk and the path.")
+            remedy = remedy_for(exc)
             size = getattr(self, "size_bytes", 0)
             raise CheckpointError(
                 f"Checkpoint {self.path} ({size} bytes) cannot be written: {exc.strerror or exc}. "
@@ -192,15 +183,3 @@ def write_state_dict(
         for name in sorted(tensors):
             writer.write(name, tensors[name])
         return writer.finish()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the system allows it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as exc:
-        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
-            raise
-    finally:
-        os.close(handle)

@@ -9,17 +9,12 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 
+from merge_lib.durability import remedy_for, sync_folder
 from merge_lib.errors import CheckpointCorruptError, CheckpointError
 from merge_lib.streaming.layout import Shard
 
 PARTIAL = ".partial"
 _FLUSH_EVERY_S = 0.1
-_REMEDIES = {
-    errno.ENOSPC: "Free some space or write elsewhere.",
-    errno.EDQUOT: "Free some of the quota or write elsewhere.",
-    errno.EROFS: "Write to a folder that is not read-only.",
-    errno.EACCES: "Give write permission on the folder or write elsewhere.",
-}
 
 
 class Output:
@@ -153,19 +148,7 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        remedy = _REMEDIES.get(exc.errno or 0, "Check the disk and the path.")
+        remedy = remedy_for(exc)
         raise CheckpointError(
             f"The merge cannot be written to {folder}: {exc.strerror or exc}. What is finished is kept. {remedy}"
         ) from exc
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the system allows it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as exc:
-        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
-            raise
-    finally:
-        os.close(handle)
