@@ -1,13 +1,18 @@
 """What we ask of the Prefect server and tell it: whether it answers, the work pools, runs that are lost."""
 
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import psutil
 
 from merge_lib.errors import SpecError
 
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
 GPU_POOL, CPU_POOL = "gpu", "cpu"
+UNSIGNED_S = 120.0  # between a worker's taking a flow run and its writing its name on it: one request
 
 
 def require_server() -> str:
@@ -76,15 +81,24 @@ def report_lost_runs(workers: Collection[str], *, pending_s: float) -> list[str]
     )
     pools = WorkPoolFilter.model_validate({"name": {"any_": [GPU_POOL, CPU_POOL]}})
     alive = _flow_runs_here()
-    youngest = datetime.now(UTC) - timedelta(seconds=pending_s)
     lost = []
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=unfinished, work_pool_filter=pools, limit=200):
-            is_ours = run.labels.get("prefect.worker.name") in workers and str(run.id) not in alive
-            if is_ours and not (run.state.is_pending() and run.state.timestamp > youngest):
+            if str(run.id) not in alive and _is_lost(run, workers, pending_s):
                 client.set_flow_run_state(run.id, Crashed(message="Its worker was stopped, or its machine."))
                 lost.append(run.name)
     return lost
+
+
+def _is_lost(run: "FlowRun", workers: Collection[str], pending_s: float) -> bool:
+    """Whether a flow run without a process here is one of these workers', or of one stopped before it could sign."""
+    worker = run.labels.get("prefect.worker.name")
+    pending_for_s = (
+        (datetime.now(UTC) - run.state.timestamp).total_seconds() if run.state.is_pending() else None
+    )
+    if worker is None:
+        return pending_for_s is not None and pending_for_s > UNSIGNED_S
+    return worker in workers and (pending_for_s is None or pending_for_s > pending_s)
 
 
 def _flow_runs_here() -> set[str]:

@@ -22,7 +22,10 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
 )
 from prefect.client.schemas.objects import FlowRun
+from prefect.states import Pending
 
+from flows import pools
+from flows.pools import report_lost_runs
 from tasks.project import Project
 from tasks.records import Record, RecordStore
 from tasks.runs import list_runs, load_run
@@ -173,4 +176,15 @@ def test_stopping_the_workers_leaves_no_training_behind(project, client):
     assert client.read_flow_run(study.id).state.name == "Crashed"  # not "Running" for ever
     states = {run.state.name for run in runs_of(client, "fine-tune/gpu")}
     assert "Crashed" in states
-    assert states <= {"Crashed", "Scheduled", "Late"}  # those not taken yet wait for the next workers
+    # Those not taken yet wait for the next workers; one caught between taking and signing is found lost later.
+    assert states <= {"Crashed", "Scheduled", "Late", "Pending"}
+
+
+def test_a_flow_run_that_no_worker_signed_is_found_lost_in_time(project, client, monkeypatch):
+    deployment = client.read_deployment_by_name("study/nightly")
+    run = client.create_flow_run_from_deployment(deployment.id)
+    client.set_flow_run_state(run.id, Pending())
+    assert run.name not in report_lost_runs([], pending_s=0.0)  # its worker may be about to sign it
+    monkeypatch.setattr(pools, "UNSIGNED_S", 0.0)
+    assert run.name in report_lost_runs([], pending_s=0.0)
+    assert client.read_flow_run(run.id).state.name == "Crashed"
