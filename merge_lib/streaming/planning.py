@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
 
@@ -32,6 +32,9 @@ class Work:
     Attributes:
         kind: merged; copied from the base, which is excluded; or the same in all experts.
         inputs: of the base, or None without one, then of each expert; None where it lacks the tensor.
+        method: a registered name, or `mergekit.` and one of mergekit's.
+        params: the method's keywords for this tensor.
+        arithmetic: the element type to which every operation rounds.
     """
 
     name: str
@@ -39,6 +42,9 @@ class Work:
     dtype: str
     shape: Shape
     inputs: tuple[TensorHeader | None, ...]
+    method: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    arithmetic: str = "F32"
 
     @property
     def count(self) -> int:
@@ -142,7 +148,8 @@ def _work(
         return Work(name, "copy", dtype, shape, inputs)
     if dtype not in FLOATING:
         return Work(name, "equal", dtype, shape, inputs)
-    return Work(name, "merge", OUT_DTYPES.get(spec.dtype or "", dtype), shape, inputs)
+    out = OUT_DTYPES.get(spec.dtype or "", dtype)
+    return Work(name, "merge", out, shape, inputs, spec.method, spec.params)
 
 
 def _why_torch(spec: MergeSpec, works: tuple[Work, ...], sources: list[Source | None]) -> str:
