@@ -75,8 +75,9 @@ def card_text(plan: MergePlan, manifest: Mapping[str, Any]) -> str:
     """The model card: what was merged, how, and how to make it again."""
     base = manifest["base"]
     lines = ["---", "tags:", "- merge", "- mergeline", "---", f"# Merged by {plan.method}", ""]
-    lines += [f"`{key}`: `{value}`  " for key, value in sorted(plan.params.items())]
-    lines += ["", "| role | name | digest of the tensors |", "|---|---|---|"]
+    if plan.params:
+        lines += [*(f"`{key}`: `{value}`  " for key, value in sorted(plan.params.items())), ""]
+    lines += ["| role | name | digest of the tensors |", "|---|---|---|"]
     rows = [("base", base)] if base else []
     rows += [("expert", entry) for entry in manifest["experts"]]
     lines += [f"| {role} | {entry['name']} | `{entry['digest']}` |" for role, entry in rows]

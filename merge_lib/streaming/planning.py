@@ -4,11 +4,11 @@ Whatever a recipe is written in, it becomes a `MergePlan`; `make_plan` makes it 
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
 import xxhash
 
@@ -26,6 +26,7 @@ DTYPE_CODES = {
     **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"},
     **{"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"},
 }
+T = TypeVar("T")
 _IN_KERNELS = frozenset({"F32", "F16", "BF16"})
 _KERNEL_METHODS = frozenset(
     {"average", "dare", "ema", "linear", "magmax", "running_average", "slerp", "task_arithmetic", "ties"}
@@ -177,7 +178,8 @@ def make_plan(spec: MergeSpec) -> MergePlan:
     Raises:
         MergeError: everything that is wrong, in one error.
     """
-    base, *experts = read_sources([(spec.base, None), *((path, spec.base) for path in spec.experts)])
+    opening = [partial(read_source, path, spec.base) for path in spec.experts]
+    base, *experts = gather([lambda: spec.base and read_source(spec.base), *opening])
     sources = [source for source in (base, *experts) if source is not None]
     excluded = frozenset(
         match_excluded(spec.exclude, sorted({n for source in sources for n in source.names}))
@@ -204,20 +206,21 @@ def make_plan(spec: MergeSpec) -> MergePlan:
     )
 
 
-def read_sources(paths: Sequence[tuple[Path | None, Path | None]]) -> list[Source | None]:
-    """The headers of checkpoints, each given with the base of its adapter.
+def gather(calls: Iterable[Callable[[], T]]) -> list[T]:
+    """What the calls give.
 
     Raises:
-        MergeError: everything that is wrong, in one error.
+        MergeError: everything that any of them raised, in one error of the first one's kind.
     """
-    sources, problems = [], []
-    for path, base in paths:
+    found, problems = [], []
+    for call in calls:
         try:
-            sources.append(None if path is None else read_source(path, base))
+            found.append(call())
         except MergeError as exc:
             problems.append(exc)
-    raise_all(problems)
-    return sources
+    if problems:
+        raise type(problems[0])("\n".join(str(problem) for problem in problems)) from problems[0]
+    return found
 
 
 def why_torch(works: Sequence[Work], sources: Sequence[Source]) -> str:
@@ -235,12 +238,6 @@ def why_torch(works: Sequence[Work], sources: Sequence[Source]) -> str:
     used = {h.dtype for work in merges for h in work.inputs if h} | {work.dtype for work in merges}
     others = sorted(used - _IN_KERNELS)
     return f"kernels do not read {', '.join(others)}" if others else ""
-
-
-def raise_all(problems: Sequence[MergeError]) -> None:
-    """One error of the kind of the first that tells all of them."""
-    if problems:
-        raise type(problems[0])("\n".join(str(problem) for problem in problems)) from problems[0]
 
 
 def _work(
