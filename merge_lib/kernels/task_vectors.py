@@ -131,18 +131,24 @@ def _largest(rows, experts, count, total):
 
 
 @tile
-def _elected(rows, experts, count, numbers, counted, total, sign, divisor):
+def _elected(rows, experts, count, numbers, combine, rounding, total, sign, divisor, agrees):
     """Sum and divisor over the experts that have the elected sign; `total` holds the vote, then the sum."""
     for i in range(count):
         sign[i] = np.float32(1) if total[i] >= 0 else np.float32(-1)
         total[i] = np.float32(-0.0)  # which added to anything leaves it, its sign too
         divisor[i] = np.float32(0)
     for k in range(experts):
-        share = np.float32(1) if counted else numbers[1 + k * EXPERT_NUMBERS + WEIGHT]
+        weight = numbers[1 + k * EXPERT_NUMBERS + WEIGHT]
+        share = np.float32(1) if combine == ELECT_COUNTED else weight
         for i in range(count):
-            agrees = np.float32(1) if rows[k, i] * sign[i] > 0 else np.float32(0)
-            total[i] += rows[k, i] * agrees
-            divisor[i] += share * agrees
+            agrees[i] = np.float32(1) if rows[k, i] * sign[i] > 0 else np.float32(0)
+        if combine == ELECT_PLAIN:
+            for i in range(count):
+                rows[k, i] *= weight
+            round_row(rows[k], count, rounding)
+        for i in range(count):
+            total[i] += rows[k, i] * agrees[i]
+            divisor[i] += share * agrees[i]
 
 
 @tile
@@ -161,18 +167,15 @@ def _divide(total, divisor, count, normalize, counted, rounding):
 
 
 @tile
-def _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor):
+def _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor, agrees):
     """The merged task vector, before its scale."""
     combine, normalize = words[calls.COMBINE], words[calls.NORMALIZE]
     if combine == LARGEST:
         _largest(rows, experts, size, total)
         return
-    if combine == ELECT_PLAIN:
-        _sum(rows, experts, size, total, rounding)
-    if words[calls.USE_WEIGHTS]:
+    if words[calls.USE_WEIGHTS] and combine != ELECT_PLAIN:
         _weigh(rows, experts, size, numbers, rounding)
-    if combine != ELECT_PLAIN:
-        _sum(rows, experts, size, total, rounding)
+    _sum(rows, experts, size, total, rounding)
     if combine == ADD:
         if normalize:
             for i in range(size):
@@ -180,7 +183,7 @@ def _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor
             round_row(total, size, rounding)
         return
     counted = combine == ELECT_COUNTED
-    _elected(rows, experts, size, numbers, counted, total, sign, divisor)
+    _elected(rows, experts, size, numbers, combine, rounding, total, sign, divisor, agrees)
     round_row(total, size, rounding)
     if counted or normalize:
         round_row(divisor, size, rounding)
@@ -208,7 +211,7 @@ def merge(args):
             keep_band(total, size, words[HEAD_WORDS : HEAD_WORDS + EXPERT_WORDS], args[FIRST] + start, kept)
         for k in range(experts):
             _thinned(args, words, numbers, rows, k, start, size, kept, spare)
-        _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor)
+        _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor, kept)
         if words[calls.HAS_SCALE]:
             for i in range(size):
                 total[i] *= numbers[0]
