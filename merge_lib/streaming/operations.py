@@ -169,7 +169,7 @@ def _task_vectors(work: Work, thinned: Thinned, how: Combining) -> Call:
     for weight, divisor, factor in zip(weights, thinned.divisors, thinned.factors, strict=True):
         numbers += [weight, divisor, factor]
     total = rounded(fsum(rounded(weight, work.arithmetic) for weight in weights), work.arithmetic)
-    numbers.append(total if abs(total) >= 1e-8 else 1.0)  # noqa: PLR2004 -- as in mergekit.methods.combine
+    numbers.append(total if abs(total) >= 1e-8 else 1.0)
     return Call(
         "task_vectors.merge", (0, *_experts(work)), np.array(numbers, np.float32), words, thinned.masks
     )
