@@ -179,9 +179,9 @@ def _sce(work: Work, scan: Scan, _seed: int, _thresholds: object) -> Thinned:
         rows[0] = _row(high=0)
     else:
         wanted = [Wanted(0, kept)]
-        (found,) = find_largest(scan, _places(work), layout.VARIANCE, wanted)
-        (cut,) = _cuts(work, scan, layout.VARIANCE, [(0, found, kept - found.above)])
-        rows[0] = _row(found.bits, cut)
+        found = find_largest(scan, _places(work), layout.VARIANCE, wanted)
+        (cut,) = _cuts(work, scan, layout.VARIANCE, wanted, found, [kept - found[0].above])
+        rows[0] = _row(found[0].bits, cut)
     return _thinned(work, layout.VARIED, rows)
 
 
@@ -189,12 +189,14 @@ def _largest(work: Work, scan: Scan, kind: int, wanted: Sequence[Wanted]) -> lis
     return find_largest(scan, _places(work), kind, wanted) if wanted else []
 
 
-def _cuts(work: Work, scan: Scan, kind: int, wanted: Sequence[tuple[int, Found, int]]) -> list[int]:
-    """For each (expert, limit, n) the offset after the n-th entry that equals it; passes only where n decides."""
-    cuts = [_EVERYWHERE if n >= found.equal else 0 for _, found, n in wanted]
-    open_ = [i for i, (_, found, n) in enumerate(wanted) if 0 < n < found.equal]
+def _cuts(
+    work: Work, scan: Scan, kind: int, wanted: Sequence[Wanted], found: Sequence[Found], equal: Sequence[int]
+) -> list[int]:
+    """For each limit the offset after so many that equal it; passes only where an offset decides."""
+    cuts = [_EVERYWHERE if n >= hit.equal else 0 for hit, n in zip(found, equal, strict=True)]
+    open_ = [i for i, n in enumerate(equal) if 0 < n < found[i].equal]
     if open_:
-        sought = [(wanted[i][0], wanted[i][1].bits, wanted[i][2]) for i in open_]
+        sought = [(wanted[i].expert, found[i].bits, equal[i]) for i in open_]
         for i, cut in zip(open_, find_cuts(scan, _places(work), kind, sought), strict=True):
             cuts[i] = cut
     return cuts
