@@ -104,24 +104,26 @@ def compare(
     rounds: int,
     tell: Callable[[str], None],
 ) -> list[Line]:
+    """Make what is needed, which is kept in the folder, then run every case."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return run_cases(list(make_cases(folder, chosen, size_bytes, experts)), folder, rounds, tell)
+
+
+def run_cases(cases: Sequence[Case], folder: Path, rounds: int, tell: Callable[[str], None]) -> list[Line]:
     """Run every case on both sides, in turn, in each of the rounds.
 
     Before them each side runs once uncounted: ours merges (on a new machine it compiles its kernels), theirs starts
     up. The inputs are in the page cache; what was written is deleted before the next run, and the disk is at rest.
+    A case in which a side fails is not run again.
     """
-    folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    cases = list(make_cases(folder, chosen, size_bytes, experts))
-    runs: dict[tuple[str, str], Line] = {}
-    for case in cases:
-        runs[case.peer.name, case.method] = _warm_up(case, folder, tell)
+    lines = [_warm_up(case, folder, tell) for case in cases]
     for round_ in range(1, rounds + 1):
-        for case in cases:
-            key = (case.peer.name, case.method)
-            if runs[key].refused is None:
+        for place, case in enumerate(cases):
+            if lines[place].refused is None:
                 tell(f"round {round_} of {rounds}: {case.method}, beside {case.peer.name}")
-                runs[key] = _run_once(case, runs[key], folder)
-    return list(runs.values())
+                lines[place] = _run_once(case, lines[place], folder)
+    return lines
 
 
 def make_cases(
@@ -174,6 +176,7 @@ def _warm_up(case: Case, folder: Path, tell: Callable[[str], None]) -> Line:
         if case.method == START_UP:
             _measure_theirs(case, folder)
     except PeerError as failure:
+        _delete(case.out)
         return Line(case.peer.name, case.method, (), (), str(failure))
     return Line(case.peer.name, case.method, (), ())
 
@@ -182,6 +185,7 @@ def _run_once(case: Case, line: Line, folder: Path) -> Line:
     try:
         ours, theirs = _measure_ours(case, folder), _measure_theirs(case, folder)
     except PeerError as failure:
+        _delete(case.out)
         return Line(line.peer, line.method, line.ours, line.theirs, str(failure))
     return Line(line.peer, line.method, (*line.ours, ours), (*line.theirs, theirs))
 

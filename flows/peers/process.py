@@ -68,9 +68,15 @@ class _Peaks:
 
 def _watch(pid: int, peaks: _Peaks, done: Event) -> None:
     while not done.wait(INTERVAL_S):
-        seen = [_memory(member) for member in _family(pid)]
-        peaks.rss_bytes = max(peaks.rss_bytes, sum(resident for resident, _ in seen))
-        peaks.anon_bytes = max(peaks.anon_bytes, sum(anonymous for _, anonymous in seen))
+        rss_bytes, anon_bytes = family_memory(pid)
+        peaks.rss_bytes = max(peaks.rss_bytes, rss_bytes)
+        peaks.anon_bytes = max(peaks.anon_bytes, anon_bytes)
+
+
+def family_memory(pid: int) -> tuple[int, int]:
+    """Resident and anonymous bytes, now, of a process and all that descend from it."""
+    held = [_memory(member) for member in _family(pid)]
+    return sum(resident for resident, _ in held), sum(anonymous for _, anonymous in held)
 
 
 def _family(pid: int) -> Iterator[int]:
