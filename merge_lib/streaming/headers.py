@@ -26,7 +26,8 @@ _MAX_HEADER_BYTES = 100_000_000  # as in the safetensors library
 class TensorHeader:
     """One tensor as its file's header describes it; offsets count from the start of the file.
 
-    A tensor that must be computed, such as one with scales or adapters, has no path.
+    A tensor that must be computed, such as one with scales or adapters, has no path but the checkpoint that
+    shows it.
     """
 
     name: str
@@ -34,6 +35,17 @@ class TensorHeader:
     shape: tuple[int, ...]
     path: Path | None
     offset: int
+    view: Path | None = None
+
+    @property
+    def key(self) -> tuple[Path | None, str]:
+        """What tells the tensor from all others, of this checkpoint and of any other."""
+        return (self.path or self.view, self.name)
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether its bytes lie in no file."""
+        return self.path is None
 
     @property
     def count(self) -> int:
@@ -48,12 +60,28 @@ class TensorHeader:
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint: one file, or a folder with shards."""
+    """A checkpoint: one file, or a folder with shards.
+
+    Attributes:
+        label: what messages call it.
+        base: what it is folded into, where it is an adapter.
+    """
 
     label: str
     path: Path
     files: tuple[Path, ...]
     tensors: Mapping[str, TensorHeader]
+    base: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What a manifest calls it: no part of its path but the last."""
+        return self.path.name
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether a tensor has scales or adapters."""
+        return any(header.is_computed for header in self.tensors.values())
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ import xxhash
 from merge_lib.errors import SpecError
 from merge_lib.spec import MergeSpec
 from merge_lib.streaming import manifest as texts
-from merge_lib.streaming.headers import INDEX_FILE, Source
+from merge_lib.streaming.companions import copy_companions
+from merge_lib.streaming.headers import INDEX_FILE, Source, TensorHeader
 from merge_lib.streaming.journal import Journal
 from merge_lib.streaming.layout import Shard, encode_header, index_of, lay_out, lay_out_shards
 from merge_lib.streaming.memory_bound import Bound, bound_memory, resident_bytes
@@ -84,7 +85,11 @@ class Target:
 
     def check(self, plan: MergePlan) -> None:
         """Refuse to write over inputs, finished merges and other people's files."""
-        inputs = {file.resolve() for source in plan.sources for file in (source.path, *source.files)}
+        inputs = {
+            file.resolve()
+            for source in plan.sources
+            for file in (source.path, *source.files, *([source.base] if source.base else []))
+        }
         if self.out.resolve() in inputs or any(path.parent == self.out.resolve() for path in inputs):
             raise SpecError(f"The output {self.out} is or holds an input. Give the merge a path of its own.")
         if self.manifest.exists():
@@ -118,9 +123,16 @@ def merge_to(spec: MergeSpec, out: Path, options: MergeOptions | None = None) ->
         CheckpointError: a checkpoint is missing or damaged, does not match the others, or cannot be written.
         MethodInputError: an expert or the result is not finite.
     """
+    return merge_planned(lambda: make_plan(spec), out, options)
+
+
+def merge_planned(
+    make: Callable[[], MergePlan], out: Path, options: MergeOptions | None = None
+) -> StreamedMerge:
+    """Do what a plan says; as `merge_to`, whatever recipe the plan is made from."""
     options = options or MergeOptions()
     started = perf_counter()
-    plan, target = make_plan(spec), Target(Path(out))
+    plan, target = make(), Target(Path(out))
     target.check(plan)
     threads = options.threads or len(os.sched_getaffinity(0))
     if plan.is_compiled:
@@ -140,10 +152,9 @@ def merge_to(spec: MergeSpec, out: Path, options: MergeOptions | None = None) ->
         entries = _entries(plan, journal, shards)
         _finish(plan, target, shards, output, entries)
     size = sum(shard.size_bytes for shard in shards)
-    arithmetic = entries["manifest"]["arithmetic"]
     digest = entries["manifest"]["output"]["digest"]
     elapsed_s = perf_counter() - started
-    return StreamedMerge(target.out, digest, size, elapsed_s, len(plan.works), continued, arithmetic)
+    return StreamedMerge(target.out, digest, size, elapsed_s, len(plan.works), continued, plan.arithmetic)
 
 
 def lay_out_result(plan: MergePlan, target: Target, max_shard_bytes: int) -> tuple[Shard, ...]:
@@ -157,7 +168,7 @@ def lay_out_result(plan: MergePlan, target: Target, max_shard_bytes: int) -> tup
 def _metadata(plan: MergePlan, base: str | None, experts: list[str], digest: str) -> dict[str, str]:
     """The lineage in the header of a single file, as `merge_checkpoints` writes it."""
     lineage = {
-        **plan.recipe,
+        **(plan.recorded if plan.variant else plan.recipe),
         "kind": "merge",
         "base": None if plan.base is None else base or NO_DIGEST,
         "experts": experts or [NO_DIGEST] * len(plan.experts),
@@ -202,13 +213,13 @@ def _execute(
 
 def _entries(plan: MergePlan, journal: Journal, shards: tuple[Shard, ...]) -> dict[str, Any]:
     """The manifest's text, and its values."""
-    places = [plan.base, *plan.experts]
-    inputs = []
-    for place, source in enumerate(places):
-        if source is not None:
-            lines = journal.finished.items()
-            known = {name: line["inputs"][place] for name, line in lines if line["inputs"][place]}
-            inputs.append(texts.input_entry(source, _complete(source, known, plan.spec.base)))
+    known = {
+        header.key: digest
+        for work in plan.works
+        for header, digest in zip(work.inputs, journal.finished[work.name]["inputs"], strict=True)
+        if header is not None and digest is not None
+    }
+    inputs = [texts.input_entry(source, _complete(source, known)) for source in plan.sources]
     results = {name: line["output"] for name, line in journal.finished.items()}
     output = texts.output_entry(plan.works, results, shards)
     base, experts = (None, inputs) if plan.base is None else (inputs[0], inputs[1:])
@@ -216,26 +227,28 @@ def _entries(plan: MergePlan, journal: Journal, shards: tuple[Shard, ...]) -> di
     return {"text": text, "manifest": json.loads(text)}
 
 
-def _complete(source: Source, known: Mapping[str, str], base: Path | None) -> dict[str, str]:
+def _complete(source: Source, known: Mapping[tuple[Path | None, str], str]) -> dict[str, str]:
     """Digests of all tensors of an input; those that the merge had no use for are read now."""
-    digests = dict(known)
-    for name in source.names:
-        if name not in digests:
-            header = source.tensors[name]
-            if header.path is None:
-                from merge_lib.streaming.views import digest_of_view
+    return {
+        name: known.get(header.key) or _digest(source, header)
+        for name, header in sorted(source.tensors.items())
+    }
 
-                digests[name] = digest_of_view(source.path, base, name)
-                continue
-            digest, left = xxhash.xxh3_128(), header.size_bytes
-            with header.path.open("rb", buffering=0) as file:
-                file.seek(header.offset)
-                while left:
-                    piece = file.read(min(_HASH_BYTES, left))
-                    digest.update(piece)
-                    left -= len(piece)
-            digests[name] = digest.hexdigest()
-    return digests
+
+def _digest(source: Source, header: TensorHeader) -> str:
+    """The digest of one tensor."""
+    if header.path is None:
+        from merge_lib.streaming.views import digest_of_view
+
+        return digest_of_view(source, header.name)
+    digest, left = xxhash.xxh3_128(), header.size_bytes
+    with header.path.open("rb", buffering=0) as file:
+        file.seek(header.offset)
+        while left:
+            piece = file.read(min(_HASH_BYTES, left))
+            digest.update(piece)
+            left -= len(piece)
+    return digest.hexdigest()
 
 
 def _finish(
@@ -254,7 +267,7 @@ def _finish(
     output.finish([shard.header for shard in shards], [target.out / shard.file for shard in shards])
     if len(shards) > 1:
         write_text(target.out / INDEX_FILE, index_of(shards))
-    texts.copy_companions(plan, target.out)
+    copy_companions(plan, target.out)
     write_text(target.out / texts.CARD, texts.card_text(plan, manifest))
     write_text(target.manifest, entries["text"])
     (target.out / JOURNAL).unlink()
