@@ -87,3 +87,40 @@ def merge(
     for line in times:
         sizes = f"{line.read_bytes / 1e9:>9.2f}{line.write_bytes / 1e9:>9.2f}"
         out.print(f"{line.method:<18}{sizes}{line.floor_s:>9.2f}{line.merge_s:>9.2f}{line.ratio:>7.2f}")
+
+
+@bench.command("peers")
+def peers(
+    size: Annotated[str, typer.Option(help="Of one checkpoint.")] = "400MB",
+    experts: Annotated[int, typer.Option(min=2, help="How many beside the base.")] = 3,
+    method: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 3,
+    peer: Annotated[
+        list[str] | None, typer.Option(help="mergekit or sd-mecha; may be repeated. Default: both.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write and keep the checkpoints; default: a temporary one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Time our merges beside mergekit's and sd-mecha's, on the same files and recipes, as whole processes.
+
+    Each tool is installed once, from your package index, into an environment of its own under the cache folder.
+    """
+    import tempfile
+
+    from flows.commands.merge import parse_size
+    from flows.peers.bench import choose, compare
+    from flows.peers.table import NOTES, machine, record, table
+
+    chosen, size_bytes = choose(peer or (), method or ()), parse_size(size)
+    tell = lambda text: err.print(text, highlight=False)  # noqa: E731 (no spinner: it would take a core's time)
+    with tempfile.TemporaryDirectory() as temporary:
+        lines = compare(folder or Path(temporary), chosen, size_bytes, experts, rounds, tell)
+    if as_json:
+        print_json(record(lines, size_bytes=size_bytes, experts=experts, rounds=rounds))
+    else:
+        told = ", ".join(f"{name} {value}" for name, value in machine().items())
+        for text in (told, f"base and {experts} experts of {size}, {rounds} rounds", *table(lines), *NOTES):
+            out.print(text, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(1 if any(line.refused for line in lines) else 0)

@@ -8,21 +8,18 @@ of a deterministic method five tensors are kept, of a random one all.
 """
 
 import json
-import os
 import runpy
-import shutil
 import subprocess
 import tempfile
-import venv
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from flows.peers.environment import MERGEKIT, make_interpreter, own_variables
+
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
-MERGEKIT = "mergekit==0.1.5"
-TORCH = f"torch=={torch.__version__.partition('+')[0]}"
 HIDDEN, LAYERS, VOCABULARY, INNER, KEYS = 16, 4, 32, 24, 8
 KEPT = (
     "model.embed_tokens.weight",
@@ -44,20 +41,6 @@ CONFIG = {
     "vocab_size": VOCABULARY,
     "tie_word_embeddings": False,
 }
-
-
-def make_interpreter() -> Path:
-    """The interpreter of mergekit's environment; the file `complete` is written last."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergeline" / "peers"
-    folder = cache / f"{MERGEKIT}-{TORCH}"
-    python, done = folder / "bin" / "python", folder / "complete"
-    if not done.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
-        for wanted in (TORCH, MERGEKIT):  # torch first, so that no other build of it is pulled
-            subprocess.run([python, "-m", "pip", "install", "--quiet", wanted], check=True, cwd=folder)
-        done.touch()
-    return python
 
 
 def make_models() -> dict[str, torch.Tensor]:
@@ -109,10 +92,9 @@ def shapes() -> dict[str, tuple[int, ...]]:
 def main() -> None:
     """Write the three golden files."""
     recipes = runpy.run_path(str(HERE / "recipes.py"))
-    python, tensors = make_interpreter(), make_models()
+    python, tensors = make_interpreter(MERGEKIT), make_models()
     GOLDEN.mkdir(exist_ok=True)
     save_file(tensors, GOLDEN / "models.safetensors")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         (root / "recipes").mkdir()
@@ -121,7 +103,7 @@ def main() -> None:
         for kind in DTYPES:
             write_models(tensors, root, kind)
             command = [python, HERE / "run_mergekit.py", root / kind, root / "recipes", root / "out" / kind]
-            subprocess.run(command, env=environment, check=True)
+            subprocess.run(command, env=own_variables(), check=True)
             kept = {}
             for name in (*recipes["DETERMINISTIC"], *(recipes["RANDOM"] if kind == "f32" else ())):
                 (file,) = (root / "out" / kind / name).glob("model*.safetensors")
