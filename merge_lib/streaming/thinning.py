@@ -111,12 +111,8 @@ def _ties(work: Work, scan: Scan, _seed: int, _thresholds: object) -> Thinned:
     }
     wanted = [Wanted(k, rank) for k, rank in kept.items()]
     found = _largest(work, scan, layout.MAGNITUDE, wanted)
-    cuts = _cuts(
-        work,
-        scan,
-        layout.MAGNITUDE,
-        [(one.expert, hit, one.rank - hit.above) for one, hit in zip(wanted, found, strict=True)],
-    )
+    equal = [one.rank - hit.above for one, hit in zip(wanted, found, strict=True)]
+    cuts = _cuts(work, scan, layout.MAGNITUDE, wanted, found, equal)
     rows = [_row() for _ in _experts(work)]
     for one, hit, cut in zip(wanted, found, cuts, strict=True):
         rows[one.expert] = _row(hit.bits, cut)
@@ -140,17 +136,9 @@ def _breadcrumbs(work: Work, scan: Scan, _seed: int, _thresholds: object) -> Thi
             highs.pop()
     wanted = [*lows, *highs]
     found = _largest(work, scan, layout.MAGNITUDE, wanted)
-    # how many of those that equal the limit are on its lower side: of all, those that are neither above nor below
-    below = [
-        work.count - one.rank + 1 - (work.count - hit.above - hit.equal)
-        for one, hit in zip(wanted, found, strict=True)
-    ]
-    cuts = _cuts(
-        work,
-        scan,
-        layout.MAGNITUDE,
-        [(one.expert, hit, n) for one, hit, n in zip(wanted, found, below, strict=True)],
-    )
+    # of those that equal the limit so many are on its lower side
+    equal = [hit.above + hit.equal - one.rank + 1 for one, hit in zip(wanted, found, strict=True)]
+    cuts = _cuts(work, scan, layout.MAGNITUDE, wanted, found, equal)
     for i, (one, hit, cut) in enumerate(zip(wanted, found, cuts, strict=True)):
         row = rows[one.expert]
         if i < len(lows):
