@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from merge_lib.errors import CheckpointError
+from merge_lib.files.folders import ADAPTER_CONFIG
 
-CONFIG = "adapter_config.json"
 _READ = {
     "peft_type",
     "r",
@@ -72,7 +72,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     Raises:
         CheckpointError: the file cannot be read, or asks for more than plain LoRA; every such key is named.
     """
-    path = folder / CONFIG
+    path = folder / ADAPTER_CONFIG
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(fields, dict):

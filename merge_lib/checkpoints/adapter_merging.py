@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merge_lib.checkpoints.adapter_config import CONFIG
 from merge_lib.checkpoints.adapters import Adapter, Factors
-from merge_lib.checkpoints.folder import ADAPTER
 from merge_lib.checkpoints.writer import WrittenCheckpoint, write_state_dict
 from merge_lib.errors import CheckpointError, CheckpointMismatchError, SpecError
+from merge_lib.files.folders import ADAPTER, ADAPTER_CONFIG
 
 
 @dataclass(frozen=True)
@@ -240,7 +239,7 @@ def _write(
     try:
         written = write_state_dict(partial / ADAPTER, tensors, lineage=lineage)
         text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        (partial / CONFIG).write_text(text, encoding="utf-8")
+        (partial / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
         partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -10,12 +10,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from merge_lib.checkpoints.adapter_config import CONFIG, AdapterConfig, read_adapter_config
-from merge_lib.checkpoints.folder import ADAPTER, INDEX, SINGLE, stays_inside
-from merge_lib.checkpoints.layout import TensorLocation
+from merge_lib.checkpoints.adapter_config import AdapterConfig, read_adapter_config
 from merge_lib.checkpoints.reader import CheckpointReader
 from merge_lib.checkpoints.view import Checkpoint, View
 from merge_lib.errors import CheckpointError, CheckpointMismatchError
+from merge_lib.files.folders import ADAPTER, stays_inside
+from merge_lib.files.headers import TensorHeader
 
 PREFIX = "base_model.model."
 PICKLED = "adapter_model.bin"
@@ -139,7 +139,7 @@ class Adapted(View):
             return adapter.tensor(adapter.whole[name])
         return super().tensor(name)
 
-    def location(self, name: str) -> TensorLocation | None:
+    def location(self, name: str) -> TensorHeader | None:
         """Where the base has the tensor; None if the adapter changes it."""
         is_changed = name in self._adapter.factors or name in self._adapter.whole
         return None if is_changed else super().location(name)
@@ -160,23 +160,6 @@ class Adapted(View):
         if self._transposed[name]:
             update = update.T
         return stored.to(dtype) + update.reshape(stored.shape)
-
-
-def is_adapter(path: Path) -> bool:
-    """Whether a folder is an adapter and not a model.
-
-    Raises:
-        CheckpointError: it is both.
-    """
-    if not (path / CONFIG).exists():
-        return False
-    weights = [name for name in (SINGLE, INDEX) if (path / name).exists()]
-    if weights:
-        raise CheckpointError(
-            f"Folder {path} has both an adapter ({CONFIG}) and a model ({weights[0]}). One path must be one "
-            "checkpoint. Move the one that is not meant into a folder of its own."
-        )
-    return True
 
 
 def _weights(folder: Path) -> Path:

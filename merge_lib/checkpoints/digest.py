@@ -9,7 +9,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from merge_lib.checkpoints.layout import DTYPE_NAMES
+from merge_lib.checkpoints.dtypes import DTYPE_NAMES
 from merge_lib.checkpoints.opening import open_checkpoint
 
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from merge_lib.checkpoints.layout import TensorLocation
 from merge_lib.errors import CheckpointError, suggest
+from merge_lib.files.headers import TensorHeader
 
 
 class Checkpoint(Protocol):
@@ -31,7 +31,7 @@ class Checkpoint(Protocol):
     def shape(self, name: str) -> tuple[int, ...]: ...  # noqa: D102
     def dtype(self, name: str) -> torch.dtype: ...  # noqa: D102
     def tensor(self, name: str) -> Tensor: ...  # noqa: D102
-    def location(self, name: str) -> TensorLocation | None: ...  # noqa: D102
+    def location(self, name: str) -> TensorHeader | None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -81,7 +81,7 @@ class View:
         """Read or compute one tensor."""
         return self.source.tensor(self._shown(name))
 
-    def location(self, name: str) -> TensorLocation | None:
+    def location(self, name: str) -> TensorHeader | None:
         """Where the tensor's bytes lie; None where it must be computed."""
         return self.source.location(self._shown(name))
 

@@ -15,9 +15,9 @@ import numpy as np
 import xxhash
 
 from merge_lib.errors import CheckpointError, CheckpointMismatchError
+from merge_lib.files.headers import TensorHeader
 from merge_lib.streaming import kernels
 from merge_lib.streaming.coefficients import Coefficients, Digits, Recipe, coefficients, cosine_of
-from merge_lib.streaming.headers import TensorHeader
 from merge_lib.streaming.journal import Journal
 from merge_lib.streaming.memory_bound import SLERP_BLOCK, Bound
 from merge_lib.streaming.output import Output, read_exactly

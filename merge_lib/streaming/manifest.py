@@ -12,7 +12,7 @@ from typing import Any
 import xxhash
 
 from merge_lib.errors import CheckpointCorruptError
-from merge_lib.streaming.headers import Source
+from merge_lib.files.folders import Source
 from merge_lib.streaming.layout import Shard
 from merge_lib.streaming.output import write_text
 from merge_lib.streaming.planning import MergePlan, Work

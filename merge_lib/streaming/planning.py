@@ -11,9 +11,11 @@ import xxhash
 from merge_lib import registry
 from merge_lib.compatibility import check_compatible, match_excluded
 from merge_lib.errors import MergeError
+from merge_lib.files.folders import Source
+from merge_lib.files.headers import TensorHeader
+from merge_lib.files.layout import DTYPE_BYTES, Shape
 from merge_lib.spec import MergeSpec
-from merge_lib.streaming.headers import DTYPE_BYTES, FLOATING, Source, TensorHeader, read_source
-from merge_lib.streaming.layout import Shape
+from merge_lib.streaming.headers import FLOATING, read_source
 
 OUT_DTYPES = {
     **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"},

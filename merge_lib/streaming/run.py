@@ -12,17 +12,17 @@ from typing import Any
 import xxhash
 
 from merge_lib.errors import SpecError
+from merge_lib.files.folders import INDEX, Source
+from merge_lib.files.layout import LINEAGE_KEY, NO_DIGEST, encode_header
 from merge_lib.spec import MergeSpec
 from merge_lib.streaming import manifest as texts
-from merge_lib.streaming.headers import INDEX_FILE, Source
 from merge_lib.streaming.journal import Journal
-from merge_lib.streaming.layout import Shard, encode_header, index_of, lay_out, lay_out_shards
+from merge_lib.streaming.layout import Shard, index_of, lay_out, lay_out_shards
 from merge_lib.streaming.memory_bound import Bound, bound_memory, resident_bytes
 from merge_lib.streaming.output import Output, explained, write_text
 from merge_lib.streaming.planning import MergePlan, make_plan
 
 JOURNAL = ".merge_journal.jsonl"
-NO_DIGEST = "xxh3:" + "0" * 32  # as in merge_lib.checkpoints
 _HASH_BYTES = 1 << 20
 
 
@@ -163,7 +163,7 @@ def _metadata(plan: MergePlan, base: str | None, experts: list[str], digest: str
         "experts": experts or [NO_DIGEST] * len(plan.experts),
         "digest": digest,
     }
-    return {"format": "pt", "mergeline": json.dumps(lineage, sort_keys=True, separators=(",", ":"))}
+    return {"format": "pt", LINEAGE_KEY: json.dumps(lineage, sort_keys=True, separators=(",", ":"))}
 
 
 def _check_finished(plan: MergePlan, journal: Journal, output: Output) -> int:
@@ -253,7 +253,7 @@ def _finish(
         return
     output.finish([shard.header for shard in shards], [target.out / shard.file for shard in shards])
     if len(shards) > 1:
-        write_text(target.out / INDEX_FILE, index_of(shards))
+        write_text(target.out / INDEX, index_of(shards))
     texts.copy_companions(plan, target.out)
     write_text(target.out / texts.CARD, texts.card_text(plan, manifest))
     write_text(target.manifest, entries["text"])

@@ -11,7 +11,7 @@ from merge_lib import registry
 from merge_lib.arithmetic import check_finite, refuse_result
 from merge_lib.checkpoints import open_checkpoint
 from merge_lib.checkpoints.digest import raw_bytes, tensor_digest
-from merge_lib.checkpoints.layout import DTYPES
+from merge_lib.checkpoints.dtypes import DTYPES
 from merge_lib.engine import DigestedCheckpoint
 from merge_lib.plan import Job, Plan
 from merge_lib.streaming.executing import Progress

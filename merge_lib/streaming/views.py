@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from merge_lib.checkpoints import open_checkpoint
-from merge_lib.checkpoints.layout import DTYPE_NAMES
-from merge_lib.streaming.headers import Source, TensorHeader
+from merge_lib.checkpoints.dtypes import DTYPE_NAMES
+from merge_lib.files.folders import Source
+from merge_lib.files.headers import TensorHeader
 
 
 def source_of_view(path: Path, base: Path | None) -> Source:
