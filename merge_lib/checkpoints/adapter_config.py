@@ -10,6 +10,7 @@ from typing import Any
 
 from merge_lib.errors import CheckpointError
 from merge_lib.files.folders import ADAPTER_CONFIG
+from merge_lib.files.headers import FileState
 
 _READ = {
     "peft_type",
@@ -54,6 +55,8 @@ class AdapterConfig:
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
     fields: Mapping[str, Any]  # the whole file
+    path: Path
+    state: FileState
 
     def rank_of(self, module: str) -> int:
         """Rank of one module's factors."""
@@ -74,6 +77,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     """
     path = folder / ADAPTER_CONFIG
     try:
+        state = FileState.of(path)
         fields = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(fields, dict):
             fields = {}
@@ -90,6 +94,8 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         rank_pattern=fields.get("rank_pattern") or {},
         alpha_pattern=fields.get("alpha_pattern") or {},
         fields=fields,
+        path=path,
+        state=state,
     )
 
 

@@ -15,7 +15,7 @@ from merge_lib.checkpoints.reader import CheckpointReader
 from merge_lib.checkpoints.view import Checkpoint, View
 from merge_lib.errors import CheckpointError, CheckpointMismatchError
 from merge_lib.files.folders import ADAPTER, stays_inside
-from merge_lib.files.headers import TensorHeader
+from merge_lib.files.headers import FileState, TensorHeader
 
 PREFIX = "base_model.model."
 PICKLED = "adapter_model.bin"
@@ -74,6 +74,11 @@ class Adapter:
             self.close()
             raise
 
+    @property
+    def states(self) -> Mapping[Path, FileState]:
+        """What the weights and the configuration were when they were read."""
+        return {**self._file.states, self.config.path: self.config.state}
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor in the file."""
         return self._file.shape(name)
@@ -124,6 +129,16 @@ class Adapted(View):
     def label(self) -> str:
         """What messages call this checkpoint."""
         return str(self._adapter.path)
+
+    @property
+    def shards(self) -> tuple[Path, ...]:
+        """The files of the base and of the adapter."""
+        return (*self.source.shards, *self._adapter.states)
+
+    @property
+    def states(self) -> Mapping[Path, FileState]:
+        """What they were when their headers were read."""
+        return {**self.source.states, **self._adapter.states}
 
     @property
     def lineage(self) -> dict[str, object]:

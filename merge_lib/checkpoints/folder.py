@@ -1,6 +1,7 @@
 """Reading a model folder as one checkpoint: every shard's header at once, tensors one at a time."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +13,7 @@ from merge_lib.checkpoints.dtypes import DTYPES
 from merge_lib.checkpoints.reader import CheckpointReader
 from merge_lib.errors import CheckpointError, suggest
 from merge_lib.files.folders import Source, read_folder
-from merge_lib.files.headers import TensorHeader
+from merge_lib.files.headers import FileState, TensorHeader
 
 OPEN_FILES = 4  # of one folder at a time; tensors of one shard are mostly read together
 
@@ -44,6 +45,11 @@ class FolderReader:
     def shards(self) -> tuple[Path, ...]:
         """The files with tensors, by name."""
         return self._stored.files
+
+    @property
+    def states(self) -> Mapping[Path, FileState]:
+        """What the files were when their headers were read."""
+        return self._stored.states
 
     @property
     def lineage(self) -> dict[str, Any]:

@@ -56,6 +56,11 @@ class CheckpointReader:
         return (self.path,)
 
     @property
+    def states(self) -> dict[Path, FileState]:
+        """What the file was when its header was read."""
+        return {self.path: self._header.state}
+
+    @property
     def lineage(self) -> dict[str, Any]:
         """Where the checkpoint comes from, as written into it; empty where nothing was."""
         metadata = self._header.metadata

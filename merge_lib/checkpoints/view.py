@@ -1,5 +1,6 @@
 """Checkpoints that show another one with some of its tensors hidden or computed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from merge_lib.errors import CheckpointError, suggest
-from merge_lib.files.headers import TensorHeader
+from merge_lib.files.headers import FileState, TensorHeader
 
 
 class Checkpoint(Protocol):
@@ -28,6 +29,8 @@ class Checkpoint(Protocol):
     def lineage(self) -> dict[str, Any]: ...  # noqa: D102
     @property
     def shards(self) -> tuple[Path, ...]: ...  # noqa: D102
+    @property
+    def states(self) -> Mapping[Path, FileState]: ...  # noqa: D102
     def shape(self, name: str) -> tuple[int, ...]: ...  # noqa: D102
     def dtype(self, name: str) -> torch.dtype: ...  # noqa: D102
     def tensor(self, name: str) -> Tensor: ...  # noqa: D102
@@ -68,6 +71,11 @@ class View:
     def shards(self) -> tuple[Path, ...]:
         """The files with tensors."""
         return self.source.shards
+
+    @property
+    def states(self) -> Mapping[Path, FileState]:
+        """What the files were when their headers were read."""
+        return self.source.states
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor."""

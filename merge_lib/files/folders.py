@@ -48,6 +48,10 @@ class Source:
         """Names of the tensors, sorted."""
         return tuple(sorted(self.tensors))
 
+    def changed(self) -> tuple[Path, ...]:
+        """The files that are no longer what they were when their headers were read."""
+        return tuple(path for path, state in self.states.items() if not state.is_of(path))
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor."""
         return self.tensors[name].shape

@@ -44,13 +44,14 @@ class FileState:
     """What changes when a file does.
 
     Attributes:
+        ctime_ns: changes with names and permissions, too, so it does not tell states apart here.
         seen_ns: when it was looked at, by the system's clock.
     """
 
     size_bytes: int
     mtime_ns: int
-    ctime_ns: int
     inode: int
+    ctime_ns: int = field(compare=False)
     seen_ns: int = field(compare=False)
 
     @classmethod
@@ -58,7 +59,14 @@ class FileState:
         """The state of a path, links followed, or of an open file."""
         seen_ns = time.time_ns()
         found = os.stat(file)  # noqa: PTH116 -- of a descriptor, too
-        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, seen_ns)
+        return cls(found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns, seen_ns)
+
+    def is_of(self, path: Path) -> bool:
+        """Whether a file is in this state now."""
+        try:
+            return FileState.of(path) == self
+        except OSError:
+            return False
 
 
 @dataclass(frozen=True)

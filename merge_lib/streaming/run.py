@@ -11,15 +11,17 @@ from typing import Any
 
 import xxhash
 
-from merge_lib.errors import SpecError
+from merge_lib.errors import CheckpointCorruptError, SpecError
 from merge_lib.files.folders import INDEX, Source
+from merge_lib.files.headers import TensorHeader
 from merge_lib.files.layout import LINEAGE_KEY, NO_DIGEST, encode_header
+from merge_lib.files.remembered import known_digests, remember
 from merge_lib.spec import MergeSpec
 from merge_lib.streaming import manifest as texts
 from merge_lib.streaming.journal import Journal
 from merge_lib.streaming.layout import Shard, index_of, lay_out, lay_out_shards
 from merge_lib.streaming.memory_bound import Bound, bound_memory, resident_bytes
-from merge_lib.streaming.output import Output, explained, write_text
+from merge_lib.streaming.output import Output, explained, read_exactly, write_text
 from merge_lib.streaming.planning import MergePlan, make_plan
 
 JOURNAL = ".merge_journal.jsonl"
@@ -134,16 +136,17 @@ def merge_to(spec: MergeSpec, out: Path, options: MergeOptions | None = None) ->
         Journal(target.work / JOURNAL, fingerprint) as journal,
         Output(target.work, shards, continues=journal.continues) as output,
     ):
-        continued = _check_finished(plan, journal, output)
+        earlier = _check_finished(plan, journal, output)
         with output.flushing():
             _execute(plan, bound, output, journal, options.progress)
-        entries = _entries(plan, journal, shards)
+        _check_unchanged(plan)
+        entries = _entries(plan, journal, shards, earlier)
         _finish(plan, target, shards, output, entries)
     size = sum(shard.size_bytes for shard in shards)
     arithmetic = entries["manifest"]["arithmetic"]
     digest = entries["manifest"]["output"]["digest"]
     elapsed_s = perf_counter() - started
-    return StreamedMerge(target.out, digest, size, elapsed_s, len(plan.works), continued, arithmetic)
+    return StreamedMerge(target.out, digest, size, elapsed_s, len(plan.works), len(earlier), arithmetic)
 
 
 def lay_out_result(plan: MergePlan, target: Target, max_shard_bytes: int) -> tuple[Shard, ...]:
@@ -166,8 +169,8 @@ def _metadata(plan: MergePlan, base: str | None, experts: list[str], digest: str
     return {"format": "pt", LINEAGE_KEY: json.dumps(lineage, sort_keys=True, separators=(",", ":"))}
 
 
-def _check_finished(plan: MergePlan, journal: Journal, output: Output) -> int:
-    """Forget tensors of an earlier run whose bytes did not reach the disk; count the others."""
+def _check_finished(plan: MergePlan, journal: Journal, output: Output) -> frozenset[str]:
+    """Forget tensors of an earlier run whose bytes did not reach the disk; name the others."""
     buffer = memoryview(bytearray(_HASH_BYTES))
     sizes = {work.name: work.size_bytes for work in plan.works}
     for name, line in list(journal.finished.items()):
@@ -178,7 +181,7 @@ def _check_finished(plan: MergePlan, journal: Journal, output: Output) -> int:
             digest.update(view)
         if digest.hexdigest() != line["output"]:
             del journal.finished[name]
-    return len(journal.finished)
+    return frozenset(journal.finished)
 
 
 def _execute(
@@ -200,15 +203,19 @@ def _execute(
             explain_not_finite(plan, exc.name)
 
 
-def _entries(plan: MergePlan, journal: Journal, shards: tuple[Shard, ...]) -> dict[str, Any]:
-    """The manifest's text, and its values."""
+def _entries(
+    plan: MergePlan, journal: Journal, shards: tuple[Shard, ...], earlier: frozenset[str]
+) -> dict[str, Any]:
+    """The manifest's text, and its values; what this run has digested is remembered."""
     places = [plan.base, *plan.experts]
     inputs = []
     for place, source in enumerate(places):
         if source is not None:
             lines = journal.finished.items()
-            known = {name: line["inputs"][place] for name, line in lines if line["inputs"][place]}
-            inputs.append(texts.input_entry(source, _complete(source, known, plan.spec.base)))
+            taken = {name: line["inputs"][place] for name, line in lines if line["inputs"][place]}
+            digests = _complete(source, taken, plan.spec.base)
+            remember(source, {name: digest for name, digest in digests.items() if name not in earlier})
+            inputs.append(texts.input_entry(source, digests))
     results = {name: line["output"] for name, line in journal.finished.items()}
     output = texts.output_entry(plan.works, results, shards)
     base, experts = (None, inputs) if plan.base is None else (inputs[0], inputs[1:])
@@ -216,9 +223,19 @@ def _entries(plan: MergePlan, journal: Journal, shards: tuple[Shard, ...]) -> di
     return {"text": text, "manifest": json.loads(text)}
 
 
-def _complete(source: Source, known: Mapping[str, str], base: Path | None) -> dict[str, str]:
-    """Digests of all tensors of an input; those that the merge had no use for are read now."""
-    digests = dict(known)
+def _check_unchanged(plan: MergePlan) -> None:
+    """Refuse to finish if an input is no longer what was planned with."""
+    changed = sorted(str(path) for source in plan.sources for path in source.changed())
+    if changed:
+        raise CheckpointCorruptError(
+            f"{', '.join(dict.fromkeys(changed))} changed while it was merged. Inputs must stay as "
+            "they are until a merge is finished. Run the same command again; it starts anew."
+        )
+
+
+def _complete(source: Source, taken: Mapping[str, str], base: Path | None) -> dict[str, str]:
+    """Digests of all tensors of an input; those that the merge had no use for are remembered or read now."""
+    digests = {**known_digests(source), **taken}
     for name in source.names:
         if name not in digests:
             header = source.tensors[name]
@@ -226,16 +243,22 @@ def _complete(source: Source, known: Mapping[str, str], base: Path | None) -> di
                 from merge_lib.streaming.views import digest_of_view
 
                 digests[name] = digest_of_view(source.path, base, name)
-                continue
-            digest, left = xxhash.xxh3_128(), header.size_bytes
-            with header.path.open("rb", buffering=0) as file:
-                file.seek(header.offset)
-                while left:
-                    piece = file.read(min(_HASH_BYTES, left))
-                    digest.update(piece)
-                    left -= len(piece)
-            digests[name] = digest.hexdigest()
+            else:
+                digests[name] = _digest_of(header)
     return digests
+
+
+def _digest_of(header: TensorHeader) -> str:
+    """The digest of a tensor's bytes in its file."""
+    digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(_HASH_BYTES))
+    with header.path.open("rb", buffering=0) as file:  # type: ignore[union-attr]
+        for start in range(0, header.size_bytes, _HASH_BYTES):
+            view = buffer[: min(_HASH_BYTES, header.size_bytes - start)]
+            read_exactly(
+                file.fileno(), view, header.offset + start, f"Tensor '{header.name}' of {header.path}"
+            )
+            digest.update(view)
+    return digest.hexdigest()
 
 
 def _finish(

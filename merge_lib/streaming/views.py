@@ -18,7 +18,7 @@ def source_of_view(path: Path, base: Path | None) -> Source:
             tensors[name] = TensorHeader(
                 name, DTYPE_NAMES[reader.dtype(name)], reader.shape(name), file, offset
             )
-        return Source(str(path), path, tuple(reader.shards), tensors)
+        return Source(str(path), path, tuple(reader.shards), tensors, reader.states)
 
 
 def digest_of_view(path: Path, base: Path | None, name: str) -> str:
