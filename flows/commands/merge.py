@@ -40,16 +40,23 @@ def merge(
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores that may be used.")] = None,
     memory: Annotated[str | None, typer.Option(help="Bound on the process's memory, such as 512M.")] = None,
+    file_hash: Annotated[
+        list[str] | None,
+        typer.Option(help="Also record sha256 or md5 of whole files; slower than the merge. Repeatable."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Merge; the same command continues a merge that was interrupted."""
     from flows.recipe import load_recipe
+    from merge_lib.files.hashes import check_kinds
     from merge_lib.streaming.preflight import examine
     from merge_lib.streaming.run import MergeOptions, merge_to
 
     spec = load_recipe(recipe)
     memory_bytes = None if memory is None else parse_size(memory)
-    options = MergeOptions(threads, memory_bytes, parse_size(max_shard_size))
+    options = MergeOptions(
+        threads, memory_bytes, parse_size(max_shard_size), file_hashes=check_kinds(file_hash or ())
+    )
     preview = examine(spec, target, options)
     if is_dry_run:
         _show_preview(preview, target, as_json=as_json)

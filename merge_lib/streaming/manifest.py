@@ -52,11 +52,11 @@ def output_entry(
     return {"digest": combine(tensors), "size_bytes": files, "tensors": tensors}
 
 
-def manifest_text(
+def make_manifest(
     plan: MergePlan, base: dict[str, Any] | None, experts: list[dict[str, Any]], output: dict[str, Any]
-) -> str:
-    """The manifest: the same inputs, recipe and versions give the same text."""
-    manifest = {
+) -> dict[str, Any]:
+    """The manifest's values, all of which JSON has."""
+    return {
         "format": 1,
         "recipe": plan.recipe,
         "base": base,
@@ -65,6 +65,10 @@ def manifest_text(
         "arithmetic": "kernels" if plan.is_compiled else f"torch: {plan.why_torch}",
         "versions": versions(with_torch=not plan.is_compiled),
     }
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """The same inputs, recipe and versions give the same text."""
     return json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -11,18 +11,19 @@ from typing import Any
 
 import xxhash
 
-from merge_lib.errors import CheckpointCorruptError, SpecError
-from merge_lib.files.folders import INDEX, Source
-from merge_lib.files.headers import TensorHeader
+from merge_lib.errors import SpecError
+from merge_lib.files.folders import INDEX
+from merge_lib.files.hashes import FileHash
 from merge_lib.files.layout import LINEAGE_KEY, NO_DIGEST, encode_header
-from merge_lib.files.remembered import known_digests, remember
+from merge_lib.files.remembered import remember
 from merge_lib.spec import MergeSpec
 from merge_lib.streaming import manifest as texts
 from merge_lib.streaming.journal import Journal
 from merge_lib.streaming.layout import Shard, index_of, lay_out, lay_out_shards
 from merge_lib.streaming.memory_bound import Bound, bound_memory, resident_bytes
-from merge_lib.streaming.output import Output, explained, read_exactly, write_text
+from merge_lib.streaming.output import Output, explained, write_text
 from merge_lib.streaming.planning import MergePlan, make_plan
+from merge_lib.streaming.provenance import FileHashes, check_unchanged, complete_digests
 
 JOURNAL = ".merge_journal.jsonl"
 _HASH_BYTES = 1 << 20
@@ -36,6 +37,7 @@ class MergeOptions:
         threads: None uses the cores that this process may use.
         memory_bytes: bound on the resident size; None uses pieces of the best size.
         max_shard_bytes: a folder's files are no larger, unless one tensor is.
+        file_hashes: more hashes of whole files for the manifest; they take longer than the merge.
         progress: told the bytes that were read since the last call.
     """
 
@@ -43,6 +45,7 @@ class MergeOptions:
     memory_bytes: int | None = None
     max_shard_bytes: int = 5_000_000_000
     progress: Callable[[int], None] = lambda _read: None
+    file_hashes: tuple[FileHash, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,12 +142,13 @@ def merge_to(spec: MergeSpec, out: Path, options: MergeOptions | None = None) ->
         earlier = _check_finished(plan, journal, output)
         with output.flushing():
             _execute(plan, bound, output, journal, options.progress)
-        _check_unchanged(plan)
-        entries = _entries(plan, journal, shards, earlier)
-        _finish(plan, target, shards, output, entries)
+        manifest = _manifest(plan, journal, shards, earlier)
+        hashes = FileHashes(options.file_hashes, threads)
+        hashes.add_inputs(manifest, plan.sources)
+        check_unchanged(plan.sources)
+        _finish(plan, target, shards, output, manifest, hashes)
     size = sum(shard.size_bytes for shard in shards)
-    arithmetic = entries["manifest"]["arithmetic"]
-    digest = entries["manifest"]["output"]["digest"]
+    arithmetic, digest = manifest["arithmetic"], manifest["output"]["digest"]
     elapsed_s = perf_counter() - started
     return StreamedMerge(target.out, digest, size, elapsed_s, len(plan.works), len(earlier), arithmetic)
 
@@ -203,81 +207,50 @@ def _execute(
             explain_not_finite(plan, exc.name)
 
 
-def _entries(
+def _manifest(
     plan: MergePlan, journal: Journal, shards: tuple[Shard, ...], earlier: frozenset[str]
 ) -> dict[str, Any]:
-    """The manifest's text, and its values; what this run has digested is remembered."""
+    """What will be recorded of the merge; what this run has digested of the inputs is remembered."""
     places = [plan.base, *plan.experts]
     inputs = []
     for place, source in enumerate(places):
         if source is not None:
             lines = journal.finished.items()
             taken = {name: line["inputs"][place] for name, line in lines if line["inputs"][place]}
-            digests = _complete(source, taken, plan.spec.base)
+            digests = complete_digests(source, taken, plan.spec.base)
             remember(source, {name: digest for name, digest in digests.items() if name not in earlier})
             inputs.append(texts.input_entry(source, digests))
     results = {name: line["output"] for name, line in journal.finished.items()}
     output = texts.output_entry(plan.works, results, shards)
     base, experts = (None, inputs) if plan.base is None else (inputs[0], inputs[1:])
-    text = texts.manifest_text(plan, base, experts, output)
-    return {"text": text, "manifest": json.loads(text)}
-
-
-def _check_unchanged(plan: MergePlan) -> None:
-    """Refuse to finish if an input is no longer what was planned with."""
-    changed = sorted(str(path) for source in plan.sources for path in source.changed())
-    if changed:
-        raise CheckpointCorruptError(
-            f"{', '.join(dict.fromkeys(changed))} changed while it was merged. Inputs must stay as "
-            "they are until a merge is finished. Run the same command again; it starts anew."
-        )
-
-
-def _complete(source: Source, taken: Mapping[str, str], base: Path | None) -> dict[str, str]:
-    """Digests of all tensors of an input; those that the merge had no use for are remembered or read now."""
-    digests = {**known_digests(source), **taken}
-    for name in source.names:
-        if name not in digests:
-            header = source.tensors[name]
-            if header.path is None:
-                from merge_lib.streaming.views import digest_of_view
-
-                digests[name] = digest_of_view(source.path, base, name)
-            else:
-                digests[name] = _digest_of(header)
-    return digests
-
-
-def _digest_of(header: TensorHeader) -> str:
-    """The digest of a tensor's bytes in its file."""
-    digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(_HASH_BYTES))
-    with header.path.open("rb", buffering=0) as file:  # type: ignore[union-attr]
-        for start in range(0, header.size_bytes, _HASH_BYTES):
-            view = buffer[: min(_HASH_BYTES, header.size_bytes - start)]
-            read_exactly(
-                file.fileno(), view, header.offset + start, f"Tensor '{header.name}' of {header.path}"
-            )
-            digest.update(view)
-    return digest.hexdigest()
+    return texts.make_manifest(plan, base, experts, output)
 
 
 def _finish(
-    plan: MergePlan, target: Target, shards: tuple[Shard, ...], output: Output, entries: Mapping[str, Any]
+    plan: MergePlan,
+    target: Target,
+    shards: tuple[Shard, ...],
+    output: Output,
+    manifest: dict[str, Any],
+    hashes: FileHashes,
 ) -> None:
     """Flush and name the shards, write what belongs to them, and last the manifest."""
-    manifest = entries["manifest"]
+    headers, targets = [shard.header for shard in shards], [target.out / shard.file for shard in shards]
     if target.is_file:
         base = manifest["base"] and manifest["base"]["digest"]
         experts = [entry["digest"] for entry in manifest["experts"]]
         metadata = _metadata(plan, base, experts, manifest["output"]["digest"])
-        output.finish([encode_header(shards[0].tensors, metadata)], [target.out])
-        write_text(target.manifest, entries["text"])
+        headers, targets = [encode_header(shards[0].tensors, metadata)], [target.out]
+    output.complete(headers)
+    hashes.add_outputs(manifest, dict(zip(targets, output.paths, strict=True)))
+    output.name(targets)
+    if not target.is_file:
+        if len(shards) > 1:
+            write_text(target.out / INDEX, index_of(shards))
+        texts.copy_companions(plan, target.out)
+        write_text(target.out / texts.CARD, texts.card_text(plan, manifest))
+    write_text(target.manifest, texts.manifest_text(manifest))
+    if target.is_file:
         shutil.rmtree(target.work)
-        return
-    output.finish([shard.header for shard in shards], [target.out / shard.file for shard in shards])
-    if len(shards) > 1:
-        write_text(target.out / INDEX, index_of(shards))
-    texts.copy_companions(plan, target.out)
-    write_text(target.out / texts.CARD, texts.card_text(plan, manifest))
-    write_text(target.manifest, entries["text"])
-    (target.out / JOURNAL).unlink()
+    else:
+        (target.out / JOURNAL).unlink()
