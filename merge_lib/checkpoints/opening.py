@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from merge_lib.checkpoints.adapters import Adapted, Adapter
+from merge_lib.checkpoints.adapted import Adapted
+from merge_lib.checkpoints.adapters import Adapter
 from merge_lib.checkpoints.folder import FolderReader
 from merge_lib.checkpoints.fp8 import show_dequantised
 from merge_lib.checkpoints.model_config import ModelConfig, read_model_config
