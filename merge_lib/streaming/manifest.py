@@ -13,6 +13,7 @@ import xxhash
 
 from merge_lib.errors import CheckpointCorruptError
 from merge_lib.files.folders import Source
+from merge_lib.streaming.hub_card import front_matter
 from merge_lib.streaming.layout import Shard
 from merge_lib.streaming.output import write_text
 from merge_lib.streaming.planning import MergePlan, Work
@@ -138,7 +139,7 @@ def _flush(path: Path) -> None:
 def card_text(plan: MergePlan, manifest: Mapping[str, Any]) -> str:
     """The model card: what was merged, how, and how to make it again."""
     recipe, base = manifest["recipe"], manifest["base"]
-    lines = ["---", "tags:", "- merge", "- mergeline", "---", f"# Merged by {recipe['method']}", ""]
+    lines = [*front_matter(source.path for source in plan.sources), f"# Merged by {recipe['method']}", ""]
     lines += [f"`{key}`: `{value}`  " for key, value in sorted(recipe["params"].items())]
     lines += ["", "| role | name | digest of the tensors |", "|---|---|---|"]
     rows = [("base", base)] if base else []
