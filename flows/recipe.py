@@ -1,5 +1,8 @@
-"""A merge's recipe, read from YAML and checked whole: every error at once, with its line."""
+"""A merge's recipe, ours or mergekit's, read from YAML and checked whole: every error at once."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -9,7 +12,10 @@ from pydantic_core import PydanticCustomError
 from flows.yaml_errors import YamlDocument, explain
 from merge_lib import registry
 from merge_lib.errors import SpecError
+from merge_lib.mergekit import plan_recipe, read_recipe
+from merge_lib.mergekit.signatures import SIGNATURES
 from merge_lib.spec import MergeSpec, OutputDtype
+from merge_lib.streaming.planning import MergePlan, make_plan
 from merge_lib.types import Seed
 
 
@@ -39,8 +45,55 @@ class Recipe(BaseModel):
         return self
 
 
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe that says what it means.
+
+    Attributes:
+        method: what messages call the merge.
+        plan: reads the headers of its checkpoints, and raises all that is wrong with them.
+    """
+
+    method: str
+    plan: Callable[[], MergePlan]
+
+
+def load_any_recipe(path: Path, seed: int | None = None) -> LoadedRecipe:
+    """Read a recipe of ours, or one of mergekit's, which has the key `merge_method`.
+
+    Args:
+        path: the YAML file.
+        seed: of the random draws of mergekit's methods, whose recipes have no key for it.
+
+    Raises:
+        SpecError: all that is wrong with it, or with giving it a seed.
+    """
+    document = YamlDocument.read(path)
+    if "merge_method" in document.root:
+        return _load_mergekit(path, seed)
+    if "method" not in document.root:
+        raise SpecError(
+            f"{path} has neither `method`, as our recipes, nor `merge_method`, as mergekit's. Give one of them."
+        )
+    if seed is not None:
+        raise SpecError(f"--seed was given, but {path} has a key for it. Write `seed: {seed}` in the recipe.")
+    spec = load_recipe(path)
+    return LoadedRecipe(spec.method, partial(make_plan, spec))
+
+
+def _load_mergekit(path: Path, seed: int | None) -> LoadedRecipe:
+    recipe = read_recipe(path)
+    if seed is not None and not SIGNATURES[recipe.merge_method].randomised:
+        random = ", ".join(sorted(name for name, signature in SIGNATURES.items() if signature.randomised))
+        raise SpecError(
+            f"--seed was given, but '{recipe.merge_method}' draws nothing at random. Leave it out; only {random} do."
+        )
+    make = partial(plan_recipe, recipe, path.parent, seed=seed or 0)
+    return LoadedRecipe(f"mergekit.{recipe.merge_method}", make)
+
+
 def load_recipe(path: Path) -> MergeSpec:
-    """Read a recipe.
+    """Read a recipe of ours.
 
     Raises:
         SpecError: all that is wrong with it, each with its line.

@@ -95,7 +95,7 @@ class DigestedCheckpoint:
         """The tensors that are shown as they lie in files."""
         reader = self._reader
         places = {name: place for name in self.names if (place := reader.location(name)) is not None}
-        return Source(self.label, reader.path, reader.shards, places, reader.states)
+        return Source(self.label, reader.path, reader.shards, places, states=reader.states)
 
 
 def merge_checkpoints(spec: MergeSpec, out: Path, *, lineage: Mapping[str, Any] | None = None) -> MergeReport:

@@ -26,9 +26,12 @@ def register(app: typer.Typer) -> None:
     )
 
 
-def merge(
+def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     recipe: Annotated[
-        Path, typer.Argument(help="A YAML file: method, params, base, experts, seed, exclude, dtype.")
+        Path,
+        typer.Argument(
+            help="A YAML file: method, params, base, experts, seed, exclude, dtype; or mergekit's as it is."
+        ),
     ],
     target: Annotated[
         Path,
@@ -40,6 +43,9 @@ def merge(
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores that may be used.")] = None,
     memory: Annotated[str | None, typer.Option(help="Bound on the process's memory, such as 512M.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the random methods of a mergekit recipe. Default: 0.")
+    ] = None,
     file_hash: Annotated[
         list[str] | None,
         typer.Option(help="Also record sha256 or md5 of whole files; slower than the merge. Repeatable."),
@@ -47,23 +53,23 @@ def merge(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Merge; the same command continues a merge that was interrupted."""
-    from flows.recipe import load_recipe
+    from flows.recipe import load_any_recipe
     from merge_lib.files.hashes import check_kinds
-    from merge_lib.streaming.preflight import examine
-    from merge_lib.streaming.run import MergeOptions, merge_to
+    from merge_lib.streaming.preflight import examine_plan
+    from merge_lib.streaming.run import MergeOptions, merge_planned
 
-    spec = load_recipe(recipe)
+    loaded = load_any_recipe(recipe, seed)
     memory_bytes = None if memory is None else parse_size(memory)
     options = MergeOptions(
         threads, memory_bytes, parse_size(max_shard_size), file_hashes=check_kinds(file_hash or ())
     )
-    preview = examine(spec, target, options)
+    preview = examine_plan(loaded.plan, target, options)
     if is_dry_run:
         _show_preview(preview, target, as_json=as_json)
         sys.exit(2 if preview.problems else 0)
-    with work_shown(f"merging by {spec.method}", max(preview.read_bytes, 1)) as (bars, bar):
+    with work_shown(f"merging by {loaded.method}", max(preview.read_bytes, 1)) as (bars, bar):
         advance: Callable[[int], None] = lambda read: bars.advance(bar, read)  # noqa: E731
-        done = merge_to(spec, target, replace(options, progress=advance))
+        done = merge_planned(loaded.plan, target, replace(options, progress=advance))
     _show_done(done, as_json=as_json)
 
 

@@ -24,8 +24,10 @@ class Source:
     """A checkpoint: one file, or a folder with shards.
 
     Attributes:
+        label: what messages call it.
         files: those with tensors.
         tensors: by name.
+        base: what it is folded into, where it is an adapter.
         states: what the files were when their headers were read.
     """
 
@@ -33,6 +35,7 @@ class Source:
     path: Path
     files: tuple[Path, ...]
     tensors: Mapping[str, TensorHeader]
+    base: Path | None = None
     states: Mapping[Path, FileState] = field(default_factory=dict)
 
     @classmethod
@@ -41,7 +44,17 @@ class Source:
         headers = tuple(headers)
         tensors = {name: tensor for header in headers for name, tensor in header.tensors.items()}
         files = tuple(header.path for header in headers)
-        return cls(str(path), path, files, tensors, {header.path: header.state for header in headers})
+        return cls(str(path), path, files, tensors, states={header.path: header.state for header in headers})
+
+    @property
+    def name(self) -> str:
+        """What a manifest calls it: no part of its path but the last."""
+        return self.path.name
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether a tensor has scales or adapters."""
+        return any(header.is_computed for header in self.tensors.values())
 
     @property
     def names(self) -> tuple[str, ...]:

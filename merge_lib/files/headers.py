@@ -19,7 +19,8 @@ _MAX_HEADER_BYTES = 100_000_000  # as in the safetensors library
 class TensorHeader:
     """One tensor as its file's header describes it; offsets count from the start of the file.
 
-    A tensor that must be computed, such as one with scales or adapters, has no path.
+    A tensor that must be computed, such as one with scales or adapters, has no path but the checkpoint that
+    shows it.
     """
 
     name: str
@@ -27,6 +28,17 @@ class TensorHeader:
     shape: tuple[int, ...]
     path: Path | None
     offset: int
+    view: Path | None = None
+
+    @property
+    def key(self) -> tuple[Path | None, str]:
+        """What tells the tensor from all others, of this checkpoint and of any other."""
+        return (self.path or self.view, self.name)
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether its bytes lie in no file."""
+        return self.path is None
 
     @property
     def count(self) -> int:
@@ -60,6 +72,11 @@ class FileState:
         seen_ns = time.time_ns()
         found = os.stat(file)  # noqa: PTH116 -- of a descriptor, too
         return cls(found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns, seen_ns)
+
+    @property
+    def identity(self) -> tuple[int, int, int]:
+        """Size, time and inode."""
+        return self.size_bytes, self.mtime_ns, self.inode
 
     def is_of(self, path: Path) -> bool:
         """Whether a file is in this state now."""

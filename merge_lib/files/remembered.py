@@ -95,7 +95,8 @@ def keep(path: Path, state: FileState, record: Record) -> None:
 
 
 def _exactly(state: FileState) -> tuple[int, int, int, int]:
-    return state.size_bytes, state.mtime_ns, state.ctime_ns, state.inode
+    """With the time that changes whatever is done to a file, so that no older time hides a change."""
+    return *state.identity, state.ctime_ns
 
 
 def _identity(path: Path, state: FileState) -> dict[str, Any]:

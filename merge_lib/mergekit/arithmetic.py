@@ -1,88 +1,113 @@
-"""One tensor of a recipe: read, merge, cast."""
+"""mergekit's variants in torch, tensor by tensor: the reference of the kernels."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from merge_lib.compatibility import TensorSource
+from merge_lib.arithmetic import is_finite, refuse_result
+from merge_lib.checkpoints.dtypes import DTYPES
+from merge_lib.engine import DigestedCheckpoint
 from merge_lib.errors import CheckpointMismatchError, MergeError, MethodInputError
-from merge_lib.mergekit.resolve import TensorJob
-from merge_lib.mergekit.schema import Recipe
+from merge_lib.files.headers import TensorHeader
+from merge_lib.mergekit.signatures import SIGNATURES
 from merge_lib.ops.chance import TensorGenerator
+from merge_lib.streaming.planning import MergePlan, Work
+from merge_lib.streaming.torch_route import bare_digest, opened
+
+Homes = Mapping[tuple[Any, str], tuple[str, DigestedCheckpoint]]
 
 
-def merge_tensor(job: TensorJob, recipe: Recipe, sources: Mapping[str, TensorSource], *, seed: int) -> Tensor:
+class MergekitReference:
+    """The torch functions for a plan of a mergekit recipe."""
+
+    def merge(self, plan: MergePlan, works: Sequence[Work]) -> Iterator[tuple[Tensor, list[str | None]]]:
+        """Each result with the hash of each of its inputs."""
+        with opened(plan.sources) as readers:
+            homes = {
+                header.key: (source.label, reader)
+                for source, reader in zip(plan.sources, readers, strict=True)
+                for header in source.tensors.values()
+            }
+            for work in works:
+                merged = _merge_work(work, homes, plan.seed)
+                yield merged, [header and _digest(header, homes) for header in work.inputs]
+
+    def refuse(self, plan: MergePlan, work: Work) -> NoReturn:
+        """Say which input is not finite, or that the result is not."""
+        for _ in self.merge(plan, [work]):
+            pass
+        refuse_result(work.name, work.method, DTYPES[work.dtype])
+
+
+def merge_tensor(work: Work, base: Tensor | None, experts: Sequence[Tensor], *, seed: int) -> Tensor:
     """The tensor of the result.
 
     Args:
-        job: what to make it of.
-        recipe: for its dtypes: arithmetic is in `dtype`, or as the first model stores the tensor.
-        sources: the open models by name.
+        work: what to make; its method is one of mergekit's.
+        base: [*shape], floating; None for methods without one.
+        experts: [*shape] each, floating.
         seed: of randomised methods.
 
     Returns:
-        The tensor in the recipe's `out_dtype`, else its `dtype`, else as stored.
+        [*shape], in the work's dtype.
 
     Raises:
-        MethodInputError: a model or the result is not finite.
-        CheckpointMismatchError: a tensor of integers differs between the models.
+        MethodInputError: the result is not finite.
     """
-    given = [*job.experts, *([job.base] if job.base else [])]
-    tensors = [sources[item.model].tensor(item.name) for item in given]
-    if not tensors[0].is_floating_point():
-        return _same(job, tensors)
-    for item, tensor in zip(given, tensors, strict=True):
-        _check_finite(f"Tensor '{item.name}' of model '{item.model}'", tensor)
-    wide = [tensor.to(work_dtype(recipe, tensors[0].dtype)) for tensor in tensors]
-    experts = torch.stack(wide[: len(job.experts)])
+    arithmetic = DTYPES[work.arithmetic]
+    rows = torch.stack([expert.to(arithmetic) for expert in experts])
     try:
-        merged = apply(job, experts, wide[-1] if job.base else None, seed=seed)
+        merged = apply(work, rows, None if base is None else base.to(arithmetic), seed=seed)
     except MergeError as exc:
-        exc.add_note(f"in method '{job.method.name}', tensor '{job.name}'")
+        exc.add_note(f"in method '{work.method}', tensor '{work.name}'")
         raise
-    stored = merged.to(out_dtype(recipe, tensors[0].dtype))
-    _check_finite(f"Tensor '{job.name}' merged by '{job.method.name}'", stored)
-    return stored.contiguous()
+    stored = merged.to(DTYPES[work.dtype])
+    if not is_finite(stored).all():
+        refuse_result(work.name, work.method, stored.dtype)
+    return stored
 
 
-def apply(job: TensorJob, experts: Tensor, base: Tensor | None, *, seed: int) -> Tensor:
+def apply(work: Work, experts: Tensor, base: Tensor | None, *, seed: int) -> Tensor:
     """Call the method's function."""
-    module, _, name = job.method.function.partition(".")
+    signature = SIGNATURES[work.method.removeprefix("mergekit.")]
+    module, _, name = signature.function.partition(".")
     function = getattr(import_module(f"merge_lib.mergekit.methods.{module}"), name)
-    keywords: dict[str, Any] = dict(job.params)
-    if job.method.randomised:
-        keywords["generator"] = TensorGenerator(seed, job.name)
-    takes_base = job.method.base != "a model"
+    keywords: dict[str, Any] = dict(work.params)
+    if signature.randomised:
+        keywords["generator"] = TensorGenerator(seed, work.name)
+    takes_base = signature.base != "a model"
     return function(experts, base, **keywords) if takes_base else function(experts, **keywords)
 
 
-def work_dtype(recipe: Recipe, stored: torch.dtype) -> torch.dtype:
-    """The dtype of the arithmetic."""
-    return getattr(torch, recipe.dtype) if recipe.dtype else stored
+def _merge_work(work: Work, homes: Homes, seed: int) -> Tensor:
+    tensors = [header and _read(header, homes) for header in work.inputs]
+    if work.kind == "equal":
+        return _same(work, [tensor for tensor in tensors if tensor is not None])
+    return merge_tensor(work, tensors[0], tensors[1:], seed=seed)  # type: ignore[arg-type]
 
 
-def out_dtype(recipe: Recipe, stored: torch.dtype) -> torch.dtype:
-    """The dtype of a tensor of the result; tensors that are not floating keep theirs."""
-    if not stored.is_floating_point:
-        return stored
-    return getattr(torch, recipe.out_dtype) if recipe.out_dtype else work_dtype(recipe, stored)
+def _read(header: TensorHeader, homes: Homes) -> Tensor:
+    label, reader = homes[header.key]
+    tensor = reader.tensor(header.name)
+    if tensor.is_floating_point() and not is_finite(tensor).all():
+        raise MethodInputError(
+            f"Tensor '{header.name}' of model '{label}' has values that are NaN or infinite. Only finite weights "
+            "can be merged. Leave that model out."
+        )
+    return tensor
 
 
-def _same(job: TensorJob, tensors: list[Tensor]) -> Tensor:
+def _digest(header: TensorHeader, homes: Homes) -> str:
+    return bare_digest(homes[header.key][1].known_digest(header.name))  # type: ignore[arg-type]
+
+
+def _same(work: Work, tensors: Sequence[Tensor]) -> Tensor:
     if any(not torch.equal(tensor, tensors[0]) for tensor in tensors[1:]):
         raise CheckpointMismatchError(
-            f"Tensor '{job.name}' ({tensors[0].dtype}) differs between the models. Only floating tensors are "
+            f"Tensor '{work.name}' ({work.dtype}) differs between the models. Only floating tensors are "
             "merged; others must be equal. Merge models that share it."
         )
     return tensors[0]
-
-
-def _check_finite(what: str, tensor: Tensor) -> None:
-    if not torch.isfinite(tensor.float()).all():
-        raise MethodInputError(
-            f"{what} has values that are NaN or infinite in {tensor.dtype}. Only finite weights can be merged. "
-            "Leave that model out, or use a wider `dtype`."
-        )

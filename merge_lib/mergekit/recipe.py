@@ -70,11 +70,13 @@ def _check_structure(recipe: Recipe) -> Iterator[str]:
     if bool(recipe.models) == bool(recipe.slices):
         yield "A recipe has either `models` or `slices`, and at least one entry in it. Keep one of the two."
     for name in models_of(recipe):
-        if "+" in name or "@" in name:
+        if "@" in name:
             yield (
-                f"Model '{name}' names an adapter or a revision, which is not supported. Give the path of a "
-                "local folder or file; fold the adapter in first."
+                f"Model '{name}' names a revision, which is not supported. Give the path of a local folder or "
+                "file."
             )
+        elif not all(name.split("+")) or name.count("+") > 1:
+            yield f"Model '{name}' is neither a model nor a model and an adapter, as in `model+adapter`."
     for i, piece in enumerate(recipe.slices or ()):
         sizes = {source.layer_range[1] - source.layer_range[0] for source in piece.sources}
         if len(sizes) > 1 or min(sizes) < 1 or any(source.layer_range[0] < 0 for source in piece.sources):

@@ -2,13 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from merge_lib.errors import SpecError, suggest
-from merge_lib.mergekit.settings import Choice, Gradient, Setting, read_setting
+from merge_lib.mergekit.settings import Choice, Gradient, Setting, read_setting, write_setting
 
 DtypeName = Literal["float64", "float32", "float16", "bfloat16"]
-Parameters = dict[str, Annotated[bool | int | float | Gradient | Choice, BeforeValidator(read_setting)]]
+Parameters = dict[
+    str,
+    Annotated[
+        bool | int | float | Gradient | Choice, BeforeValidator(read_setting), PlainSerializer(write_setting)
+    ],
+]
 
 REFUSED = {
     "chat_template": "Leave it out; the base's own chat template is kept.",

@@ -49,6 +49,18 @@ def read_setting(raw: Any) -> Setting:
     )
 
 
+def write_setting(setting: Setting) -> Any:
+    """The inverse of `read_setting`: what a YAML would hold."""
+    if isinstance(setting, Gradient):
+        return list(setting.values)
+    if isinstance(setting, Choice):
+        return [
+            {"value": write_setting(value)} | ({} if part is None else {"filter": part})
+            for part, value in setting.cases
+        ]
+    return setting
+
+
 def evaluate(setting: Setting, name: str, position: float) -> Scalar | None:
     """The value for the tensor of that name; None where no case of a choice holds.
 

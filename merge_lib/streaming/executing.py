@@ -93,8 +93,8 @@ class Executor:
     progress: Progress
 
     def __post_init__(self) -> None:
-        spec = self.plan.spec
-        self._recipe = Recipe(spec.method, spec.params, spec.seed, len(self.plan.experts))
+        plan = self.plan
+        self._recipe = Recipe(plan.method, plan.params, plan.seed, len(plan.experts))
         self._stop, self._lock = Event(), Lock()
         self._thresholds: np.ndarray | None = None
 

@@ -8,11 +8,10 @@ from pathlib import Path
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def front_matter(models: Iterable[Path]) -> list[str]:
-    """The card's YAML header, as lines; of the first model it is asked whether transformers loads it."""
-    models = list(models)
+def front_matter(models: Iterable[Path], *, is_for_transformers: bool) -> list[str]:
+    """The card's YAML header, as lines."""
     names = dict.fromkeys(hub_name(path) for path in models)
-    library = ["library_name: transformers"] if (models[0] / "config.json").is_file() else []
+    library = ["library_name: transformers"] if is_for_transformers else []
     return [
         "---",
         "base_model:",

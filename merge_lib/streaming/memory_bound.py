@@ -63,9 +63,9 @@ def bound_memory(
 
 def _fixed_bytes(plan: MergePlan) -> int:
     """What a thread takes whatever the size of its pieces."""
-    if plan.spec.method == "ties":
+    if plan.method == "ties":
         return len(plan.experts) * _DIGITS_BYTES
-    return 2 * SLERP_BLOCK * 4 if plan.spec.method == "slerp" else 0
+    return 2 * SLERP_BLOCK * 4 if plan.method == "slerp" else 0
 
 
 def _bound_torch(plan: MergePlan, memory_bytes: int | None) -> Bound:

@@ -1,10 +1,14 @@
-"""A merge as a flat list of work, made from headers alone and checked before anything is written."""
+"""A merge as a flat list of work, made from headers alone and checked before anything is written.
+
+Whatever a recipe is written in, it becomes a `MergePlan`; `make_plan` makes it of our own.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
 import xxhash
 
@@ -17,10 +21,14 @@ from merge_lib.files.layout import DTYPE_BYTES, Shape
 from merge_lib.spec import MergeSpec
 from merge_lib.streaming.headers import FLOATING, read_source
 
-OUT_DTYPES = {
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DTYPE_CODES = {
     **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"},
     **{"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"},
 }
+T = TypeVar("T")
 _IN_KERNELS = frozenset({"F32", "F16", "BF16"})
 _KERNEL_METHODS = frozenset(
     {"average", "dare", "ema", "linear", "magmax", "running_average", "slerp", "task_arithmetic", "ties"}
@@ -32,7 +40,7 @@ class Work:
     """One tensor of the result and what it is made of.
 
     Attributes:
-        kind: merged; copied from the base, which is excluded; or the same in all experts.
+        kind: merged; copied from the base, which is excluded; or the same in all inputs but the first.
         inputs: of the base, or None without one, then of each expert; None where it lacks the tensor.
         method: a registered name, or `mergekit.` and one of mergekit's.
         params: the method's keywords for this tensor.
@@ -64,22 +72,71 @@ class Work:
         return sum(header.size_bytes for header in self.inputs if header is not None)
 
 
+class Reference(Protocol):
+    """A recipe's torch functions: the slower route, and the messages of the faster."""
+
+    def merge(self, plan: "MergePlan", works: Sequence[Work]) -> "Iterator[tuple[Tensor, list[str | None]]]":
+        """Each result with the hash of each of its inputs."""
+        ...
+
+    def refuse(self, plan: "MergePlan", work: Work) -> NoReturn:
+        """Say which input is not finite, or that the result is not."""
+        ...
+
+
+@dataclass(frozen=True)
+class ConfigChange:
+    """What the result's configuration says otherwise than the template's.
+
+    Attributes:
+        dtype: the element type as a configuration names it; None leaves it.
+        layers: the template's layer that each layer of the result is like; None leaves their number.
+    """
+
+    dtype: str | None = None
+    layers: tuple[int, ...] | None = None
+
+
 @dataclass(frozen=True)
 class MergePlan:
     """What will be done.
 
     Attributes:
+        method: what messages call the merge.
+        params: the method's keywords where they are the same for every tensor.
+        seed: of random draws.
+        recipe: as it is recorded, without paths.
+        recipe_lines: the recipe as YAML, without paths.
         base: None where the recipe has none.
-        is_compiled: the arithmetic runs in kernels, else in torch.
-        why_torch: the reason for the slower route, in words.
+        template: whose configuration and tokenizer the result takes over.
+        reference: loads the torch functions.
+        why_torch: why the arithmetic is not in kernels, in words; empty where it is.
+        variant: whose mathematics they are, where they are not those of the papers.
     """
 
-    spec: MergeSpec
+    method: str
+    params: Mapping[str, Any]
+    seed: int
+    recipe: Mapping[str, Any]
+    recipe_lines: tuple[str, ...]
     base: Source | None
     experts: tuple[Source, ...]
     works: tuple[Work, ...]
-    is_compiled: bool
+    template: Source
+    config: ConfigChange
+    reference: Callable[[], Reference]
     why_torch: str
+    variant: str = ""
+
+    @property
+    def is_compiled(self) -> bool:
+        """The arithmetic runs in kernels, else in torch."""
+        return not self.why_torch
+
+    @property
+    def arithmetic(self) -> str:
+        """The route, as it is reported."""
+        return "kernels" if self.is_compiled else f"torch: {self.why_torch}"
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -89,7 +146,7 @@ class MergePlan:
     @property
     def passes(self) -> int:
         """How often the inputs are read."""
-        params, method = self.spec.params, self.spec.method
+        params, method = self.params, self.method
         if method == "ties" and params["density"] < 1 and (self.is_compiled or params["trim"] == "model"):
             return 3
         return 2 if self.is_compiled and method == "slerp" and len(self.experts) == 2 else 1
@@ -100,21 +157,23 @@ class MergePlan:
         return {work.name: (work.dtype, work.shape) for work in self.works}
 
     @property
-    def recipe(self) -> dict[str, Any]:
-        """The recipe without paths, as it is recorded."""
-        spec = self.spec
-        recipe = {
-            "method": spec.method,
-            "params": spec.params,
-            "seed": spec.seed,
-            "exclude": list(spec.exclude),
-        }
-        return recipe if spec.dtype is None else {**recipe, "dtype": spec.dtype}
+    def recorded(self) -> dict[str, Any]:
+        """What the manifest says of the recipe."""
+        named = {"variant": self.variant, "seed": self.seed} if self.variant else {}
+        return {"recipe": dict(self.recipe), **named}
 
     def fingerprint(self, outputs: Mapping[str, Any]) -> str:
         """Changes with the recipe, the input files and the layout of the result."""
-        files = [[_state(file) for file in source.files] for source in self.sources]
-        told = json.dumps([self.recipe, self.base is not None, files, outputs], sort_keys=True)
+        files = [
+            [[str(path.resolve()), *state.identity] for path, state in source.states.items()]
+            for source in self.sources
+        ]
+        places = {h.key: place for place, source in enumerate(self.sources) for h in source.tensors.values()}
+        made_of = [
+            [work.name, work.params, [header and (places[header.key], header.name) for header in work.inputs]]
+            for work in self.works
+        ]
+        told = json.dumps([self.recorded, self.base is not None, files, made_of, outputs], sort_keys=True)
         return xxhash.xxh3_128_hexdigest(told.encode())
 
 
@@ -124,61 +183,117 @@ def make_plan(spec: MergeSpec) -> MergePlan:
     Raises:
         MergeError: everything that is wrong, in one error.
     """
-    sources, problems = [], []
-    for path in (spec.base, *spec.experts):
+    opening = [partial(read_source, path, spec.base) for path in spec.experts]
+    base, *experts = gather([lambda: spec.base and read_source(spec.base), *opening])
+    sources = [source for source in (base, *experts) if source is not None]
+    excluded = frozenset(
+        match_excluded(spec.exclude, sorted({n for source in sources for n in source.names}))
+    )
+    check_compatible(base, experts, tuple(excluded), dtype_is_stated=spec.dtype is not None)
+    is_wide = any(header.dtype == "F64" for source in sources for header in source.tensors.values())
+    works = tuple(
+        _work(name, spec, (base, *experts), excluded, "F64" if is_wide else "F32")
+        for name in sources[0].names
+    )
+    return MergePlan(
+        method=spec.method,
+        params=spec.params,
+        seed=spec.seed,
+        recipe=_recorded(spec),
+        recipe_lines=tuple(_recipe_lines(spec)),
+        base=base,
+        experts=tuple(experts),
+        works=works,
+        template=sources[0],
+        config=ConfigChange(spec.dtype),
+        reference=lambda: _load_reference(spec),
+        why_torch=why_torch(works, sources),
+    )
+
+
+def gather(calls: Iterable[Callable[[], T]]) -> list[T]:
+    """What the calls give.
+
+    Raises:
+        MergeError: everything that any of them raised, in one error of the first one's kind.
+    """
+    found, problems = [], []
+    for call in calls:
         try:
-            sources.append(None if path is None else read_source(path, spec.base))
+            found.append(call())
         except MergeError as exc:
             problems.append(exc)
-    _raise_all(problems)
-    base, experts = sources[0], tuple(sources[1:])
-    names = sorted({name for source in sources if source is not None for name in source.names})
-    excluded = frozenset(match_excluded(spec.exclude, names))
-    check_compatible(base, experts, tuple(excluded), dtype_is_stated=spec.dtype is not None)
-    like = base or experts[0]
-    works = tuple(_work(name, spec, sources, like, excluded) for name in like.names)
-    why_torch = _why_torch(spec, works, sources)
-    return MergePlan(spec, base, experts, works, not why_torch, why_torch)
+    if problems:
+        raise type(problems[0])("\n".join(str(problem) for problem in problems)) from problems[0]
+    return found
 
 
-def _work(
-    name: str, spec: MergeSpec, sources: list[Source | None], like: Source, excluded: frozenset[str]
-) -> Work:
-    inputs = tuple(None if source is None else source.tensors.get(name) for source in sources)
-    dtype, shape = like.dtype(name), like.shape(name)
-    if name in excluded:
-        return Work(name, "copy", dtype, shape, inputs)
-    if dtype not in FLOATING:
-        return Work(name, "equal", dtype, shape, inputs)
-    out = OUT_DTYPES.get(spec.dtype or "", dtype)
-    return Work(name, "merge", out, shape, inputs, spec.method, spec.params)
-
-
-def _why_torch(spec: MergeSpec, works: tuple[Work, ...], sources: list[Source | None]) -> str:
+def why_torch(works: Sequence[Work], sources: Sequence[Source]) -> str:
     """The reason for which kernels cannot be used; empty where they can."""
-    info = registry.get(spec.method)
-    is_own = info.module.startswith(("merge_lib.methods.", "merge_lib.continual."))
-    if not is_own or spec.method not in _KERNEL_METHODS:
-        return f"method '{spec.method}' has no kernel"
-    if spec.method == "slerp" and len(spec.experts) > 2:
+    merges = [work for work in works if work.kind == "merge"]
+    for method in sorted({work.method for work in merges}):
+        if method not in _KERNEL_METHODS or not _is_own(method):
+            return f"method '{method}' has no kernel"
+    if any(work.method == "slerp" and len(work.inputs) > 3 for work in merges):
         return "slerp of more than two experts has no kernel"
-    if any(source.dtype(name) == "F64" for source in sources if source for name in source.names):
+    if any(work.arithmetic == "F64" for work in works):
         return "a tensor is F64, so the arithmetic is float64"
-    if any(h.path is None for source in sources if source for h in source.tensors.values()):
+    if any(source.is_computed for source in sources):
         return "tensors must be computed before they are merged"
-    used = {h.dtype for work in works if work.kind == "merge" for h in work.inputs if h}
-    used |= {work.dtype for work in works if work.kind == "merge"}
+    used = {h.dtype for work in merges for h in work.inputs if h} | {work.dtype for work in merges}
     others = sorted(used - _IN_KERNELS)
     return f"kernels do not read {', '.join(others)}" if others else ""
 
 
-def _state(file: Any) -> list[Any]:
-    """What changes when a file does."""
-    found = file.stat()
-    return [str(file.resolve()), found.st_size, found.st_mtime_ns, found.st_ino]
+def _work(
+    name: str,
+    spec: MergeSpec,
+    sources: Sequence[Source | None],
+    excluded: frozenset[str],
+    arithmetic: str,
+) -> Work:
+    inputs = tuple(None if source is None else source.tensors.get(name) for source in sources)
+    like = inputs[0] or inputs[1]
+    if name in excluded:
+        return Work(name, "copy", like.dtype, like.shape, inputs)
+    if like.dtype not in FLOATING:
+        return Work(name, "equal", like.dtype, like.shape, inputs)
+    out = DTYPE_CODES.get(spec.dtype or "", like.dtype)
+    return Work(name, "merge", out, like.shape, inputs, spec.method, spec.params, arithmetic)
 
 
-def _raise_all(problems: list[MergeError]) -> None:
-    """One error of the kind of the first that tells all of them."""
-    if problems:
-        raise type(problems[0])("\n".join(str(problem) for problem in problems)) from problems[0]
+def _is_own(method: str) -> bool:
+    """Whether a method is the library's, not one of the user's."""
+    own = ("merge_lib.methods.", "merge_lib.continual.")
+    return method.startswith("mergekit.") or registry.get(method).module.startswith(own)
+
+
+def _recorded(spec: MergeSpec) -> dict[str, Any]:
+    """The recipe without paths."""
+    recipe = {
+        "method": spec.method,
+        "params": spec.params,
+        "seed": spec.seed,
+        "exclude": list(spec.exclude),
+    }
+    return recipe if spec.dtype is None else {**recipe, "dtype": spec.dtype}
+
+
+def _recipe_lines(spec: MergeSpec) -> list[str]:
+    """The recipe as YAML, which JSON values are."""
+    lines = [f"method: {spec.method}", f"params: {json.dumps(spec.params, sort_keys=True)}"]
+    if spec.base is not None:
+        lines.append(f"base: {json.dumps(spec.base.name)}")
+    lines.append(f"experts: {json.dumps([path.name for path in spec.experts])}")
+    lines.append(f"seed: {spec.seed}")
+    if spec.exclude:
+        lines.append(f"exclude: {json.dumps(list(spec.exclude))}")
+    if spec.dtype is not None:
+        lines.append(f"dtype: {spec.dtype}")
+    return lines
+
+
+def _load_reference(spec: MergeSpec) -> Reference:
+    from merge_lib.streaming.torch_route import OwnReference  # imports torch
+
+    return OwnReference(spec)

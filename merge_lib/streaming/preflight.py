@@ -2,12 +2,13 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from merge_lib.errors import MergeError
 from merge_lib.spec import MergeSpec
-from merge_lib.streaming.manifest import companion_files
+from merge_lib.streaming.companions import companion_files
 from merge_lib.streaming.memory_bound import bound_memory
 from merge_lib.streaming.planning import MergePlan, make_plan
 from merge_lib.streaming.run import MergeOptions, Target, lay_out_result
@@ -44,9 +45,14 @@ class Preview:
 
 def examine(spec: MergeSpec, out: Path, options: MergeOptions | None = None) -> Preview:
     """Look at every header, the output's place, the disk and the memory; write nothing."""
+    return examine_plan(lambda: make_plan(spec), out, options)
+
+
+def examine_plan(make: Callable[[], MergePlan], out: Path, options: MergeOptions | None = None) -> Preview:
+    """As `examine`, whatever recipe the plan is made from."""
     options = options or MergeOptions()
     try:
-        plan = make_plan(spec)
+        plan = make()
     except MergeError as exc:
         return Preview(tuple(str(exc).splitlines()))
     problems: list[str] = []
@@ -94,7 +100,7 @@ def _preview(
         free_bytes=free,
         memory_bytes=memory,
         estimated_s=round((read + written) / _BYTES_PER_S[plan.is_compiled], 1),
-        arithmetic="kernels" if plan.is_compiled else f"torch: {plan.why_torch}",
+        arithmetic=plan.arithmetic,
         copied_files=copied,
     )
 

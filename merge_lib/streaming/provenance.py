@@ -11,9 +11,10 @@ from merge_lib.errors import CheckpointCorruptError
 from merge_lib.files.folders import Source
 from merge_lib.files.hashes import FileHash, hash_files, hash_inputs
 from merge_lib.files.headers import TensorHeader
-from merge_lib.files.remembered import known_digests
+from merge_lib.files.remembered import known_digests, remember
 from merge_lib.streaming.output import read_exactly
 
+Digests = Mapping[tuple[Path | None, str], str]  # by `TensorHeader.key`
 _HASH_BYTES = 1 << 20
 
 
@@ -31,29 +32,44 @@ def check_unchanged(sources: Sequence[Source]) -> None:
         )
 
 
-def complete_digests(source: Source, taken: Mapping[str, str], base: Path | None) -> dict[str, str]:
-    """Digests of all tensors of an input; those that the merge has not taken are remembered or read now."""
-    digests = {**known_digests(source), **taken}
-    for name in source.names:
-        if name not in digests:
-            header = source.tensors[name]
-            if header.path is None:
-                from merge_lib.streaming.views import digest_of_view
+def complete_digests(source: Source, taken: Digests, fresh: Digests) -> dict[str, str]:
+    """Digests of all tensors of an input; those that nobody has taken are remembered, or read now.
 
-                digests[name] = digest_of_view(source.path, base, name)
-            else:
-                digests[name] = _digest_of(header)
+    Args:
+        source: the input.
+        taken: what an earlier run has digested.
+        fresh: what this run has, which is remembered.
+
+    Returns:
+        xxh3-128 by name, sorted.
+    """
+    known = known_digests(source)
+    digests, settled = {}, {}
+    for name, header in sorted(source.tensors.items()):
+        told = fresh.get(header.key) or taken.get(header.key) or known.get(name)
+        digests[name] = told or _digest(source, header)
+        if header.key in fresh or header.key not in taken:
+            settled[name] = digests[name]
+    remember(source, settled)
     return digests
 
 
-def _digest_of(header: TensorHeader) -> str:
+def _digest(source: Source, header: TensorHeader) -> str:
+    """The digest of one tensor."""
+    if header.path is None:
+        from merge_lib.streaming.views import digest_of_view
+
+        return digest_of_view(source, header.name)
+    return _digest_of_bytes(header, header.path)
+
+
+def _digest_of_bytes(header: TensorHeader, path: Path) -> str:
     """The digest of a tensor's bytes in its file."""
     digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(_HASH_BYTES))
-    with header.path.open("rb", buffering=0) as file:  # type: ignore[union-attr]
+    with path.open("rb", buffering=0) as file:
         for start in range(0, header.size_bytes, _HASH_BYTES):
             view = buffer[: min(_HASH_BYTES, header.size_bytes - start)]
-            label = f"Tensor '{header.name}' of {header.path}"
-            read_exactly(file.fileno(), view, header.offset + start, label)
+            read_exactly(file.fileno(), view, header.offset + start, f"Tensor '{header.name}' of {path}")
             digest.update(view)
     return digest.hexdigest()
 

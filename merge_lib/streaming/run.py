@@ -15,9 +15,9 @@ from merge_lib.errors import SpecError
 from merge_lib.files.folders import INDEX
 from merge_lib.files.hashes import FileHash
 from merge_lib.files.layout import LINEAGE_KEY, NO_DIGEST, encode_header
-from merge_lib.files.remembered import remember
 from merge_lib.spec import MergeSpec
 from merge_lib.streaming import manifest as texts
+from merge_lib.streaming.companions import copy_companions
 from merge_lib.streaming.journal import Journal
 from merge_lib.streaming.layout import Shard, index_of, lay_out, lay_out_shards
 from merge_lib.streaming.memory_bound import Bound, bound_memory, resident_bytes
@@ -89,7 +89,11 @@ class Target:
 
     def check(self, plan: MergePlan) -> None:
         """Refuse to write over inputs, finished merges and other people's files."""
-        inputs = {file.resolve() for source in plan.sources for file in (source.path, *source.files)}
+        inputs = {
+            file.resolve()
+            for source in plan.sources
+            for file in (source.path, *source.files, *([source.base] if source.base else []))
+        }
         if self.out.resolve() in inputs or any(path.parent == self.out.resolve() for path in inputs):
             raise SpecError(f"The output {self.out} is or holds an input. Give the merge a path of its own.")
         if self.manifest.exists():
@@ -123,9 +127,16 @@ def merge_to(spec: MergeSpec, out: Path, options: MergeOptions | None = None) ->
         CheckpointError: a checkpoint is missing or damaged, does not match the others, or cannot be written.
         MethodInputError: an expert or the result is not finite.
     """
+    return merge_planned(lambda: make_plan(spec), out, options)
+
+
+def merge_planned(
+    make: Callable[[], MergePlan], out: Path, options: MergeOptions | None = None
+) -> StreamedMerge:
+    """Do what a plan says; as `merge_to`, whatever recipe the plan is made from."""
     options = options or MergeOptions()
     started = perf_counter()
-    plan, target = make_plan(spec), Target(Path(out))
+    plan, target = make(), Target(Path(out))
     target.check(plan)
     threads = options.threads or len(os.sched_getaffinity(0))
     if plan.is_compiled:
@@ -148,9 +159,9 @@ def merge_to(spec: MergeSpec, out: Path, options: MergeOptions | None = None) ->
         check_unchanged(plan.sources)
         _finish(plan, target, shards, output, manifest, hashes)
     size = sum(shard.size_bytes for shard in shards)
-    arithmetic, digest = manifest["arithmetic"], manifest["output"]["digest"]
+    digest = manifest["output"]["digest"]
     elapsed_s = perf_counter() - started
-    return StreamedMerge(target.out, digest, size, elapsed_s, len(plan.works), len(earlier), arithmetic)
+    return StreamedMerge(target.out, digest, size, elapsed_s, len(plan.works), len(earlier), plan.arithmetic)
 
 
 def lay_out_result(plan: MergePlan, target: Target, max_shard_bytes: int) -> tuple[Shard, ...]:
@@ -164,7 +175,7 @@ def lay_out_result(plan: MergePlan, target: Target, max_shard_bytes: int) -> tup
 def _metadata(plan: MergePlan, base: str | None, experts: list[str], digest: str) -> dict[str, str]:
     """The lineage in the header of a single file, as `merge_checkpoints` writes it."""
     lineage = {
-        **plan.recipe,
+        **(plan.recorded if plan.variant else plan.recipe),
         "kind": "merge",
         "base": None if plan.base is None else base or NO_DIGEST,
         "experts": experts or [NO_DIGEST] * len(plan.experts),
@@ -211,15 +222,12 @@ def _manifest(
     plan: MergePlan, journal: Journal, shards: tuple[Shard, ...], earlier: frozenset[str]
 ) -> dict[str, Any]:
     """What will be recorded of the merge; what this run has digested of the inputs is remembered."""
-    places = [plan.base, *plan.experts]
-    inputs = []
-    for place, source in enumerate(places):
-        if source is not None:
-            lines = journal.finished.items()
-            taken = {name: line["inputs"][place] for name, line in lines if line["inputs"][place]}
-            digests = complete_digests(source, taken, plan.spec.base)
-            remember(source, {name: digest for name, digest in digests.items() if name not in earlier})
-            inputs.append(texts.input_entry(source, digests))
+    taken, fresh = {}, {}
+    for work in plan.works:
+        for header, digest in zip(work.inputs, journal.finished[work.name]["inputs"], strict=True):
+            if header is not None and digest is not None:
+                (taken if work.name in earlier else fresh)[header.key] = digest
+    inputs = [texts.input_entry(source, complete_digests(source, taken, fresh)) for source in plan.sources]
     results = {name: line["output"] for name, line in journal.finished.items()}
     output = texts.output_entry(plan.works, results, shards)
     base, experts = (None, inputs) if plan.base is None else (inputs[0], inputs[1:])
@@ -247,7 +255,7 @@ def _finish(
     if not target.is_file:
         if len(shards) > 1:
             write_text(target.out / INDEX, index_of(shards))
-        texts.copy_companions(plan, target.out)
+        copy_companions(plan, target.out)
         write_text(target.out / texts.CARD, texts.card_text(plan, manifest))
     write_text(target.manifest, texts.manifest_text(manifest))
     if target.is_file:

@@ -15,15 +15,14 @@ def source_of_view(path: Path, base: Path | None) -> Source:
         for name in reader.names:
             place = reader.location(name)
             file, offset = (None, 0) if place is None else (place.path, place.offset)
-            tensors[name] = TensorHeader(
-                name, DTYPE_NAMES[reader.dtype(name)], reader.shape(name), file, offset
-            )
-        return Source(str(path), path, tuple(reader.shards), tensors, reader.states)
+            dtype = DTYPE_NAMES[reader.dtype(name)]
+            tensors[name] = TensorHeader(name, dtype, reader.shape(name), file, offset, path)
+        return Source(str(path), path, tuple(reader.shards), tensors, base, reader.states)
 
 
-def digest_of_view(path: Path, base: Path | None, name: str) -> str:
+def digest_of_view(source: Source, name: str) -> str:
     """The digest of a tensor that must be computed."""
     from merge_lib.checkpoints import tensor_digest
 
-    with open_checkpoint(path, base=base) as reader:
+    with open_checkpoint(source.path, base=source.base) as reader:
         return tensor_digest(reader.tensor(name)).rpartition(" ")[2]

@@ -35,7 +35,10 @@ def golden():
 def merge(models, tmp_path):
     def run(kind, text):
         (tmp_path / "recipe.yml").write_text(text)
-        return load_file(merge_mergekit(tmp_path / "recipe.yml", tmp_path / "out", models=models[kind]).path)
+        return load_file(
+            merge_mergekit(tmp_path / "recipe.yml", tmp_path / "out", models=models[kind]).path
+            / "model.safetensors"
+        )
 
     return run
 

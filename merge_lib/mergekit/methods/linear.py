@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from merge_lib.ops.sums import sum_rows
+
 
 def linear(
     experts: Float[Tensor, " n *shape"], *, weight: Sequence[float], normalize: bool
@@ -15,7 +17,7 @@ def linear(
     θ* = Σ_i w_i θ_i / Σ_i w_i, or Σ_i w_i θ_i.
 
     Scope: per tensor.
-    Variant: mergekit's; in float32 at least, model after model, each product and sum rounded once.
+    Variant: mergekit's; in float32 at least, model after model, each weight, product and sum rounded once.
 
     Args:
         experts: [n, *shape], floating; one row per model.
@@ -28,8 +30,10 @@ def linear(
     wide = experts.to(torch.promote_types(experts.dtype, torch.float32))
     total = wide[0] * weight[0]
     for row, factor in zip(wide[1:], weight[1:], strict=True):
-        total = total.add(row, alpha=factor)
-    return (total / sum(weight) if normalize else total).to(experts.dtype)
+        total = total + row * factor
+    if normalize:
+        total = total / sum_rows(torch.tensor(weight, dtype=wide.dtype))
+    return total.to(experts.dtype)
 
 
 def passthrough(experts: Float[Tensor, " 1 *shape"], *, scale: Sequence[float]) -> Float[Tensor, " *shape"]:

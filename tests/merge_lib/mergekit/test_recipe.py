@@ -174,7 +174,8 @@ parameters: {weight: [1, {filter: x}]}
         ),
         ("merge_method: model_stock\nbase_model: b\nmodels: [{model: a}]", "takes 2 or more"),
         ("merge_method: linear\nmodels: [{model: a}, {model: a}]", "names a model twice"),
-        ("merge_method: linear\nmodels: [{model: a+lora}]", "names an adapter or a revision"),
+        ("merge_method: linear\nmodels: [{model: a+lora+}]", "neither a model nor a model and an adapter"),
+        ("merge_method: linear\nmodels: [{model: a@main}]", "names a revision"),
         ("merge_method: linear", "either `models` or `slices`"),
         (
             "merge_method: linear\nslices: [{sources: [{model: a, layer_range: [0, 2]}, "

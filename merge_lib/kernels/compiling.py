@@ -1,0 +1,27 @@
+"""From a kernel's Python source to machine code for this processor."""
+
+from importlib import import_module
+
+import llvmlite.binding as llvm
+from numba import cfunc, types
+
+
+def compile_kernel(name: str) -> tuple[str, bytes]:
+    """Symbol and machine code of the kernel `module.function`."""
+    module, _, function = name.partition(".")
+    source = getattr(import_module(f"merge_lib.kernels.{module}"), function)
+    signature = types.int64(types.CPointer(types.int64))
+    compiled = cfunc(signature, nopython=True, error_model="numpy", boundscheck=False)(source)
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        reloc="pic",
+        codemodel="jitdefault",
+    )
+    text = compiled.inspect_llvm()
+    if "@NRT_MemInfo_alloc" in text or "@NRT_Allocate" in text:
+        raise AssertionError(f"Kernel '{name}' allocates memory, for which it would need numba's runtime.")
+    return compiled.native_name, machine.emit_object(llvm.parse_assembly(text))

@@ -1,0 +1,113 @@
+"""DELLA's masks: kept with a probability that grows with the rank of a magnitude in its row.
+
+A rank is needed exactly only where it decides. Each row is counted into buckets by the upper bits of its
+magnitudes; a bucket's first and last rank bound the probability of its entries, and few draws fall between.
+"""
+
+import numpy as np
+from numba import carray
+
+from merge_lib.kernels import calls
+from merge_lib.kernels.calls import (
+    CODES, COUNT, EXPERTS, FIRST, INPUTS, NUMBERS, OUT, ROUNDING, SCRATCH, TILE, WORDS,
+)  # fmt: skip
+from merge_lib.kernels.chance import draw
+from merge_lib.kernels.tiles import magnitude_bits, pointer, task_vector, tile, widen_base
+
+_BUCKETS, _SHIFT = 512, 17
+_MARGIN = 2.0  # of a limit that is not computed as the reference does
+
+
+@tile
+def _limit(rank, last, density, epsilon):
+    """The draws below this are kept: the probability of a rank in units of 2⁻³²."""
+    share = np.float64(rank) / last if last > 0 else 0.5
+    return np.int64(np.ceil((density + epsilon * (2 * share - 1)) * 4294967296.0))
+
+
+@tile
+def _rank(sizes, place):
+    """How many of the row come before this entry: smaller ones, and equal ones before it."""
+    own = sizes[place]
+    rank = np.uint32(0)
+    for i in range(place):
+        rank += np.uint32(1) if sizes[i] <= own else np.uint32(0)
+    for i in range(place + 1, len(sizes)):
+        rank += np.uint32(1) if sizes[i] < own else np.uint32(0)
+    return np.int64(rank)
+
+
+@tile
+def _mask_row(sizes, draws, key, stream, first, density, epsilon, counts, lows, highs, spare, mask):
+    """One row: `draws` are its 16-bit draws; `first` its offset in the tensor."""
+    length = len(sizes)
+    worst = np.uint32(0)
+    for i in range(length):
+        worst = sizes[i] if sizes[i] > worst else worst
+    top = np.int32(worst >> np.uint32(_SHIFT)) - np.int32(_BUCKETS - 1)
+    counts[:] = 0
+    for i in range(length):
+        counts[max(np.int32(sizes[i] >> np.uint32(_SHIFT)) - top, np.int32(0))] += 1
+    step = 2 * epsilon / max(length - 1, 1) * 4294967296.0
+    least = (density - epsilon if length > 1 else density) * 4294967296.0
+    before = 0.0
+    for bucket in range(_BUCKETS):
+        lows[bucket] = np.int32(np.int64(max(least + step * before - _MARGIN, 0.0)) >> 16)
+        before += counts[bucket]
+        highs[bucket] = np.int32(np.int64(max(least + step * (before - 1) + _MARGIN, 0.0)) >> 16)
+    for i in range(length):
+        bucket = max(np.int32(sizes[i] >> np.uint32(_SHIFT)) - top, np.int32(0))
+        upper = np.int32(draws[i])
+        mask[i] = 1 if upper < lows[bucket] else 0
+        if lows[bucket] <= upper and upper <= highs[bucket]:
+            limit = _limit(_rank(sizes, i), length - 1, density, epsilon)
+            mask[i] = 1 if _is_below(limit, key, stream, first + i, upper, spare) else 0
+
+
+@tile
+def _is_below(limit, key, stream, offset, upper, spare):
+    """Whether a draw, of which the upper half is known, is below a limit."""
+    if np.int64(upper) != limit >> 16:
+        return np.int64(upper) < limit >> 16
+    draw(key, stream, 1, offset // TILE * TILE, spare)
+    return np.int64(spare.view(np.uint16)[offset % TILE]) < limit & 0xFFFF
+
+
+def masks(args):
+    """Bytes of ones and zeros, [experts, COUNT], of a piece of whole rows.
+
+    NUMBERS are float64: density and epsilon of each expert. WORDS are the length of a row, the address of a
+    buffer of 4 · (2 · COUNT + 2 · TILE) bytes, and each expert's key and stream. The piece may begin anywhere.
+    """
+    experts, count, first = args[EXPERTS], args[COUNT], args[FIRST]
+    inputs = carray(pointer(args[INPUTS]), experts + 1, np.int64)
+    codes = carray(pointer(args[CODES]), experts + 1, np.int64)
+    numbers = carray(pointer(args[NUMBERS]), 2 * experts, np.float64)
+    words = carray(pointer(args[WORDS]), 2 + 2 * experts, np.int64)
+    length = words[0]
+    sizes = carray(pointer(words[1]), count, np.uint32)
+    words_drawn = carray(pointer(words[1] + 4 * count), count // 2 + 2 * TILE, np.uint32)
+    rows = carray(pointer(args[SCRATCH]), (2, TILE), np.float32)
+    out = carray(pointer(args[OUT]), (experts, count), np.uint8)
+    tables = carray(pointer(args[SCRATCH] + 4 * 2 * TILE), (4, _BUCKETS), np.int32)
+    counts, lows, highs, spare = tables[0], tables[1], tables[2], tables[3].view(np.uint32)
+    skipped = first % TILE
+    worst = np.uint32(0)
+    for k in range(experts):
+        key, stream = words[2 + 2 * k], words[3 + 2 * k]
+        for start in range(0, count, TILE):
+            size = min(TILE, count - start)
+            worst = max(worst, widen_base(inputs, codes, start, size, rows[0], args[ROUNDING]))
+            worst = max(worst, task_vector(inputs, codes, k, start, size, rows[0], rows[1], args[ROUNDING]))
+            for i in range(size):
+                sizes[start + i] = magnitude_bits(rows[1, i])
+        for place in range(0, skipped + count, TILE):
+            draw(key, stream, 0, first - skipped + place, words_drawn[place // 2 : place // 2 + TILE // 2])
+        draws = words_drawn.view(np.uint16)[skipped:]
+        for start in range(0, count, length):
+            stop = start + length
+            _mask_row(
+                sizes[start:stop], draws[start:stop], key, stream, first + start, numbers[2 * k],
+                numbers[2 * k + 1], counts, lows, highs, spare, out[k, start:stop],
+            )  # fmt: skip
+    return np.int64(worst >= np.uint32(calls.NOT_FINITE))

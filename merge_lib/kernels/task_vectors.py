@@ -1,0 +1,277 @@
+"""Sums of task vectors (expert − base), thinned, weighted, elected by sign; added to the base."""
+
+import numpy as np
+from numba import carray
+
+from merge_lib.kernels import calls
+from merge_lib.kernels.calls import (
+    ADD, ALL, BAND, CODES, COUNT, VARIED, DIVISOR, DRAWN, ELECT_COUNTED, ELECT_PLAIN, EXPERTS, EXPERT_NUMBERS,
+    EXPERT_WORDS, FACTOR, FIRST, HEAD_WORDS, HIGH, HIGH_CUT, INPUTS, KEY, KEY_STREAM, LARGEST, LIMIT, LOW, LOW_CUT,
+    LOW_KEEPS_LATER, MASKED, NUMBERS, OUT, OUT_CODE, ROUNDING, SCRATCH, SPARE_ROWS, TILE, WEIGHT, WORDS,
+)  # fmt: skip
+from merge_lib.kernels.chance import keep_drawn
+from merge_lib.kernels.tiles import (
+    magnitude_bits, narrow, pointer, round_row, task_vector, tile, tree_sum, widen_base,
+)  # fmt: skip
+
+_LEAST_DIVISOR, _LEAST_ENERGY = np.float32(1e-8), np.float32(1e-6)
+
+
+@tile
+def keep_band(values, count, words, first, kept):
+    """Ones where a magnitude lies between two limits, zeros elsewhere.
+
+    An entry that equals a limit is kept by its offset: before HIGH_CUT at the high limit; before LOW_CUT at the
+    low one, or not before it where LOW_KEEPS_LATER is set.
+    """
+    low, high = np.uint32(words[LOW]), np.uint32(words[HIGH])
+    low_cut = np.int32(min(max(words[LOW_CUT] - first, 0), count))
+    high_cut = np.int32(min(max(words[HIGH_CUT] - first, 0), count))
+    later = words[LOW_KEEPS_LATER] != 0
+    if (low_cut == 0 or low_cut == count) and (high_cut == 0 or high_cut == count):
+        least = low if (low_cut == count) != later else np.uint32(low + np.uint32(1))
+        span = np.uint32((np.uint32(high + np.uint32(1)) if high_cut == count else high) - least)
+        for i in range(count):
+            kept[i] = np.float32(1) if np.uint32(magnitude_bits(values[i]) - least) < span else np.float32(0)
+        return
+    for i in range(count):
+        size = magnitude_bits(values[i])
+        is_before = np.int32(i) < low_cut
+        above = size > low or (size == low and is_before != later)
+        below = size < high or (size == high and np.int32(i) < high_cut)
+        kept[i] = np.float32(1) if above and below else np.float32(0)
+
+
+@tile
+def variance(rows, experts, count, mean, values, rounding):
+    """Over the experts, entry by entry, around their mean; the sums in float32, rounded once."""
+    for i in range(count):
+        mean[i] = rows[0, i]
+        values[i] = np.float32(0)
+    for k in range(1, experts):
+        for i in range(count):
+            mean[i] += rows[k, i]
+    for i in range(count):
+        mean[i] /= np.float32(experts)
+    for k in range(experts):
+        for i in range(count):
+            away = rows[k, i] - mean[i]
+            values[i] += away * away
+    for i in range(count):
+        values[i] /= np.float32(experts)
+    round_row(values, count, rounding)
+
+
+@tile
+def keep(words, k, first, start, count, total, row, kept, spare):
+    """The mask of one task vector, by the head's THIN."""
+    own = words[HEAD_WORDS + k * EXPERT_WORDS : HEAD_WORDS + (k + 1) * EXPERT_WORDS]
+    thin = words[calls.THIN]
+    if thin == BAND:
+        keep_band(row, count, own, first + start, kept)
+    elif thin == DRAWN:
+        drawn = spare.view(np.uint32)
+        half = TILE // 2
+        keep_drawn(
+            own[KEY], own[KEY_STREAM], own[LIMIT], first + start, count, drawn[:half], drawn[half:], kept
+        )
+    elif thin == MASKED:
+        mask = carray(pointer(words[calls.MASKS] + k * total + start), count, np.uint8)
+        for i in range(count):
+            kept[i] = np.float32(mask[i])
+
+
+@tile
+def _thinned(args, words, numbers, rows, k, start, size, kept, spare):
+    """Drop entries of a task vector and scale it, in place."""
+    rounding = args[ROUNDING]
+    row = rows[k]
+    own = numbers[1 + k * EXPERT_NUMBERS : 1 + (k + 1) * EXPERT_NUMBERS]
+    if own[DIVISOR] != 0:
+        for i in range(size):
+            row[i] /= own[DIVISOR]
+    if words[calls.THIN] != ALL:
+        if words[calls.THIN] != VARIED:
+            keep(words, k, args[FIRST], start, size, args[COUNT], row, kept, spare)
+        for i in range(size):
+            row[i] *= kept[i]
+    if own[FACTOR] != 0:
+        for i in range(size):
+            row[i] *= own[FACTOR]
+        round_row(row, size, rounding)
+
+
+@tile
+def _weigh(rows, experts, count, numbers, rounding):
+    for k in range(experts):
+        weight = numbers[1 + k * EXPERT_NUMBERS + WEIGHT]
+        for i in range(count):
+            rows[k, i] *= weight
+        round_row(rows[k], count, rounding)
+
+
+@tile
+def _sum(rows, experts, count, total, rounding):
+    for i in range(count):
+        total[i] = rows[0, i]
+    for k in range(1, experts):
+        for i in range(count):
+            total[i] += rows[k, i]
+    round_row(total, count, rounding)
+
+
+@tile
+def _largest(rows, experts, count, total):
+    for i in range(count):
+        total[i] = rows[0, i]
+    for k in range(1, experts):
+        for i in range(count):
+            is_larger = magnitude_bits(rows[k, i]) >= magnitude_bits(total[i])
+            total[i] = rows[k, i] if is_larger else total[i]
+
+
+@tile
+def _elected(rows, experts, count, numbers, counted, total, sign, divisor):
+    """Sum and divisor over the experts that have the elected sign; `total` holds the vote, then the sum."""
+    for i in range(count):
+        sign[i] = np.float32(1) if total[i] >= 0 else np.float32(-1)
+        total[i] = np.float32(0)
+        divisor[i] = np.float32(0)
+    for k in range(experts):
+        share = np.float32(1) if counted else numbers[1 + k * EXPERT_NUMBERS + WEIGHT]
+        for i in range(count):
+            agrees = np.float32(1) if rows[k, i] * sign[i] > 0 else np.float32(0)
+            total[i] += rows[k, i] * agrees
+            divisor[i] += share * agrees
+
+
+@tile
+def _divide(total, divisor, count, normalize, counted, rounding):
+    if counted:
+        for i in range(count):
+            total[i] /= max(divisor[i], np.float32(1))
+        return
+    for i in range(count):
+        if normalize == 2:
+            total[i] /= max(divisor[i], _LEAST_ENERGY)
+        else:
+            total[i] /= np.float32(1) if abs(divisor[i]) < _LEAST_DIVISOR else divisor[i]
+    round_row(total, count, rounding)
+
+
+@tile
+def _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor):
+    """The merged task vector, before its scale."""
+    combine, normalize = words[calls.COMBINE], words[calls.NORMALIZE]
+    if combine == LARGEST:
+        _largest(rows, experts, size, total)
+        return
+    if combine == ELECT_PLAIN:
+        _sum(rows, experts, size, total, rounding)
+    if words[calls.USE_WEIGHTS]:
+        _weigh(rows, experts, size, numbers, rounding)
+    if combine != ELECT_PLAIN:
+        _sum(rows, experts, size, total, rounding)
+    if combine == ADD:
+        if normalize:
+            for i in range(size):
+                total[i] /= numbers[1 + experts * EXPERT_NUMBERS]
+            round_row(total, size, rounding)
+        return
+    counted = combine == ELECT_COUNTED
+    _elected(rows, experts, size, numbers, counted, total, sign, divisor)
+    round_row(total, size, rounding)
+    if counted or normalize:
+        round_row(divisor, size, rounding)
+        _divide(total, divisor, size, normalize, counted, rounding)
+
+
+def merge(args):
+    """Merge a piece. Returns whether something is not finite."""
+    experts, count, rounding = args[EXPERTS], args[COUNT], args[ROUNDING]
+    inputs = carray(pointer(args[INPUTS]), experts + 1, np.int64)
+    codes = carray(pointer(args[CODES]), experts + 1, np.int64)
+    numbers = carray(pointer(args[NUMBERS]), 2 + experts * EXPERT_NUMBERS, np.float32)
+    words = carray(pointer(args[WORDS]), HEAD_WORDS + experts * EXPERT_WORDS, np.int64)
+    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
+    base, total, sign = rows[experts], rows[experts + 1], rows[experts + 2]
+    divisor, kept, spare = rows[experts + 3], rows[experts + 4], rows[experts + 5]
+    worst = np.uint32(0)
+    for start in range(0, count, TILE):
+        size = min(TILE, count - start)
+        worst = max(worst, widen_base(inputs, codes, start, size, base, rounding))
+        for k in range(experts):
+            worst = max(worst, task_vector(inputs, codes, k, start, size, base, rows[k], rounding))
+        if words[calls.THIN] == VARIED:
+            variance(rows, experts, size, sign, total, rounding)
+            keep_band(total, size, words[HEAD_WORDS : HEAD_WORDS + EXPERT_WORDS], args[FIRST] + start, kept)
+        for k in range(experts):
+            _thinned(args, words, numbers, rows, k, start, size, kept, spare)
+        _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor)
+        if words[calls.HAS_SCALE]:
+            for i in range(size):
+                total[i] *= numbers[0]
+            round_row(total, size, rounding)
+        for i in range(size):
+            total[i] += base[i]
+        round_row(total, size, rounding)
+        worst = max(worst, narrow(total, size, args[OUT], args[OUT_CODE], start))
+    return np.int64(worst >= np.uint32(calls.NOT_FINITE))
+
+
+def magnitudes(args):
+    """Sums of magnitudes before and after thinning, float64 [tiles, 2 · experts], with the settings of `merge`."""
+    experts, count, rounding = args[EXPERTS], args[COUNT], args[ROUNDING]
+    inputs = carray(pointer(args[INPUTS]), experts + 1, np.int64)
+    codes = carray(pointer(args[CODES]), experts + 1, np.int64)
+    words = carray(pointer(args[WORDS]), HEAD_WORDS + experts * EXPERT_WORDS, np.int64)
+    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
+    out = carray(pointer(args[OUT]), ((count + TILE - 1) // TILE, 2 * experts), np.float64)
+    base, row, kept, spare = rows[0], rows[1], rows[2], rows[3]
+    wide = carray(pointer(args[SCRATCH] + 4 * 4 * TILE), TILE, np.float64)
+    worst = np.uint32(0)
+    for start in range(0, count, TILE):
+        size = min(TILE, count - start)
+        worst = max(worst, widen_base(inputs, codes, start, size, base, rounding))
+        for k in range(experts):
+            worst = max(worst, task_vector(inputs, codes, k, start, size, base, row, rounding))
+            keep(words, k, args[FIRST], start, size, count, row, kept, spare)
+            for i in range(size):
+                wide[i] = np.float64(abs(row[i]))
+            out[start // TILE, 2 * k] = tree_sum(wide, size)
+            for i in range(size):
+                wide[i] = np.float64(abs(row[i] * kept[i]))
+            out[start // TILE, 2 * k + 1] = tree_sum(wide, size)
+    return np.int64(worst >= np.uint32(calls.NOT_FINITE))
+
+
+def energies(args):
+    """Sums of squares of the most varied entries, float64 [tiles, experts], with the settings of `merge`."""
+    experts, count, rounding = args[EXPERTS], args[COUNT], args[ROUNDING]
+    inputs = carray(pointer(args[INPUTS]), experts + 1, np.int64)
+    codes = carray(pointer(args[CODES]), experts + 1, np.int64)
+    words = carray(pointer(args[WORDS]), HEAD_WORDS + experts * EXPERT_WORDS, np.int64)
+    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
+    out = carray(pointer(args[OUT]), ((count + TILE - 1) // TILE, experts), np.float64)
+    base, total, mean, kept = rows[experts], rows[experts + 1], rows[experts + 2], rows[experts + 3]
+    wide = carray(pointer(args[SCRATCH] + 4 * (experts + 4) * TILE), TILE, np.float64)
+    worst = np.uint32(0)
+    for start in range(0, count, TILE):
+        size = min(TILE, count - start)
+        worst = max(worst, widen_base(inputs, codes, start, size, base, rounding))
+        for k in range(experts):
+            worst = max(worst, task_vector(inputs, codes, k, start, size, base, rows[k], rounding))
+        if words[calls.THIN] == VARIED:
+            variance(rows, experts, size, mean, total, rounding)
+            keep_band(total, size, words[HEAD_WORDS : HEAD_WORDS + EXPERT_WORDS], args[FIRST] + start, kept)
+        else:
+            kept[:size] = np.float32(1)
+        for k in range(experts):
+            for i in range(size):
+                value = rows[k, i] * kept[i]
+                mean[i] = value * value
+            round_row(mean, size, rounding)
+            for i in range(size):
+                wide[i] = np.float64(mean[i])
+            out[start // TILE, k] = tree_sum(wide, size)
+    return np.int64(worst >= np.uint32(calls.NOT_FINITE))
