@@ -5,7 +5,7 @@ from numba import carray
 
 from merge_lib.kernels import calls
 from merge_lib.kernels.calls import FOLD, PICK, RUNNING, TILE
-from merge_lib.kernels.tiles import narrow, pointer, round_row, tile, widen
+from merge_lib.kernels.tiles import narrow, pointer, round_row, tile, widen, widen_base
 
 
 @tile
@@ -52,5 +52,39 @@ def weighted_sum(args):
         else:
             _combine(mode, rows, experts, size, numbers, total)
             round_row(total, size, rounding)
+        worst = max(worst, narrow(total, size, args[calls.OUT], args[calls.OUT_CODE], start))
+    return np.int64(worst >= np.uint32(calls.NOT_FINITE))
+
+
+def towards_mean(args):
+    """Between base and mean of the experts; NUMBERS are their count, the mean's share and the base's."""
+    experts, count, rounding = args[calls.EXPERTS], args[calls.COUNT], args[calls.ROUNDING]
+    inputs = carray(pointer(args[calls.INPUTS]), experts + 1, np.int64)
+    codes = carray(pointer(args[calls.CODES]), experts + 1, np.int64)
+    numbers = carray(pointer(args[calls.NUMBERS]), 3, np.float32)
+    rows = carray(pointer(args[calls.SCRATCH]), (experts + calls.SPARE_ROWS, TILE), np.float32)
+    base, total, row = rows[0], rows[1], rows[2]
+    worst = np.uint32(0)
+    for start in range(0, count, TILE):
+        size = min(TILE, count - start)
+        worst = max(worst, widen_base(inputs, codes, start, size, base, rounding))
+        for k in range(experts):
+            worst = max(worst, widen(inputs[k + 1], codes[k + 1], start, size, row))
+            if codes[k + 1] != rounding:
+                round_row(row, size, rounding)
+            for i in range(size):
+                total[i] = row[i] if k == 0 else total[i] + row[i]
+            round_row(total, size, rounding)
+        for i in range(size):
+            total[i] /= numbers[0]
+            base[i] *= numbers[2]
+        round_row(total, size, rounding)
+        round_row(base, size, rounding)
+        for i in range(size):
+            total[i] *= numbers[1]
+        round_row(total, size, rounding)
+        for i in range(size):
+            total[i] += base[i]
+        round_row(total, size, rounding)
         worst = max(worst, narrow(total, size, args[calls.OUT], args[calls.OUT_CODE], start))
     return np.int64(worst >= np.uint32(calls.NOT_FINITE))

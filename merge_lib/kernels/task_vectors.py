@@ -11,7 +11,7 @@ from merge_lib.kernels.calls import (
 )  # fmt: skip
 from merge_lib.kernels.chance import keep_drawn
 from merge_lib.kernels.tiles import (
-    magnitude_bits, narrow, pointer, round_row, task_vector, tile, tree_sum, widen_base,
+    magnitude_bits, narrow, pointer, round_row, round_value, task_vector, tile, tree_sum, widen_base,
 )  # fmt: skip
 
 _LEAST_DIVISOR, _LEAST_ENERGY = np.float32(1e-8), np.float32(1e-6)
@@ -135,7 +135,7 @@ def _elected(rows, experts, count, numbers, counted, total, sign, divisor):
     """Sum and divisor over the experts that have the elected sign; `total` holds the vote, then the sum."""
     for i in range(count):
         sign[i] = np.float32(1) if total[i] >= 0 else np.float32(-1)
-        total[i] = np.float32(0)
+        total[i] = np.float32(-0.0)  # which added to anything leaves it, its sign too
         divisor[i] = np.float32(0)
     for k in range(experts):
         share = np.float32(1) if counted else numbers[1 + k * EXPERT_NUMBERS + WEIGHT]
@@ -151,9 +151,10 @@ def _divide(total, divisor, count, normalize, counted, rounding):
         for i in range(count):
             total[i] /= max(divisor[i], np.float32(1))
         return
+    least = round_value(_LEAST_ENERGY, rounding)
     for i in range(count):
         if normalize == 2:
-            total[i] /= max(divisor[i], _LEAST_ENERGY)
+            total[i] /= max(divisor[i], least)
         else:
             total[i] /= np.float32(1) if abs(divisor[i]) < _LEAST_DIVISOR else divisor[i]
     round_row(total, count, rounding)

@@ -131,8 +131,7 @@ def _config_change(resolution: Resolution, works: Sequence[Work]) -> ConfigChang
     """The element type that most tensors have, and the layers."""
     counts = Counter(work.dtype for work in works if work.kind == "merge")
     dtype = max(sorted(counts), key=counts.__getitem__, default=None)
-    layers = resolution.layers and tuple(layer for _, layer in resolution.layers)
-    return ConfigChange(_DTYPE_NAMES.get(dtype or ""), layers)
+    return ConfigChange(_DTYPE_NAMES.get(dtype or ""), resolution.layers)
 
 
 def _without_paths(recipe: Recipe, sources: Mapping[str, Source]) -> dict[str, Any]:

@@ -36,8 +36,7 @@ class Resolution:
     """The whole merge."""
 
     jobs: tuple[TensorJob, ...]  # by sorted name
-    template: str  # the model whose configuration the result takes over
-    layers: tuple[tuple[str, int], ...] | None  # the model and layer each layer of the result follows
+    layers: tuple[int, ...] | None  # of the first source of its slice, for each layer of the result
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,7 @@ def resolve(recipe: Recipe, shapes: Mapping[str, Shapes]) -> Resolution:
         raise CheckpointMismatchError(
             "\n".join(problems) + "\nThe models of a recipe must be of one architecture and size."
         )
-    layers = _layer_origins(slices, stacks)
-    return Resolution(tuple(jobs), recipe.base_model or first, layers)
+    return Resolution(tuple(jobs), None if stacks is None else _layer_origins(slices))
 
 
 def _whole_models(recipe: Recipe, stacks: dict[str, LayerStack] | None) -> OutputSlice:
@@ -251,10 +249,5 @@ def _check_ranges(slices: tuple[OutputSlice, ...], stacks: Mapping[str, LayerSta
         raise SpecError("\n".join(problems))
 
 
-def _layer_origins(
-    slices: tuple[OutputSlice, ...], stacks: dict[str, LayerStack] | None
-) -> tuple[tuple[str, int], ...] | None:
-    if stacks is None:
-        return None
-    sources = [piece.sources[0] for piece in slices]
-    return tuple((source.model, layer) for source in sources for layer in range(*source.layer_range))
+def _layer_origins(slices: tuple[OutputSlice, ...]) -> tuple[int, ...]:
+    return tuple(layer for piece in slices for layer in range(*piece.sources[0].layer_range))

@@ -48,4 +48,4 @@ def dare(
     kept = torch.stack(
         [generator.keep(expert, tuple(row.shape), density) for expert, row in enumerate(task_vectors)]
     )
-    return scale * sum_rows(torch.where(kept, task_vectors / density, 0.0))
+    return scale * sum_rows(task_vectors / density * kept)

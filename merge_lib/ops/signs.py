@@ -18,5 +18,5 @@ def disjoint_mean(
 ) -> Float[Tensor, " *shape"]:
     """The mean over those experts whose entry is not zero and has the elected sign; 0 where none has."""
     agree = task_vectors * signs > 0
-    total = sum_rows(torch.where(agree, task_vectors, 0.0))
+    total = sum_rows(task_vectors * agree)
     return total / agree.sum(dim=0).clamp(min=1)

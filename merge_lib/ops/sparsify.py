@@ -1,6 +1,5 @@
 """Setting entries of task vectors to zero."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,4 +9,4 @@ def keep_large(
 ) -> Float[Tensor, " n *shape"]:
     """Entries whose magnitude reaches their expert's threshold; the others are zero."""
     broad = thresholds.reshape(-1, *[1] * (task_vectors.ndim - 1))
-    return torch.where(task_vectors.abs() >= broad, task_vectors, 0.0)
+    return task_vectors * (task_vectors.abs() >= broad)

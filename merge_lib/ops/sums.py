@@ -1,10 +1,22 @@
-"""Sums in a stated order, so that neither threads nor pieces can change a bit of them."""
+"""Sums in a stated order, so that neither threads nor pieces can change a bit of them.
+
+Float64 numbers are added within tiles of 1024 by halving: the second half to the first, again and again. The sums
+of the tiles are added exactly and rounded once. The kernels do the same.
+"""
+
+from math import fsum
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-_BLOCK = 1 << 20
+_TILE = 1024
+_ROWS = 1 << 16  # elements
+
+
+def rows_size(length: int) -> int:
+    """Elements of a piece of whole rows, where a sum goes piece by piece: as many rows as 65,536 elements hold."""
+    return max(1, _ROWS // length) * length
 
 
 def sum_rows(rows: Float[Tensor, " n *shape"]) -> Float[Tensor, " *shape"]:
@@ -16,10 +28,28 @@ def sum_rows(rows: Float[Tensor, " n *shape"]) -> Float[Tensor, " *shape"]:
 
 
 def inner_product(left: Float[Tensor, " *shape"], right: Float[Tensor, " *shape"]) -> float:
-    """The sum of products over all elements, in float64, by numpy's single-threaded pairwise sum."""
-    a, b = left.reshape(-1).numpy(), right.reshape(-1).numpy()
-    total = 0.0
-    for start in range(0, a.size, _BLOCK):
-        piece = slice(start, start + _BLOCK)
-        total += float(np.sum(a[piece].astype(np.float64) * b[piece].astype(np.float64)))
-    return total
+    """The sum of products over all elements, in float64."""
+    return tiled_sum(left.reshape(-1).double().numpy() * right.reshape(-1).double().numpy())
+
+
+def magnitude_sum(values: Float[Tensor, " *shape"], *, block: int = 0) -> float:
+    """The sum of magnitudes, in float64; tiles begin anew at every `block` elements, where one is given."""
+    flat = values.reshape(-1).double().abs().numpy()
+    size = block or max(flat.size, 1)
+    return fsum(part for start in range(0, flat.size, size) for part in _tiles(flat[start : start + size]))
+
+
+def tiled_sum(values: np.ndarray) -> float:
+    """The sum of float64 numbers, [count]."""
+    return fsum(_tiles(values))
+
+
+def _tiles(values: np.ndarray) -> np.ndarray:
+    """The sum of each tile, [⌈count / 1024⌉]."""
+    tiles = np.zeros((-(-values.size // _TILE), _TILE))
+    tiles.reshape(-1)[: values.size] = values
+    width = _TILE
+    while width > 1:
+        width //= 2
+        tiles = tiles[:, :width] + tiles[:, width : 2 * width]
+    return tiles[:, 0]

@@ -4,11 +4,10 @@ import os
 from dataclasses import dataclass
 
 from merge_lib.errors import SpecError
-from merge_lib.streaming.planning import MergePlan
+from merge_lib.streaming.planning import ROW_PIECE, MergePlan
 
 CHUNK = 128 * 1024  # elements: the inputs of a piece stay in the second cache
-SLERP_BLOCK = 1 << 20  # elements; fixed, as the order of a sum depends on it
-_DIGITS_BYTES = 65536 * 8
+_COUNTS_BYTES = 65536 * 8  # of the counts of one expert, at the least
 _SMALLEST_CHUNK = 4096
 _RESERVE = 48 << 20  # the compiled code, and bookkeeping that grows while running, measured
 _KERNELS_RSS = 190 << 20  # numpy, numba and the command line, measured
@@ -63,9 +62,12 @@ def bound_memory(
 
 def _fixed_bytes(plan: MergePlan) -> int:
     """What a thread takes whatever the size of its pieces."""
-    if plan.method == "ties":
-        return len(plan.experts) * _DIGITS_BYTES
-    return 2 * SLERP_BLOCK * 4 if plan.method == "slerp" else 0
+    most = max((len(work.inputs) for work in plan.works), default=1)
+    if plan.method.startswith("mergekit.della"):
+        rows = max((work.shape[-1] for work in plan.works if work.shape), default=1)
+        return max(ROW_PIECE, rows) * (5 * most + 12)
+    counts = plan.method.startswith(("ties", "mergekit.ties", "mergekit.breadcrumbs", "mergekit.sce"))
+    return 2 * most * _COUNTS_BYTES if counts else 0
 
 
 def _bound_torch(plan: MergePlan, memory_bytes: int | None) -> Bound:

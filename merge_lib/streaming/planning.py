@@ -30,9 +30,16 @@ DTYPE_CODES = {
 }
 T = TypeVar("T")
 _IN_KERNELS = frozenset({"F32", "F16", "BF16"})
-_KERNEL_METHODS = frozenset(
-    {"average", "dare", "ema", "linear", "magmax", "running_average", "slerp", "task_arithmetic", "ties"}
-)
+ROW_PIECE = 1 << 16  # elements that pieces of whole rows hold at most; fixed, as sums are by tiles of a piece
+_PASSES = {  # of the methods with kernels; a test compares the names with those of `operations`
+    **dict.fromkeys(("average", "dare", "ema", "linear", "magmax", "running_average", "task_arithmetic"), 1),
+    **dict.fromkeys(("slerp", "ties", "mergekit.slerp", "mergekit.model_stock", "mergekit.ties"), 2),
+    **dict.fromkeys(("mergekit.linear", "mergekit.passthrough", "mergekit.task_arithmetic"), 1),
+    **dict.fromkeys(("mergekit.breadcrumbs", "mergekit.breadcrumbs_ties", "mergekit.dare_linear"), 2),
+    **dict.fromkeys(("mergekit.dare_ties", "mergekit.della", "mergekit.della_linear"), 2),
+    "mergekit.sce": 3,
+}
+KERNEL_METHODS = frozenset(_PASSES)
 
 
 @dataclass(frozen=True)
@@ -146,10 +153,16 @@ class MergePlan:
     @property
     def passes(self) -> int:
         """How often the inputs are read."""
-        params, method = self.params, self.method
-        if method == "ties" and params["density"] < 1 and (self.is_compiled or params["trim"] == "model"):
-            return 3
-        return 2 if self.is_compiled and method == "slerp" and len(self.experts) == 2 else 1
+        if self.is_compiled:
+            return 1 if self.method == "ties" and self.params["density"] == 1 else _PASSES[self.method]
+        return 3 if self.threshold_share is not None else 1
+
+    @property
+    def threshold_share(self) -> float | None:
+        """The share of entries that a threshold over the whole model keeps; None where there is none."""
+        if self.method != "ties" or self.params["trim"] != "model" or self.params["density"] == 1:
+            return None
+        return self.params["density"]
 
     @property
     def tensors(self) -> dict[str, tuple[str, Shape]]:
@@ -232,10 +245,12 @@ def why_torch(works: Sequence[Work], sources: Sequence[Source]) -> str:
     """The reason for which kernels cannot be used; empty where they can."""
     merges = [work for work in works if work.kind == "merge"]
     for method in sorted({work.method for work in merges}):
-        if method not in _KERNEL_METHODS or not _is_own(method):
+        if method not in KERNEL_METHODS or not _is_own(method):
             return f"method '{method}' has no kernel"
     if any(work.method == "slerp" and len(work.inputs) > 3 for work in merges):
         return "slerp of more than two experts has no kernel"
+    if any(work.params.get("filter_wise") for work in merges):
+        return "model_stock by rows has no kernel"
     if any(work.arithmetic == "F64" for work in works):
         return "a tensor is F64, so the arithmetic is float64"
     if any(source.is_computed for source in sources):

@@ -32,6 +32,15 @@ def check_unchanged(sources: Sequence[Source]) -> None:
         )
 
 
+def known_by_key(sources: Sequence[Source]) -> dict[tuple[Path | None, str], str]:
+    """Remembered digests of the inputs' tensors, which need not be computed; by `TensorHeader.key`."""
+    return {
+        source.tensors[name].key: digest
+        for source in sources
+        for name, digest in known_digests(source).items()
+    }
+
+
 def complete_digests(source: Source, taken: Digests, fresh: Digests) -> dict[str, str]:
     """Digests of all tensors of an input; those that nobody has taken are remembered, or read now.
 

@@ -23,7 +23,7 @@ from merge_lib.streaming.layout import Shard, index_of, lay_out, lay_out_shards
 from merge_lib.streaming.memory_bound import Bound, bound_memory, resident_bytes
 from merge_lib.streaming.output import Output, explained, write_text
 from merge_lib.streaming.planning import MergePlan, make_plan
-from merge_lib.streaming.provenance import FileHashes, check_unchanged, complete_digests
+from merge_lib.streaming.provenance import FileHashes, check_unchanged, complete_digests, known_by_key
 
 JOURNAL = ".merge_journal.jsonl"
 _HASH_BYTES = 1 << 20
@@ -140,7 +140,7 @@ def merge_planned(
     target.check(plan)
     threads = options.threads or len(os.sched_getaffinity(0))
     if plan.is_compiled:
-        import merge_lib.streaming.kernels  # noqa: F401 -- its memory is counted from here on
+        import merge_lib.streaming.executing  # noqa: F401 -- its memory is counted from here on
     bound = bound_memory(plan, threads, options.memory_bytes, resident_bytes())
     shards = lay_out_result(plan, target, options.max_shard_bytes)
     with explained(target.work):
@@ -207,15 +207,18 @@ def _execute(
 
         run_in_torch(plan, output, journal, progress)
         return
-    from merge_lib.streaming.executing import Executor, Inputs, NotFiniteError
+    from merge_lib.streaming.executing import Executor, Run
+    from merge_lib.streaming.scanning import Inputs, NotFiniteError
 
-    with Inputs(file for source in plan.sources for file in source.files) as inputs:
+    files = (file for source in plan.sources for file in source.files)
+    with Inputs(files, progress) as inputs:
         try:
-            Executor(plan, bound, inputs, output, journal, progress).run()
+            known = known_by_key(plan.sources)
+            Executor([Run(plan, output, journal)], bound, inputs, known).run()
         except NotFiniteError as exc:
             from merge_lib.streaming.torch_route import explain_not_finite
 
-            explain_not_finite(plan, exc.name)
+            explain_not_finite(exc.plan or plan, exc.name)
 
 
 def _manifest(

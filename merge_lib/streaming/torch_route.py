@@ -17,10 +17,10 @@ from merge_lib.engine import DigestedCheckpoint
 from merge_lib.files.folders import Source
 from merge_lib.plan import Job, Plan
 from merge_lib.spec import MergeSpec
-from merge_lib.streaming.executing import Progress
 from merge_lib.streaming.journal import Journal
 from merge_lib.streaming.output import Output
 from merge_lib.streaming.planning import MergePlan, Work
+from merge_lib.streaming.scanning import Progress
 
 
 def run_in_torch(plan: MergePlan, output: Output, journal: Journal, progress: Progress) -> None:

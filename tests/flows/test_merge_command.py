@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.commands.merge import parse_size
-from flows.recipe import load_recipe
+from flows.recipe import load_any_recipe, load_recipe
 from merge_lib.checkpoints import read_state_dict, write_state_dict
 from merge_lib.errors import SpecError
 
@@ -126,3 +126,61 @@ def test_sizes():
     for text in ("", "much", "5 TB", "0", "-1G"):
         with pytest.raises(SpecError, match="is not a size"):
             parse_size(text)
+
+
+@pytest.fixture
+def mergekit_recipe(recipe):
+    recipe.write_text(
+        "merge_method: ties\nbase_model: base\nmodels: [{model: one}, {model: two}]\n"
+        "parameters: {weight: 0.5, density: 0.5}\ndtype: float32\nout_dtype: bfloat16\n"
+    )
+    return recipe
+
+
+def merge_with(recipe, *options):
+    return CliRunner().invoke(app, ["merge", str(recipe), "--out", str(recipe.parent / "out"), *options])
+
+
+def test_a_recipe_of_mergekit_is_taken_as_it_is(mergekit_recipe, tmp_path):
+    shown = merge_with(mergekit_recipe, "--dry-run")
+    assert shown.exit_code == 0, shown.output
+    assert "1 tensors, 1 of them merged" in shown.output
+    result = merge_with(mergekit_recipe, "--json", "--max-shard-size", "1M")
+    assert result.exit_code == 0, result.output
+    out = tmp_path / "out"
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["README.md", "config.json", "merge_manifest.json", "model.safetensors", "tokenizer.json"]
+    manifest = json.loads((out / "merge_manifest.json").read_text())
+    assert (manifest["variant"], manifest["recipe"]["merge_method"]) == ("mergekit", "ties")
+    assert manifest["output"]["digest"] == json.loads(result.stdout)["digest"]
+    assert read_state_dict(out)["layer.weight"].dtype == torch.bfloat16
+
+
+def test_a_dry_run_of_mergekits_recipe_tells_every_missing_model(mergekit_recipe):
+    mergekit_recipe.write_text(
+        mergekit_recipe.read_text().replace("one", "org/model-7b").replace("two", "three")
+    )
+    result = merge_with(mergekit_recipe, "--dry-run", "--json")
+    assert result.exit_code == 2
+    first, second = json.loads(result.stdout)["problems"]
+    assert "Model 'org/model-7b' is neither in the recipe's folder" in first
+    assert "Model 'three'" in second
+    assert "Model hub names are not fetched" in second
+
+
+def test_a_recipe_without_a_method_names_both_keys(recipe):
+    recipe.write_text("models: [{model: one}]\n")
+    with pytest.raises(
+        SpecError, match="neither `method`, as our recipes, nor `merge_method`, as mergekit's"
+    ):
+        load_any_recipe(recipe)
+
+
+def test_a_seed_is_for_the_random_methods_of_mergekit(recipe, mergekit_recipe):
+    with pytest.raises(SpecError, match="'ties' draws nothing at random"):
+        load_any_recipe(mergekit_recipe, 3)
+    mergekit_recipe.write_text(mergekit_recipe.read_text().replace("ties", "dare_ties"))
+    assert load_any_recipe(mergekit_recipe, 3).plan().seed == 3
+    recipe.write_text("method: average\nexperts: [one, two]\n")
+    with pytest.raises(SpecError, match="Write `seed: 3` in the recipe"):
+        load_any_recipe(recipe, 3)

@@ -35,10 +35,8 @@ def golden():
 def merge(models, tmp_path):
     def run(kind, text):
         (tmp_path / "recipe.yml").write_text(text)
-        return load_file(
-            merge_mergekit(tmp_path / "recipe.yml", tmp_path / "out", models=models[kind]).path
-            / "model.safetensors"
-        )
+        done = merge_mergekit(tmp_path / "recipe.yml", tmp_path / "out", models=models[kind])
+        return load_file(done.path / "model.safetensors")
 
     return run
 

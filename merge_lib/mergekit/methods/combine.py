@@ -13,6 +13,7 @@ from torch import Tensor
 
 from merge_lib.mergekit.methods.signs import agreement
 from merge_lib.mergekit.methods.sparsify import restore_l1
+from merge_lib.mergekit.methods.sums import sum_wide
 
 _NO_WEIGHT = 1e-8
 
@@ -23,12 +24,15 @@ def thin(
     drop: Callable[[Tensor, int], Tensor],
     *,
     rescale: bool,
+    by_rows: bool = False,
 ) -> Float[Tensor, " n *shape"]:
     """The task vectors after `drop(task_vector, place)`; with `rescale` each has its L1 norm of before."""
     task_vectors = experts - base
     rows = [drop(row, place) for place, row in enumerate(task_vectors)]
     if rescale:
-        rows = [restore_l1(row, full) for row, full in zip(rows, task_vectors, strict=True)]
+        rows = [
+            restore_l1(row, full, by_rows=by_rows) for row, full in zip(rows, task_vectors, strict=True)
+        ]
     return torch.stack(rows)
 
 
@@ -62,9 +66,9 @@ def add(
     weighted = task_vectors * weights
     if elect:
         agree = agreement(weighted)
-        total, divisor = (weighted * agree).sum(dim=0), (weights * agree).sum(dim=0)
+        total, divisor = sum_wide(weighted * agree), sum_wide(weights * agree)
     else:
-        total, divisor = weighted.sum(dim=0), weights.sum(dim=0)
+        total, divisor = sum_wide(weighted), sum_wide(weights)
     if normalize:
-        total = total / torch.where(divisor.abs() < _NO_WEIGHT, 1.0, divisor).to(total.dtype)
+        total = total / torch.where(divisor.float().abs() < _NO_WEIGHT, 1.0, divisor).to(total.dtype)
     return base + (total if scale == 1 else total * scale)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from merge_lib.ops.chance import TensorGenerator
+from merge_lib.ops.sums import magnitude_sum, rows_size
 
 
 def keep_largest(task_vector: Float[Tensor, " *shape"], density: float) -> Float[Tensor, " *shape"]:
@@ -91,9 +92,18 @@ def drop_by_rank(
     return (rows * kept).reshape(task_vector.shape)
 
 
-def restore_l1(sparse: Float[Tensor, " *shape"], full: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
-    """Scaled so that the magnitudes add up to what they did before entries were dropped."""
-    before, after = full.abs().sum(), sparse.abs().sum()
+def restore_l1(
+    sparse: Float[Tensor, " *shape"], full: Float[Tensor, " *shape"], *, by_rows: bool = False
+) -> Float[Tensor, " *shape"]:
+    """Scaled so that the magnitudes add up to what they did before entries were dropped.
+
+    Sums are in float64, of tiles that begin anew with pieces of whole rows where `by_rows` is set.
+    """
+    length = full.shape[-1] if full.ndim else 1
+    block = rows_size(max(length, 1)) if by_rows else 0
+    before, after = (
+        torch.tensor(magnitude_sum(values, block=block), dtype=full.dtype) for values in (full, sparse)
+    )
     return sparse if after == 0 else sparse * (before / after)
 
 

@@ -1,10 +1,13 @@
 """Interpolation along great circles: of two models, or of many."""
 
 from collections.abc import Sequence
+from math import acos, sin, sqrt
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from merge_lib.ops.sums import inner_product
 
 _TINY = 1e-8
 _PARALLEL = 0.9995
@@ -30,12 +33,12 @@ def slerp(
         [*shape], dtype of experts.
     """
     start, end = base.float(), experts[0].float()
-    cosine = (_direction(start) * _direction(end)).sum()
-    if cosine.abs() > _PARALLEL:
+    norms = sqrt(inner_product(start, start)) * sqrt(inner_product(end, end))
+    cosine = inner_product(start, end) / norms if norms > 0 else 1.0
+    if abs(cosine) > _PARALLEL:
         return ((1 - t) * start + t * end).to(experts.dtype)
-    angle = torch.arccos(cosine)
-    towards, sine = angle * t, torch.sin(angle)
-    mixed = torch.sin(angle - towards) / sine * start + torch.sin(towards) / sine * end
+    angle = acos(cosine)
+    mixed = sin((1 - t) * angle) / sin(angle) * start + sin(t * angle) / sin(angle) * end
     return mixed.to(experts.dtype)
 
 

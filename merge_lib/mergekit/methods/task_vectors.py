@@ -95,6 +95,7 @@ def della(  # noqa: PLR0913 -- as many as mergekit's YAML has
             row, density[place], epsilon[place], generator=generator, expert=place
         ),
         rescale=rescale,
+        by_rows=True,
     )
     return add(base, thinned, weight=weight, normalize=normalize, scale=scale, elect=elect)
 

@@ -1,12 +1,13 @@
 """Methods that move the base towards other models, entry by entry or as a whole."""
 
 from itertools import combinations
+from math import fsum, sqrt
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.sums import inner_product, sum_rows
 
 _FLOOR = 1e-8
 
@@ -31,19 +32,35 @@ def model_stock(
         [*shape], dtype of experts.
     """
     task_vectors = experts - base
-    if not filter_wise:
-        task_vectors = task_vectors.reshape(len(experts), -1)
+    cosine = _cosines_of_rows(task_vectors) if filter_wise else _cosine(task_vectors)
+    t = len(experts) * cosine / (1 + (len(experts) - 1) * cosine)
+    t = t if filter_wise else torch.tensor(t, dtype=experts.dtype)
+    mean = sum_rows(experts) / len(experts)
+    return (t * mean + (1 - t) * base).reshape(base.shape)
+
+
+def _cosine(task_vectors: Float[Tensor, " n *shape"]) -> float:
+    """The mean cosine over pairs of whole tensors; 0 for a pair of which one is zero."""
+    rows = list(task_vectors)
+    lengths = [sqrt(inner_product(row, row)) for row in rows]
+    cosines = []
+    for i, j in combinations(range(len(rows)), 2):
+        norms = lengths[i] * lengths[j]
+        product = inner_product(rows[i], rows[j])
+        cosines.append(min(1.0, max(-1.0, product / norms)) if norms > 0 else 0.0)
+    return fsum(cosines) / len(cosines)
+
+
+def _cosines_of_rows(task_vectors: Float[Tensor, " n *shape"]) -> Float[Tensor, " *rows 1"]:
+    """The mean cosine over pairs, row by row."""
     lengths = task_vectors.norm(dim=-1)
     cosines = torch.stack(
         [
             ((task_vectors[i] * task_vectors[j]).sum(dim=-1) / (lengths[i] * lengths[j])).clamp(-1, 1)
-            for i, j in combinations(range(len(experts)), 2)
+            for i, j in combinations(range(len(task_vectors)), 2)
         ]
     )
-    cosine = torch.nan_to_num(cosines).mean(dim=0).unsqueeze(-1)
-    t = len(experts) * cosine / (1 + (len(experts) - 1) * cosine)
-    mean = sum_rows(experts) / len(experts)
-    return (t * mean + (1 - t) * base).reshape(base.shape)
+    return torch.nan_to_num(cosines).mean(dim=0).unsqueeze(-1)
 
 
 def nearswap(

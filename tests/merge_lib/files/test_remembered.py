@@ -9,7 +9,7 @@ import torch
 import xxhash
 
 from merge_lib import MergeSpec, merge_checkpoints
-from merge_lib.checkpoints import write_state_dict
+from merge_lib.checkpoints import checkpoint_digest, write_state_dict
 from merge_lib.checkpoints.digest import raw_bytes
 from merge_lib.errors import CheckpointCorruptError
 from merge_lib.files.folders import read_stored
@@ -187,20 +187,19 @@ def test_digests_of_an_interrupted_run_are_not_remembered(spec, tmp_path, monkey
     assert set(known_digests(read_stored(spec.base))) == {"b"}
 
 
-def test_an_input_that_changes_during_the_merge_is_refused(spec, make, tmp_path, monkeypatch):
-    act = Executor._merge
-    changed = []
-
-    def merge_then_change(self, work, space):
-        changed.append(make("two", a=3, b=8))
-        return act(self, work, space)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Executor, "_merge", merge_then_change)
-        with pytest.raises(CheckpointCorruptError, match=r"two\.safetensors changed while it was merged"):
-            merge_to(spec, tmp_path / "out")
+def test_an_input_that_changes_during_the_merge_is_refused(spec, make, tmp_path):
+    options = MergeOptions(progress=lambda _read: make("two", a=3, b=8))
+    with pytest.raises(CheckpointCorruptError, match=r"two\.safetensors changed while it was merged"):
+        merge_to(spec, tmp_path / "out", options)
     assert not (tmp_path / "out" / "merge_manifest.json").exists()
     assert merge_to(spec, tmp_path / "out").continued == 0
+
+
+def test_kernels_do_not_digest_what_is_remembered(spec, tmp_path):
+    remember(read_stored(spec.experts[1]), {"a": PLANTED})
+    done = merge_to(spec, tmp_path / "out")
+    assert (done.arithmetic, digests_in(tmp_path / "out")[2]["a"]) == ("kernels", PLANTED)
+    assert done.digest == checkpoint_digest(tmp_path / "out")  # outputs are always digested
 
 
 def test_an_empty_record_for_what_was_never_seen(make):

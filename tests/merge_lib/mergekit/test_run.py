@@ -118,6 +118,16 @@ def test_tensors_of_layers_that_move_are_remembered_under_their_own_names(merge,
         assert known_digests(read_stored(copied / entry["name"])) == told
 
 
+def test_a_layer_may_be_used_twice(merge, llamas):
+    done = merge(STACKED.replace("model: b, layer_range: [0, 3]", "model: a, layer_range: [1, 2]"))
+    merged, a = tensors_of(done.path), tensors_of(llamas / "a")
+    for layer in (1, 2):
+        rest = "self_attn.q_proj.weight"
+        assert torch.equal(merged[f"model.layers.{layer}.{rest}"], a[f"model.layers.1.{rest}"].bfloat16())
+    (entry,) = json.loads((done.path / "merge_manifest.json").read_text())["experts"]
+    assert entry["digest"] == checkpoint_digest(llamas / "a" / "model.safetensors")
+
+
 def test_the_recipe_of_the_manifest_gives_the_same_bytes(merge):
     text = DARE + "dtype: float32\nout_dtype: bfloat16\n"
     done = merge(text, seed=3)

@@ -1,0 +1,168 @@
+"""The exact k-th largest magnitude, or variance, from counts of the bits; nothing is sorted.
+
+Bits of non-negative floats are ordered like the floats. A sample tells between which bits the k-th lies, and one
+pass counts what is above and, by its bits, what is between. Where the sample misled, or there is none, the whole
+range is counted coarsely first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from merge_lib.kernels import calls as layout
+from merge_lib.kernels.calls import BF16, CODE_OF, NOT_FINITE, ROW_WORDS
+from merge_lib.streaming.calls import Call
+from merge_lib.streaming.scanning import Scan
+
+_HISTOGRAM_BYTES = 16 << 20  # of all rows and threads together
+_FEWEST_BINS, _MOST_BINS = 1 << 16, 1 << 20
+_SAMPLED_FROM = 1 << 19  # elements; smaller tensors are counted whole
+_MARGIN = 0.01  # of the rank, on both sides of what the sample says
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An order statistic: of an expert's magnitudes, or of the variances, counted from the largest, from 1."""
+
+    expert: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where it lies.
+
+    Attributes:
+        bits: of the k-th largest.
+        above: how many are larger.
+        equal: how many equal it.
+    """
+
+    bits: int
+    above: int
+    equal: int
+
+
+@dataclass
+class _Range:
+    """Bits between which an order statistic is looked for, and what was counted there."""
+
+    low: int
+    high: int
+    shift: int
+    above: int = 0
+    zeros: int = 0
+
+    @property
+    def bins(self) -> int:
+        return 1 + ((self.high - 1 - self.low) >> self.shift)
+
+
+def count_zeros(scan: Scan, places: tuple[int, ...], kind: int) -> int:
+    """How many keys are 0."""
+    ranges = [_Range(0, 1, 0)]
+    _count(scan, places, kind, [0], ranges, samples=False)
+    return ranges[0].zeros
+
+
+def find_largest(scan: Scan, places: tuple[int, ...], kind: int, wanted: Sequence[Wanted]) -> list[Found]:
+    """The order statistics of all that the scan passes over."""
+    experts = [one.expert for one in wanted]
+    bins = _bins(scan, len(wanted))
+    is_coarse = all(CODE_OF[work.arithmetic] == BF16 for work in scan.works)
+    ranges = [_whole(is_coarse=is_coarse) for _ in wanted]
+    if scan.count >= _SAMPLED_FROM and not is_coarse:
+        ranges = _guess(scan, places, kind, wanted, bins)
+    found: list[Found | None] = [None] * len(wanted)
+    while None in found:
+        open_ = [i for i, one in enumerate(found) if one is None]
+        counts = _count(scan, places, kind, [experts[i] for i in open_], [ranges[i] for i in open_], samples=False)
+        for i, row in zip(open_, counts, strict=True):
+            found[i], ranges[i] = _narrow(ranges[i], row, wanted[i].rank, bins, is_coarse=is_coarse)
+    return found  # type: ignore[return-value]
+
+
+def find_cuts(
+    scan: Scan, places: tuple[int, ...], kind: int, wanted: Sequence[tuple[int, int, int]]
+) -> list[int]:
+    """For each (expert, bits, n) the offset after the n-th entry with those bits, from the start; n is at least 1."""
+    rows = [[expert, bits, -1, 0, 0, count, 0] for expert, bits, count in wanted]
+    words = np.array([len(rows), kind, *(word for row in rows for word in row)], np.int64)
+    scan.in_order(Call("selection.find_cut", places, words=words))
+    return [int(row[layout.ROW_HIGH]) for row in words[2:].reshape(-1, ROW_WORDS)]
+
+
+def _whole(*, is_coarse: bool) -> _Range:
+    """All finite magnitudes; sixteen bits tell bfloat16 magnitudes apart."""
+    return _Range(0, NOT_FINITE, 16 if is_coarse else 15)
+
+
+def _bins(scan: Scan, rows: int) -> int:
+    """A power of two."""
+    room = _HISTOGRAM_BYTES // (4 * rows * scan.threads)
+    return max(_FEWEST_BINS, min(_MOST_BINS, 1 << max(room.bit_length() - 1, 0)))
+
+
+def _finer(low: int, high: int, bins: int) -> _Range:
+    return _Range(low, high, max(0, (high - 1 - low).bit_length() - (bins.bit_length() - 1)))
+
+
+def _guess(
+    scan: Scan, places: tuple[int, ...], kind: int, wanted: Sequence[Wanted], bins: int
+) -> list[_Range]:
+    """Ranges that hold the order statistics, if a sample is like the whole."""
+    ranges = [_whole(is_coarse=False) for _ in wanted]
+    counts = _count(scan, places, kind, [one.expert for one in wanted], ranges, samples=True)
+    guessed = []
+    for one, row in zip(wanted, counts, strict=True):
+        share, total = one.rank / scan.count, int(row.sum())
+        from_top = np.cumsum(row[::-1])
+        high = len(row) - 1 - int(np.searchsorted(from_top, max(share - _MARGIN, 0) * total))
+        low = len(row) - 1 - int(np.searchsorted(from_top, min(share + _MARGIN, 1) * total))
+        guessed.append(_finer(max(low, 0) << 15, min((high + 1) << 15, NOT_FINITE), bins))
+    return guessed
+
+
+def _count(
+    scan: Scan,
+    places: tuple[int, ...],
+    kind: int,
+    experts: Sequence[int],
+    ranges: Sequence[_Range],
+    *,
+    samples: bool,
+) -> list[np.ndarray]:
+    """One pass: the counts of each range's bins; `above` and `zeros` go to the ranges."""
+    counts = [[np.zeros(one.bins, np.uint32) for one in ranges] for _ in range(scan.threads)]
+    calls = []
+    for own in counts:
+        rows = [
+            [expert, one.low, one.high, one.shift, bins.ctypes.data, 0, 0]
+            for expert, one, bins in zip(experts, ranges, own, strict=True)
+        ]
+        words = np.array([len(rows), kind, *(word for row in rows for word in row)], np.int64)
+        calls.append(Call("selection.histogram", places, words=words))
+    scan.run(calls, samples=samples)
+    for i, one in enumerate(ranges):
+        own = [call.words[2:].reshape(-1, ROW_WORDS)[i] for call in calls]
+        one.above = sum(int(row[layout.ROW_ABOVE]) for row in own)
+        one.zeros = sum(int(row[layout.ROW_ZEROS]) for row in own)
+    return [np.sum([own[i] for own in counts], axis=0, dtype=np.int64) for i in range(len(ranges))]
+
+
+def _narrow(
+    counted: _Range, row: np.ndarray, rank: int, bins: int, *, is_coarse: bool
+) -> tuple[Found | None, _Range]:
+    """The answer, or the bin that holds it; the whole range where the one that was counted does not."""
+    left = rank - counted.above
+    from_top = np.cumsum(row[::-1])
+    if left < 1 or left > from_top[-1]:
+        return None, _whole(is_coarse=is_coarse)
+    place = int(np.searchsorted(from_top, left))
+    bin_ = len(row) - 1 - place
+    low = counted.low + (bin_ << counted.shift)
+    above = counted.above + int(from_top[place] - row[bin_])
+    if counted.shift == 0 or is_coarse:
+        return Found(low, above, int(row[bin_])), counted
+    return None, _finer(low, min(low + (1 << counted.shift), counted.high), bins)
