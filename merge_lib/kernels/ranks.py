@@ -9,7 +9,17 @@ from numba import carray
 
 from merge_lib.kernels import calls
 from merge_lib.kernels.calls import (
-    CODES, COUNT, EXPERTS, FIRST, INPUTS, NUMBERS, OUT, ROUNDING, SCRATCH, TILE, WORDS,
+    CODES,
+    COUNT,
+    EXPERTS,
+    FIRST,
+    INPUTS,
+    NUMBERS,
+    OUT,
+    ROUNDING,
+    SCRATCH,
+    TILE,
+    WORDS,
 )  # fmt: skip
 from merge_lib.kernels.chance import draw
 from merge_lib.kernels.tiles import magnitude_bits, pointer, task_vector, tile, widen_base
@@ -59,7 +69,7 @@ def _mask_row(sizes, draws, key, stream, first, density, epsilon, counts, lows, 
         bucket = max(np.int32(sizes[i] >> np.uint32(_SHIFT)) - top, np.int32(0))
         upper = np.int32(draws[i])
         mask[i] = 1 if upper < lows[bucket] else 0
-        if lows[bucket] <= upper and upper <= highs[bucket]:
+        if lows[bucket] <= upper <= highs[bucket]:
             limit = _limit(_rank(sizes, i), length - 1, density, epsilon)
             mask[i] = 1 if _is_below(limit, key, stream, first + i, upper, spare) else 0
 

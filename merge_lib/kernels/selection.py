@@ -5,8 +5,25 @@ from numba import carray
 
 from merge_lib.kernels import calls
 from merge_lib.kernels.calls import (
-    CODES, COUNT, EXPERTS, FIRST, INPUTS, MAGNITUDE, ROUNDING, ROW_ABOVE, ROW_COUNTS, ROW_EXPERT, ROW_HIGH, ROW_LOW,
-    ROW_SHIFT, ROW_WORDS, ROW_ZEROS, SCRATCH, SPARE_ROWS, TILE, WORDS,
+    CODES,
+    COUNT,
+    EXPERTS,
+    FIRST,
+    INPUTS,
+    MAGNITUDE,
+    ROUNDING,
+    ROW_ABOVE,
+    ROW_COUNTS,
+    ROW_EXPERT,
+    ROW_HIGH,
+    ROW_LOW,
+    ROW_SHIFT,
+    ROW_WORDS,
+    ROW_ZEROS,
+    SCRATCH,
+    SPARE_ROWS,
+    TILE,
+    WORDS,
 )  # fmt: skip
 from merge_lib.kernels.task_vectors import variance
 from merge_lib.kernels.tiles import magnitude_bits, pointer, task_vector, tile, widen_base
@@ -27,7 +44,9 @@ def _count(values, count, row, sizes):
         zeros += np.uint32(1) if size == 0 else np.uint32(0)
     row[ROW_ABOVE] += np.int64(above)
     row[ROW_ZEROS] += np.int64(zeros)
-    counts = carray(pointer(row[ROW_COUNTS]), 1 + ((row[ROW_HIGH] - 1 - row[ROW_LOW]) >> row[ROW_SHIFT]), np.uint32)
+    counts = carray(
+        pointer(row[ROW_COUNTS]), 1 + ((row[ROW_HIGH] - 1 - row[ROW_LOW]) >> row[ROW_SHIFT]), np.uint32
+    )
     if low == 0 and np.int64(above) == 0:
         for i in range(count):
             counts[np.int64(np.uint32(sizes[i] >> shift))] += np.uint32(1)
@@ -92,9 +111,9 @@ def _walk(args, finds_cut):
 
 def histogram(args):
     """Add a piece to each row's counts, uint32. Returns whether something is not finite."""
-    return _walk(args, False)  # noqa: FBT003 -- numba takes no keywords here
+    return _walk(args, False)
 
 
 def find_cut(args):
     """Walk over a piece after the one before it, for the place of an entry among its equals."""
-    return _walk(args, True)  # noqa: FBT003
+    return _walk(args, True)

@@ -4,7 +4,18 @@ import numpy as np
 from numba import carray
 
 from merge_lib.kernels import calls
-from merge_lib.kernels.calls import CODES, COUNT, EXPERTS, INPUTS, OUT, ROUNDING, SCRATCH, SPARE_ROWS, TILE, WORDS
+from merge_lib.kernels.calls import (
+    CODES,
+    COUNT,
+    EXPERTS,
+    INPUTS,
+    OUT,
+    ROUNDING,
+    SCRATCH,
+    SPARE_ROWS,
+    TILE,
+    WORDS,
+)
 from merge_lib.kernels.tiles import pointer, round_row, task_vector, tree_sum, widen, widen_base
 
 

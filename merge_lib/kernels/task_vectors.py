@@ -5,13 +5,54 @@ from numba import carray
 
 from merge_lib.kernels import calls
 from merge_lib.kernels.calls import (
-    ADD, ALL, BAND, CODES, COUNT, VARIED, DIVISOR, DRAWN, ELECT_COUNTED, ELECT_PLAIN, EXPERTS, EXPERT_NUMBERS,
-    EXPERT_WORDS, FACTOR, FIRST, HEAD_WORDS, HIGH, HIGH_CUT, INPUTS, KEY, KEY_STREAM, LARGEST, LIMIT, LOW, LOW_CUT,
-    LOW_KEEPS_LATER, MASKED, NUMBERS, OUT, OUT_CODE, ROUNDING, SCRATCH, SPARE_ROWS, TILE, WEIGHT, WORDS,
+    ADD,
+    ALL,
+    BAND,
+    CODES,
+    COUNT,
+    DIVISOR,
+    DRAWN,
+    ELECT_COUNTED,
+    ELECT_PLAIN,
+    EXPERT_NUMBERS,
+    EXPERT_WORDS,
+    EXPERTS,
+    FACTOR,
+    FIRST,
+    HEAD_WORDS,
+    HIGH,
+    HIGH_CUT,
+    INPUTS,
+    KEY,
+    KEY_STREAM,
+    LARGEST,
+    LIMIT,
+    LOW,
+    LOW_CUT,
+    LOW_KEEPS_LATER,
+    MASKED,
+    NUMBERS,
+    OUT,
+    OUT_CODE,
+    ROUNDING,
+    SCRATCH,
+    SPARE_ROWS,
+    TILE,
+    VARIED,
+    WEIGHT,
+    WORDS,
 )  # fmt: skip
 from merge_lib.kernels.chance import keep_drawn
 from merge_lib.kernels.tiles import (
-    magnitude_bits, narrow, pointer, round_row, round_value, task_vector, tile, tree_sum, widen_base,
+    magnitude_bits,
+    narrow,
+    pointer,
+    round_row,
+    round_value,
+    task_vector,
+    tile,
+    tree_sum,
+    widen_base,
 )  # fmt: skip
 
 _LEAST_DIVISOR, _LEAST_ENERGY = np.float32(1e-8), np.float32(1e-6)
@@ -131,18 +172,24 @@ def _largest(rows, experts, count, total):
 
 
 @tile
-def _elected(rows, experts, count, numbers, counted, total, sign, divisor):
+def _elected(rows, experts, count, numbers, combine, rounding, total, sign, divisor, agrees):
     """Sum and divisor over the experts that have the elected sign; `total` holds the vote, then the sum."""
     for i in range(count):
         sign[i] = np.float32(1) if total[i] >= 0 else np.float32(-1)
         total[i] = np.float32(-0.0)  # which added to anything leaves it, its sign too
         divisor[i] = np.float32(0)
     for k in range(experts):
-        share = np.float32(1) if counted else numbers[1 + k * EXPERT_NUMBERS + WEIGHT]
+        weight = numbers[1 + k * EXPERT_NUMBERS + WEIGHT]
+        share = np.float32(1) if combine == ELECT_COUNTED else weight
         for i in range(count):
-            agrees = np.float32(1) if rows[k, i] * sign[i] > 0 else np.float32(0)
-            total[i] += rows[k, i] * agrees
-            divisor[i] += share * agrees
+            agrees[i] = np.float32(1) if rows[k, i] * sign[i] > 0 else np.float32(0)
+        if combine == ELECT_PLAIN:
+            for i in range(count):
+                rows[k, i] *= weight
+            round_row(rows[k], count, rounding)
+        for i in range(count):
+            total[i] += rows[k, i] * agrees[i]
+            divisor[i] += share * agrees[i]
 
 
 @tile
@@ -161,18 +208,15 @@ def _divide(total, divisor, count, normalize, counted, rounding):
 
 
 @tile
-def _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor):
+def _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor, agrees):
     """The merged task vector, before its scale."""
     combine, normalize = words[calls.COMBINE], words[calls.NORMALIZE]
     if combine == LARGEST:
         _largest(rows, experts, size, total)
         return
-    if combine == ELECT_PLAIN:
-        _sum(rows, experts, size, total, rounding)
-    if words[calls.USE_WEIGHTS]:
+    if words[calls.USE_WEIGHTS] and combine != ELECT_PLAIN:
         _weigh(rows, experts, size, numbers, rounding)
-    if combine != ELECT_PLAIN:
-        _sum(rows, experts, size, total, rounding)
+    _sum(rows, experts, size, total, rounding)
     if combine == ADD:
         if normalize:
             for i in range(size):
@@ -180,7 +224,7 @@ def _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor
             round_row(total, size, rounding)
         return
     counted = combine == ELECT_COUNTED
-    _elected(rows, experts, size, numbers, counted, total, sign, divisor)
+    _elected(rows, experts, size, numbers, combine, rounding, total, sign, divisor, agrees)
     round_row(total, size, rounding)
     if counted or normalize:
         round_row(divisor, size, rounding)
@@ -208,7 +252,7 @@ def merge(args):
             keep_band(total, size, words[HEAD_WORDS : HEAD_WORDS + EXPERT_WORDS], args[FIRST] + start, kept)
         for k in range(experts):
             _thinned(args, words, numbers, rows, k, start, size, kept, spare)
-        _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor)
+        _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor, kept)
         if words[calls.HAS_SCALE]:
             for i in range(size):
                 total[i] *= numbers[0]

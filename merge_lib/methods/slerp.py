@@ -1,11 +1,12 @@
 """Spherical interpolation of two checkpoints."""
 
-from math import acos, sin, sqrt
+from math import sqrt
 
 from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.methods.linear import interpolate
+from merge_lib.ops.arcs import arc_weights
 from merge_lib.ops.sums import inner_product
 from merge_lib.registry import merge_method
 from merge_lib.types import Fraction
@@ -53,5 +54,5 @@ def _interpolate_on_arc(
     cosine = inner_product(start, end) / norms if norms > 0 else 1.0
     if position in (0, 1) or abs(cosine) > _NEARLY_PARALLEL:
         return interpolate(start, end, position=position)
-    angle = acos(cosine)
-    return (sin((1 - position) * angle) / sin(angle)) * start + (sin(position * angle) / sin(angle)) * end
+    first, second = arc_weights(cosine, position)
+    return first * start + second * end

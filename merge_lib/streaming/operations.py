@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import combinations
-from math import acos, fsum, sin, sqrt
+from math import fsum, sqrt
+from operator import add
 from typing import Any
 
 import numpy as np
 
 from merge_lib.kernels import calls as layout
+from merge_lib.ops.arcs import arc_weights
 from merge_lib.streaming.calls import Call
 from merge_lib.streaming.planning import Work
 from merge_lib.streaming.rounding import rounded
@@ -90,7 +93,7 @@ def _slerp(work: Work, context: Context) -> Call:
     cosine = _cosine(places, context)
     if abs(cosine) > _NEARLY_PARALLEL:
         return _interpolation(places, 1 - position, position)
-    return _interpolation(places, *_arc(cosine, position))
+    return _interpolation(places, *arc_weights(cosine, position))
 
 
 def _cosine(places: tuple[int, ...], context: Context) -> float:
@@ -101,14 +104,9 @@ def _cosine(places: tuple[int, ...], context: Context) -> float:
     return mixed / norms if norms > 0 else 1.0
 
 
-def _arc(cosine: float, position: float) -> tuple[float, float]:
-    angle = acos(cosine)
-    return sin((1 - position) * angle) / sin(angle), sin(position * angle) / sin(angle)
-
-
 def _mergekit_linear(work: Work, _: Context) -> Call:
-    weights = work.params["weight"]
-    divisor = sum(weights) if work.params["normalize"] else 0.0
+    weights = np.array(work.params["weight"], np.float32)
+    divisor = reduce(add, weights) if work.params["normalize"] else 0.0
     return _sum(_models(work), layout.SUM, [divisor, *weights])
 
 
@@ -121,7 +119,7 @@ def _mergekit_slerp(work: Work, context: Context) -> Call:
     cosine = _cosine(places, context)
     if abs(cosine) > _NEARLY_PARALLEL:
         return _interpolation(places, 1 - t, t)
-    return _interpolation(places, *_arc(cosine, t))
+    return _interpolation(places, *arc_weights(cosine, t))
 
 
 def _model_stock(work: Work, context: Context) -> Call:
@@ -171,7 +169,7 @@ def _task_vectors(work: Work, thinned: Thinned, how: Combining) -> Call:
     for weight, divisor, factor in zip(weights, thinned.divisors, thinned.factors, strict=True):
         numbers += [weight, divisor, factor]
     total = rounded(fsum(rounded(weight, work.arithmetic) for weight in weights), work.arithmetic)
-    numbers.append(total if abs(total) >= 1e-8 else 1.0)  # noqa: PLR2004 -- as in mergekit.methods.combine
+    numbers.append(total if abs(total) >= 1e-8 else 1.0)
     return Call(
         "task_vectors.merge", (0, *_experts(work)), np.array(numbers, np.float32), words, thinned.masks
     )

@@ -77,7 +77,9 @@ def find_largest(scan: Scan, places: tuple[int, ...], kind: int, wanted: Sequenc
     found: list[Found | None] = [None] * len(wanted)
     while None in found:
         open_ = [i for i, one in enumerate(found) if one is None]
-        counts = _count(scan, places, kind, [experts[i] for i in open_], [ranges[i] for i in open_], samples=False)
+        counts = _count(
+            scan, places, kind, [experts[i] for i in open_], [ranges[i] for i in open_], samples=False
+        )
         for i, row in zip(open_, counts, strict=True):
             found[i], ranges[i] = _narrow(ranges[i], row, wanted[i].rank, bins, is_coarse=is_coarse)
     return found  # type: ignore[return-value]

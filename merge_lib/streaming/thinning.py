@@ -54,7 +54,9 @@ def _thinned(work: Work, thin: int, rows: Sequence[Sequence[int]], masks: RowMas
     return Thinned(np.array([*head, *(word for row in rows for word in row)], np.int64), none, none, masks)
 
 
-def _row(low: int = 0, low_cut: int = _EVERYWHERE, later: int = 0, high: int = NOT_FINITE, high_cut: int = 0) -> list[int]:
+def _row(
+    low: int = 0, low_cut: int = _EVERYWHERE, later: int = 0, high: int = NOT_FINITE, high_cut: int = 0
+) -> list[int]:
     """A band: by default everything."""
     return [low, low_cut, later, high, high_cut, 0, 0, 0]
 
@@ -109,7 +111,12 @@ def _ties(work: Work, scan: Scan, _seed: int, _thresholds: object) -> Thinned:
     }
     wanted = [Wanted(k, rank) for k, rank in kept.items()]
     found = _largest(work, scan, layout.MAGNITUDE, wanted)
-    cuts = _cuts(work, scan, layout.MAGNITUDE, [(one.expert, hit, one.rank - hit.above) for one, hit in zip(wanted, found, strict=True)])
+    cuts = _cuts(
+        work,
+        scan,
+        layout.MAGNITUDE,
+        [(one.expert, hit, one.rank - hit.above) for one, hit in zip(wanted, found, strict=True)],
+    )
     rows = [_row() for _ in _experts(work)]
     for one, hit, cut in zip(wanted, found, cuts, strict=True):
         rows[one.expert] = _row(hit.bits, cut)
@@ -134,8 +141,16 @@ def _breadcrumbs(work: Work, scan: Scan, _seed: int, _thresholds: object) -> Thi
     wanted = [*lows, *highs]
     found = _largest(work, scan, layout.MAGNITUDE, wanted)
     # how many of those that equal the limit are on its lower side: of all, those that are neither above nor below
-    below = [work.count - one.rank + 1 - (work.count - hit.above - hit.equal) for one, hit in zip(wanted, found, strict=True)]
-    cuts = _cuts(work, scan, layout.MAGNITUDE, [(one.expert, hit, n) for one, hit, n in zip(wanted, found, below, strict=True)])
+    below = [
+        work.count - one.rank + 1 - (work.count - hit.above - hit.equal)
+        for one, hit in zip(wanted, found, strict=True)
+    ]
+    cuts = _cuts(
+        work,
+        scan,
+        layout.MAGNITUDE,
+        [(one.expert, hit, n) for one, hit, n in zip(wanted, found, below, strict=True)],
+    )
     for i, (one, hit, cut) in enumerate(zip(wanted, found, cuts, strict=True)):
         row = rows[one.expert]
         if i < len(lows):

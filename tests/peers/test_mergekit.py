@@ -17,7 +17,12 @@ DETERMINISTIC, RANDOM = RECIPES["DETERMINISTIC"], RECIPES["RANDOM"]
 # In bf16 many magnitudes are equal: which of those at the threshold mergekit keeps is up to its unstable sort.
 EQUALS = {"ties", "ties_raw", "ties_rescale", "ties_gradient", "breadcrumbs", "breadcrumbs_ties", "sce"}
 SMALL_SHARE = 0.015
-STEPS = {"slerp": 3, "karcher": 6}  # in float32: sums over a tensor are added in another order
+STEPS = {
+    "slerp": 3,
+    "slerp_gradient": 3,
+    "slices_slerp": 3,
+    "karcher": 6,
+}  # in float32: sums over a tensor are added in another order
 
 
 @pytest.fixture(scope="module")

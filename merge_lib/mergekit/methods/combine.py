@@ -30,9 +30,7 @@ def thin(
     task_vectors = experts - base
     rows = [drop(row, place) for place, row in enumerate(task_vectors)]
     if rescale:
-        rows = [
-            restore_l1(row, full, by_rows=by_rows) for row, full in zip(rows, task_vectors, strict=True)
-        ]
+        rows = [restore_l1(row, full, by_rows=by_rows) for row, full in zip(rows, task_vectors, strict=True)]
     return torch.stack(rows)
 
 

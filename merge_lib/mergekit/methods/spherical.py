@@ -1,12 +1,13 @@
 """Interpolation along great circles: of two models, or of many."""
 
 from collections.abc import Sequence
-from math import acos, sin, sqrt
+from math import sqrt
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from merge_lib.ops.arcs import arc_weights
 from merge_lib.ops.sums import inner_product
 
 _TINY = 1e-8
@@ -37,9 +38,8 @@ def slerp(
     cosine = inner_product(start, end) / norms if norms > 0 else 1.0
     if abs(cosine) > _PARALLEL:
         return ((1 - t) * start + t * end).to(experts.dtype)
-    angle = acos(cosine)
-    mixed = sin((1 - t) * angle) / sin(angle) * start + sin(t * angle) / sin(angle) * end
-    return mixed.to(experts.dtype)
+    first, second = arc_weights(cosine, t)
+    return (first * start + second * end).to(experts.dtype)
 
 
 def nuslerp(

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merge_lib.ops.chance import TensorGenerator
+from merge_lib.ops.chance import TensorGenerator, philox
 
 
 @given(start=st.integers(0, 70), length=st.integers(0, 70))
@@ -25,12 +25,32 @@ def test_seed_tensor_and_expert_all_matter():
 
 
 def test_the_draws_never_change():
-    assert TensorGenerator(0, "layer.weight").bits(0, 4).tolist() == [
-        1087614667,
-        1720591751,
-        326110801,
-        2744645280,
+    assert TensorGenerator(7, "model.layers.0.weight").bits(0, 4).tolist() == [
+        1409933009,
+        66291738,
+        2222441195,
+        1751399615,
     ]
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        (0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        (0xFFFFFFFF, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    ],
+)
+def test_the_generator_is_philox(word, expected):
+    """The known answers that its authors publish."""
+    drawn = philox((np.array([word], np.uint64),) * 4, (word, word))
+    assert tuple(int(part[0]) for part in drawn) == expected
+
+
+@pytest.mark.parametrize("density", [0.3, 1.0, 2**-32, 1 - 2**-32, 0.5 + 2**-20])
+def test_kept_is_what_draws_below_the_density(density):
+    generator = TensorGenerator(3, "w")
+    below = generator.bits(1, 100_000) < np.uint64(round(density * 2**32))
+    np.testing.assert_array_equal(generator.keep(1, (100_000,), density).numpy(), below)
 
 
 def test_every_entry_is_kept_at_density_one():

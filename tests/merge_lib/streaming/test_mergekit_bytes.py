@@ -44,13 +44,20 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(memory_bound, "CHUNK", 4096)
 
 
-def planned(method: str, shared: str, own: str, base: Path, experts: tuple[Path, ...], dtype: str) -> MergePlan:
+def planned(
+    method: str, shared: str, own: str, base: Path, experts: tuple[Path, ...], dtype: str
+) -> MergePlan:
     def block(text: str) -> str:
         return f"parameters: {text if text.startswith('{') else '{' + text + '}'}" if text else ""
 
     models = "\n".join(f"  - {{model: {str(path)!r}, {block(own)}}}" for path in experts)
     needs_base = method not in ("linear", "passthrough")
-    lines = [f"merge_method: {method}", f"models:\n{models}", block(shared), f"dtype: {dtype}" if dtype else ""]
+    lines = [
+        f"merge_method: {method}",
+        f"models:\n{models}",
+        block(shared),
+        f"dtype: {dtype}" if dtype else "",
+    ]
     lines += [f"base_model: {base}"] if needs_base else []
     return plan_recipe(parse_recipe("\n".join(lines)), base.parent, seed=3)
 

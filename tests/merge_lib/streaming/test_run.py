@@ -196,7 +196,7 @@ def test_neither_a_preview_nor_a_merge_imports_torch(make_checkpoints, tmp_path)
         "from merge_lib.streaming.preflight import examine; from merge_lib.streaming.run import merge_to\n"
         f"spec = MergeSpec(method='ties', base={str(base)!r}, experts=[{str(experts[0])!r}])\n"
         f"assert not examine(spec, Path({str(tmp_path / 'out')!r})).problems; print('numba' in sys.modules)\n"
-        f"merge_to(spec, Path({str(tmp_path / 'out')!r})); print({'torch', 'numba'} & set(sys.modules))"
+        f"merge_to(spec, Path({str(tmp_path / 'out')!r})); print({{'torch', 'numba'}} & set(sys.modules))"
     )
     merge_to(MergeSpec(method="ties", base=base, experts=experts), tmp_path / "compiles the kernels")
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
