@@ -81,6 +81,12 @@ references: [joint]
 """
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory) -> None:
+    """What tests remember of files is not the user's business."""
+    os.environ["MERGELINE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def prepared_project(tmp_path_factory) -> Path:
     """A project with a tiny study, its data made and pushed; not to be changed, see `tiny_project`."""

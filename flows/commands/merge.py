@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
     )
 
 
-def merge(
+def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     recipe: Annotated[
         Path,
         typer.Argument(
@@ -46,16 +46,23 @@ def merge(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of the random methods of a mergekit recipe. Default: 0.")
     ] = None,
+    file_hash: Annotated[
+        list[str] | None,
+        typer.Option(help="Also record sha256 or md5 of whole files; slower than the merge. Repeatable."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Merge; the same command continues a merge that was interrupted."""
     from flows.recipe import load_any_recipe
+    from merge_lib.files.hashes import check_kinds
     from merge_lib.streaming.preflight import examine_plan
     from merge_lib.streaming.run import MergeOptions, merge_planned
 
     loaded = load_any_recipe(recipe, seed)
     memory_bytes = None if memory is None else parse_size(memory)
-    options = MergeOptions(threads, memory_bytes, parse_size(max_shard_size))
+    options = MergeOptions(
+        threads, memory_bytes, parse_size(max_shard_size), file_hashes=check_kinds(file_hash or ())
+    )
     preview = examine_plan(loaded.plan, target, options)
     if is_dry_run:
         _show_preview(preview, target, as_json=as_json)

@@ -9,11 +9,12 @@ from merge_lib.checkpoints.digest import (
     verify,
 )
 from merge_lib.checkpoints.folder import FolderReader
-from merge_lib.checkpoints.layout import NO_DIGEST, TensorLocation
 from merge_lib.checkpoints.opening import open_checkpoint, read_state_dict
 from merge_lib.checkpoints.reader import CheckpointReader
 from merge_lib.checkpoints.view import Checkpoint
 from merge_lib.checkpoints.writer import CheckpointWriter, WrittenCheckpoint, write_state_dict
+from merge_lib.files.headers import TensorHeader
+from merge_lib.files.layout import NO_DIGEST
 
 __all__ = [
     "NO_DIGEST",
@@ -22,7 +23,7 @@ __all__ = [
     "CheckpointReader",
     "CheckpointWriter",
     "FolderReader",
-    "TensorLocation",
+    "TensorHeader",
     "Verification",
     "WrittenCheckpoint",
     "checkpoint_digest",

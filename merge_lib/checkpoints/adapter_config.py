@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from merge_lib.errors import CheckpointError
+from merge_lib.files.folders import ADAPTER_CONFIG
+from merge_lib.files.headers import FileState
 
-CONFIG = "adapter_config.json"
 _READ = {
     "peft_type",
     "r",
@@ -54,6 +55,8 @@ class AdapterConfig:
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
     fields: Mapping[str, Any]  # the whole file
+    path: Path
+    state: FileState
 
     def rank_of(self, module: str) -> int:
         """Rank of one module's factors."""
@@ -72,8 +75,9 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     Raises:
         CheckpointError: the file cannot be read, or asks for more than plain LoRA; every such key is named.
     """
-    path = folder / CONFIG
+    path = folder / ADAPTER_CONFIG
     try:
+        state = FileState.of(path)
         fields = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(fields, dict):
             fields = {}
@@ -90,6 +94,8 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         rank_pattern=fields.get("rank_pattern") or {},
         alpha_pattern=fields.get("alpha_pattern") or {},
         fields=fields,
+        path=path,
+        state=state,
     )
 
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merge_lib.checkpoints.adapter_config import CONFIG
+from merge_lib.checkpoints.adapter_wholes import merge_whole_tensors, merged_fields
 from merge_lib.checkpoints.adapters import Adapter, Factors
-from merge_lib.checkpoints.folder import ADAPTER
 from merge_lib.checkpoints.writer import WrittenCheckpoint, write_state_dict
 from merge_lib.errors import CheckpointError, CheckpointMismatchError, SpecError
+from merge_lib.files.folders import ADAPTER, ADAPTER_CONFIG
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,12 @@ class AdapterMergeReport:
 
 
 def merge_adapters(
-    adapters: Sequence[Path], out: Path, *, weights: Sequence[float], rank: int
+    adapters: Sequence[Path],
+    out: Path,
+    *,
+    weights: Sequence[float],
+    rank: int,
+    base: Path | None = None,
 ) -> AdapterMergeReport:
     """Merge adapters in product space and factorise the result again.
 
@@ -49,6 +54,7 @@ def merge_adapters(
         out: the folder to make.
         weights: one for each adapter.
         rank: of the result; the sum of the adapters' ranks makes it exact.
+        base: needed only for tensors stored whole that differ, unless they are all averaged.
 
     Returns:
         Where it is, and how far it is from the exact sum.
@@ -59,7 +65,7 @@ def merge_adapters(
     """
     _check_request(adapters, weights, rank)
     with _opened(adapters) as opened:
-        tensors, errors = _whole_tensors(opened), {}
+        tensors, errors = merge_whole_tensors(opened, weights, base), {}
         lost = total = 0.0
         for name in sorted({name for adapter in opened for name in adapter.factors}):
             like = next(adapter for adapter in opened if name in adapter.factors)
@@ -69,13 +75,13 @@ def merge_adapters(
             lost, total = lost + lost_here, total + total_here
             errors[factors.module] = _relative(lost_here, total_here)
             tensors |= _as_stored(like, factors, a, b)
-        fields = {**opened[0].config.fields, "r": rank, "lora_alpha": rank}
-        written = _write(out, tensors, {**fields, **_plain_scale(opened)}, adapters, weights, "products")
+        fields = {**opened[0].config.fields, **merged_fields(opened), **_plain_scale(opened, rank)}
+        written = _write(out, tensors, fields, adapters, weights, "products")
     return AdapterMergeReport(out, written.digest, written.size_bytes, rank, _relative(lost, total), errors)
 
 
 def merge_adapter_factors(
-    adapters: Sequence[Path], out: Path, *, weights: Sequence[float]
+    adapters: Sequence[Path], out: Path, *, weights: Sequence[float], base: Path | None = None
 ) -> WrittenCheckpoint:
     """Merge adapters factor by factor: A = Σ w_i A_i, B = Σ w_i B_i, which is not the merge of what they add.
 
@@ -83,6 +89,7 @@ def merge_adapter_factors(
         adapters: folders in peft's format with the same modules, ranks and scales.
         out: the folder to make.
         weights: one for each adapter.
+        base: as for `merge_adapters`.
 
     Returns:
         The file of the new adapter.
@@ -93,7 +100,7 @@ def merge_adapter_factors(
     """
     _check_request(adapters, weights, 1)
     with _opened(adapters) as opened:
-        tensors = _whole_tensors(opened)
+        tensors = merge_whole_tensors(opened, weights, base)
         first = opened[0]
         for other in opened[1:]:
             if other.factors != first.factors:
@@ -106,7 +113,8 @@ def merge_adapter_factors(
                 parts = zip(weights, opened, strict=True)
                 merged = sum(weight * adapter.tensor(name).double() for weight, adapter in parts)
                 tensors[name] = torch.as_tensor(merged).to(first.dtype(name))
-        return _write(out, tensors, dict(first.config.fields), adapters, weights, "factors")
+        fields = {**first.config.fields, **merged_fields(opened)}
+        return _write(out, tensors, fields, adapters, weights, "factors")
 
 
 def _check_request(adapters: Sequence[Path], weights: Sequence[float], rank: int) -> None:
@@ -186,29 +194,12 @@ def _as_stored(like: Adapter, factors: Factors, a: Tensor, b: Tensor) -> dict[st
     }
 
 
-def _whole_tensors(opened: Sequence[Adapter]) -> dict[str, Tensor]:
-    """Tensors that are stored whole; without the base they can only be copied, so they must be equal."""
-    found: dict[str, Tensor] = {}
-    problems = []
-    for name in sorted({name for adapter in opened for name in adapter.whole}):
-        holders = [adapter for adapter in opened if name in adapter.whole]
-        copies = [adapter.tensor(adapter.whole[name]) for adapter in holders]
-        if len(holders) < len(opened) or not all(torch.equal(copies[0], other) for other in copies[1:]):
-            problems.append(f"Tensor '{name}' is stored whole and is not the same in all adapters.")
-        found[holders[0].whole[name]] = copies[0]
-    if problems:
-        raise CheckpointMismatchError(
-            "\n".join(problems)
-            + "\nOnly factors can be merged without the base. Give the base and merge the "
-            "adapters as experts."
-        )
-    return found
-
-
-def _plain_scale(opened: Sequence[Adapter]) -> dict[str, Any]:
+def _plain_scale(opened: Sequence[Adapter], rank: int) -> dict[str, Any]:
     """One rank and scale 1 for all modules, and every module that any adapter has."""
     modules = sorted({factors.module for adapter in opened for factors in adapter.factors.values()})
     return {
+        "r": rank,
+        "lora_alpha": rank,
         "rank_pattern": {},
         "alpha_pattern": {},
         "use_rslora": False,
@@ -240,7 +231,7 @@ def _write(
     try:
         written = write_state_dict(partial / ADAPTER, tensors, lineage=lineage)
         text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        (partial / CONFIG).write_text(text, encoding="utf-8")
+        (partial / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
         partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,8 +1,7 @@
-"""LoRA adapter folders in peft's format: read without peft, and folded into their base on the fly."""
+"""LoRA adapter folders in peft's format, read without peft."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,12 +9,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from merge_lib.checkpoints.adapter_config import CONFIG, AdapterConfig, read_adapter_config
-from merge_lib.checkpoints.folder import ADAPTER, INDEX, SINGLE, stays_inside
-from merge_lib.checkpoints.layout import TensorLocation
+from merge_lib.checkpoints.adapter_config import AdapterConfig, read_adapter_config
 from merge_lib.checkpoints.reader import CheckpointReader
-from merge_lib.checkpoints.view import Checkpoint, View
-from merge_lib.errors import CheckpointError, CheckpointMismatchError
+from merge_lib.errors import CheckpointError
+from merge_lib.files.folders import ADAPTER, stays_inside
+from merge_lib.files.headers import FileState
 
 PREFIX = "base_model.model."
 PICKLED = "adapter_model.bin"
@@ -74,6 +72,11 @@ class Adapter:
             self.close()
             raise
 
+    @property
+    def states(self) -> Mapping[Path, FileState]:
+        """What the weights and the configuration were when they were read."""
+        return {**self._file.states, self.config.path: self.config.state}
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor in the file."""
         return self._file.shape(name)
@@ -102,81 +105,6 @@ class Adapter:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class Adapted(View):
-    """A base with an adapter folded into it: W + s · B A for the modules it updates, in float32 or wider.
-
-    Equal to what peft's `merge_and_unload` makes, but not rounded to the base's dtype.
-
-    Raises:
-        CheckpointMismatchError: the adapter does not fit the base; every problem is listed.
-    """
-
-    def __init__(self, base: Checkpoint, adapter: Adapter) -> None:
-        super().__init__(base)
-        self._adapter = adapter
-        self._transposed = _fit(base, adapter)
-        self.path = adapter.path
-        self.size_bytes = base.size_bytes + adapter.size_bytes
-
-    @property
-    def label(self) -> str:
-        """What messages call this checkpoint."""
-        return str(self._adapter.path)
-
-    @property
-    def lineage(self) -> dict[str, object]:
-        """Adapters carry none."""
-        return {}
-
-    def tensor(self, name: str) -> Tensor:
-        """Read one tensor of the base and update it."""
-        adapter = self._adapter
-        if name in adapter.factors:
-            return self._updated(name)
-        if name in adapter.whole:
-            return adapter.tensor(adapter.whole[name])
-        return super().tensor(name)
-
-    def location(self, name: str) -> TensorLocation | None:
-        """Where the base has the tensor; None if the adapter changes it."""
-        is_changed = name in self._adapter.factors or name in self._adapter.whole
-        return None if is_changed else super().location(name)
-
-    def close(self) -> None:
-        """Close the base and the adapter."""
-        super().close()
-        self._adapter.close()
-
-    def _updated(self, name: str) -> Tensor:
-        adapter, factors = self._adapter, self._adapter.factors[name]
-        stored = adapter.tensor(adapter.whole[name]) if name in adapter.whole else super().tensor(name)
-        dtype = (
-            torch.promote_types(stored.dtype, torch.float32) if stored.dtype.itemsize > 1 else torch.float32
-        )
-        a, b = adapter.matrices(factors, dtype)
-        update = factors.scale * (b @ a)  # [out, in · …]
-        if self._transposed[name]:
-            update = update.T
-        return stored.to(dtype) + update.reshape(stored.shape)
-
-
-def is_adapter(path: Path) -> bool:
-    """Whether a folder is an adapter and not a model.
-
-    Raises:
-        CheckpointError: it is both.
-    """
-    if not (path / CONFIG).exists():
-        return False
-    weights = [name for name in (SINGLE, INDEX) if (path / name).exists()]
-    if weights:
-        raise CheckpointError(
-            f"Folder {path} has both an adapter ({CONFIG}) and a model ({weights[0]}). One path must be one "
-            "checkpoint. Move the one that is not meant into a folder of its own."
-        )
-    return True
 
 
 def _weights(folder: Path) -> Path:
@@ -247,40 +175,3 @@ def _widows(file: CheckpointReader, factors: Mapping[str, Factors], folder: Path
         for name in file.names
         if name.endswith(endings) and name not in paired and name.startswith(PREFIX)
     ]
-
-
-def _fit(base: Checkpoint, adapter: Adapter) -> dict[str, bool]:
-    """For each updated tensor whether the product is transposed."""
-    known = frozenset(base.names)
-    problems, transposed = [], {}
-    for name, factors in adapter.factors.items():
-        if name not in known:
-            problems.append(_not_there(name, base, adapter))
-            continue
-        turned = factors.needs_transpose(base.shape(name), adapter.config)
-        if turned is None:
-            problems.append(
-                f"Tensor '{name}' has shape {base.shape(name)} in base '{base.label}', but adapter "
-                f"'{adapter.path}' has factors {factors.b_shape} · {factors.a_shape} for it."
-            )
-        else:
-            transposed[name] = turned
-    for name, stored in adapter.whole.items():
-        if name not in known:
-            problems.append(_not_there(name, base, adapter))
-        elif adapter.shape(stored) != base.shape(name):
-            problems.append(
-                f"Tensor '{name}' has shape {base.shape(name)} in base '{base.label}', but "
-                f"{adapter.shape(stored)} in adapter '{adapter.path}'."
-            )
-    if problems:
-        raise CheckpointMismatchError(
-            "\n".join(problems) + "\nAn adapter fits only the base that it was trained on. Give that base."
-        )
-    return transposed
-
-
-def _not_there(name: str, base: Checkpoint, adapter: Adapter) -> str:
-    near = get_close_matches(name, base.names, n=1, cutoff=0.6)
-    hint = f"; the nearest name is '{near[0]}'" if near else ""
-    return f"Adapter '{adapter.path}' changes tensor '{name}', which base '{base.label}' does not have{hint}."

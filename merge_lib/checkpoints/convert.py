@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merge_lib.checkpoints.folder import INDEX, SINGLE, read_index, stays_inside
 from merge_lib.checkpoints.tied import preferred_name
 from merge_lib.checkpoints.writer import WrittenCheckpoint, write_state_dict
 from merge_lib.errors import CheckpointCorruptError, CheckpointError, suggest
+from merge_lib.files.folders import INDEX, SINGLE, read_index, stays_inside
 
 PICKLES = (".bin", ".pt", ".pth")
 PICKLE_INDEX = "pytorch_model.bin.index.json"

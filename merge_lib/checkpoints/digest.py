@@ -9,7 +9,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from merge_lib.checkpoints.layout import DTYPE_NAMES
+from merge_lib.checkpoints.dtypes import DTYPE_NAMES
 from merge_lib.checkpoints.opening import open_checkpoint
 
 
@@ -42,7 +42,12 @@ def tensor_digest(tensor: Tensor) -> str:
 
 def describe_bytes(dtype: torch.dtype, shape: tuple[int, ...], data: memoryview) -> str:
     """A tensor's entry in the checkpoint's digest."""
-    return f"{DTYPE_NAMES[dtype]} {list(shape)} {xxhash.xxh3_128_hexdigest(data)}"
+    return describe_digest(dtype, shape, xxhash.xxh3_128_hexdigest(data))
+
+
+def describe_digest(dtype: torch.dtype, shape: tuple[int, ...], digest: str) -> str:
+    """The same, where the digest of the bytes is known."""
+    return f"{DTYPE_NAMES[dtype]} {list(shape)} {digest}"
 
 
 def combine_digests(tensors: Mapping[str, str]) -> str:

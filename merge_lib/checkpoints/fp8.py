@@ -6,10 +6,10 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from merge_lib.checkpoints.layout import TensorLocation
 from merge_lib.checkpoints.model_config import ModelConfig
 from merge_lib.checkpoints.view import Checkpoint, View
 from merge_lib.errors import CheckpointError
+from merge_lib.files.headers import TensorHeader
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 SUFFIXES = ("_scale_inv", "_scale")  # both are factors on the stored values, whatever the name says
@@ -50,7 +50,7 @@ class Dequantised(View):
         scale = self._scales[name]
         return dequantise(stored, self.source.tensor(scale.name), scale)
 
-    def location(self, name: str) -> TensorLocation | None:
+    def location(self, name: str) -> TensorHeader | None:
         """Where the tensor's bytes lie; None for a weight with a scale."""
         return None if name in self._scales else super().location(name)
 

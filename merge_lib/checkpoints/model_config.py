@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from merge_lib.checkpoints.layout import DTYPES
+from merge_lib.checkpoints.dtypes import DTYPES
 from merge_lib.errors import CheckpointError
 
 CONFIG = "config.json"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from merge_lib.checkpoints.adapters import Adapted, Adapter, is_adapter
+from merge_lib.checkpoints.adapted import Adapted
+from merge_lib.checkpoints.adapters import Adapter
 from merge_lib.checkpoints.folder import FolderReader
 from merge_lib.checkpoints.fp8 import show_dequantised
 from merge_lib.checkpoints.model_config import ModelConfig, read_model_config
@@ -13,6 +14,7 @@ from merge_lib.checkpoints.reader import CheckpointReader
 from merge_lib.checkpoints.tied import show_tied_once
 from merge_lib.checkpoints.view import Checkpoint
 from merge_lib.errors import CheckpointError
+from merge_lib.files.folders import is_adapter
 
 
 def open_checkpoint(path: Path, *, base: Path | None = None) -> Checkpoint:

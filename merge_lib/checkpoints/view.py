@@ -1,5 +1,6 @@
 """Checkpoints that show another one with some of its tensors hidden or computed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -7,8 +8,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from merge_lib.checkpoints.layout import TensorLocation
 from merge_lib.errors import CheckpointError, suggest
+from merge_lib.files.headers import FileState, TensorHeader
 
 
 class Checkpoint(Protocol):
@@ -28,10 +29,12 @@ class Checkpoint(Protocol):
     def lineage(self) -> dict[str, Any]: ...  # noqa: D102
     @property
     def shards(self) -> tuple[Path, ...]: ...  # noqa: D102
+    @property
+    def states(self) -> Mapping[Path, FileState]: ...  # noqa: D102
     def shape(self, name: str) -> tuple[int, ...]: ...  # noqa: D102
     def dtype(self, name: str) -> torch.dtype: ...  # noqa: D102
     def tensor(self, name: str) -> Tensor: ...  # noqa: D102
-    def location(self, name: str) -> TensorLocation | None: ...  # noqa: D102
+    def location(self, name: str) -> TensorHeader | None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -69,6 +72,11 @@ class View:
         """The files with tensors."""
         return self.source.shards
 
+    @property
+    def states(self) -> Mapping[Path, FileState]:
+        """What the files were when their headers were read."""
+        return self.source.states
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor."""
         return self.source.shape(self._shown(name))
@@ -81,7 +89,7 @@ class View:
         """Read or compute one tensor."""
         return self.source.tensor(self._shown(name))
 
-    def location(self, name: str) -> TensorLocation | None:
+    def location(self, name: str) -> TensorHeader | None:
         """Where the tensor's bytes lie; None where it must be computed."""
         return self.source.location(self._shown(name))
 

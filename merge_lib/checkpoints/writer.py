@@ -1,6 +1,7 @@
 """Writing a checkpoint: tensor by tensor, beside its place, renamed when whole; same input, same bytes."""
 
 import errno
+import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 from merge_lib.checkpoints.digest import combine_digests, describe_bytes, raw_bytes
-from merge_lib.checkpoints.layout import DTYPE_NAMES, METADATA, NO_DIGEST, encode_header, lay_out
+from merge_lib.checkpoints.dtypes import DTYPE_NAMES
 from merge_lib.durability import remedy_for, sync_folder
 from merge_lib.errors import CheckpointError
+from merge_lib.files.layout import LINEAGE_KEY, METADATA, NO_DIGEST, encode_header, place, size_bytes
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,13 @@ class CheckpointWriter:
     ) -> None:
         self.path = Path(path)
         self._check_dtypes(tensors)
-        self._entries = {entry.name: entry for entry in lay_out(tensors)}
-        self._header = encode_header(self._entries.values(), {**lineage, "digest": NO_DIGEST})
+        self._tensors = {name: (dtype, tuple(shape)) for name, (dtype, shape) in tensors.items()}
+        self._placed = place({name: (DTYPE_NAMES[dtype], shape) for name, (dtype, shape) in tensors.items()})
+        self._starts = {name: start for name, _, _, start in self._placed}
+        self._header = self._encode({**lineage, "digest": NO_DIGEST})
         self._lineage = lineage
         self._digests: dict[str, str] = {}
-        data_bytes = max((entry.stop for entry in self._entries.values()), default=0)
+        data_bytes = sum(size_bytes(dtype, shape) for _, dtype, shape, _ in self._placed)
         self.size_bytes = len(self._header) + data_bytes
         self._partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:12]}.partial")
         with self._explained():
@@ -67,17 +71,17 @@ class CheckpointWriter:
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Put one tensor in its place."""
-        entry = self._entries[name]
-        if tensor.dtype != entry.dtype or tuple(tensor.shape) != entry.shape:
+        dtype, shape = self._tensors[name]
+        if tensor.dtype != dtype or tuple(tensor.shape) != shape:
             raise CheckpointError(
                 f"Tensor '{name}' of {self.path} is {tensor.dtype} {tuple(tensor.shape)}, but was laid out "
-                f"as {entry.dtype} {entry.shape}. Lay out what will be written."
+                f"as {dtype} {shape}. Lay out what will be written."
             )
         data = raw_bytes(tensor)
         with self._explained():
-            self._file.seek(len(self._header) + entry.start)
+            self._file.seek(len(self._header) + self._starts[name])
             self._file.write(data)
-        self._digests[name] = describe_bytes(entry.dtype, entry.shape, data)
+        self._digests[name] = describe_bytes(dtype, shape, data)
 
     def finish(self, lineage: Mapping[str, Any] | None = None) -> WrittenCheckpoint:
         """Fill in the digests, flush to the disk and rename.
@@ -91,14 +95,14 @@ class CheckpointWriter:
         Raises:
             CheckpointError: a tensor is missing, or the disk refused.
         """
-        missing = sorted(set(self._entries) - set(self._digests))
+        missing = sorted(set(self._tensors) - set(self._digests))
         if missing:
             raise CheckpointError(
                 f"Checkpoint {self.path} lacks {', '.join(missing)}. Write every tensor, then finish."
             )
         digest = combine_digests(self._digests)
         final = self._lineage if lineage is None else lineage
-        header = encode_header(self._entries.values(), {**final, "digest": digest})
+        header = self._encode({**final, "digest": digest})
         if len(header) != len(self._header):
             raise CheckpointError(
                 f"The lineage of {self.path} changed its length. Change nothing but digests in it."
@@ -126,6 +130,11 @@ class CheckpointWriter:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+    def _encode(self, lineage: Mapping[str, Any]) -> bytes:
+        """The header; the same tensors and lineage give the same bytes."""
+        told = json.dumps(lineage, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return encode_header(self._placed, {"format": "pt", LINEAGE_KEY: told})
 
     def _claim_space(self) -> None:
         with self._explained():

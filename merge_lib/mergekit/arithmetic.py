@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from merge_lib.arithmetic import is_finite, refuse_result
-from merge_lib.checkpoints.layout import DTYPES
+from merge_lib.checkpoints.dtypes import DTYPES
 from merge_lib.engine import DigestedCheckpoint
 from merge_lib.errors import CheckpointMismatchError, MergeError, MethodInputError
+from merge_lib.files.headers import TensorHeader
 from merge_lib.mergekit.signatures import SIGNATURES
 from merge_lib.ops.chance import TensorGenerator
-from merge_lib.streaming.headers import TensorHeader
 from merge_lib.streaming.planning import MergePlan, Work
 from merge_lib.streaming.torch_route import bare_digest, opened
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from merge_lib.errors import CheckpointMismatchError, SpecError
+from merge_lib.files.folders import Source
 from merge_lib.streaming.companions import read_json
-from merge_lib.streaming.headers import Source, read_source
+from merge_lib.streaming.headers import read_source
 
 
 def open_model(name: str, folder: Path, given: Mapping[str, Path]) -> Source:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from merge_lib.errors import CheckpointMismatchError
+from merge_lib.files.folders import Source
+from merge_lib.files.headers import TensorHeader
 from merge_lib.mergekit.models import check_tokenizers, open_model
 from merge_lib.mergekit.recipe import base_of, models_of
 from merge_lib.mergekit.resolve import Resolution, TensorJob, resolve
 from merge_lib.mergekit.schema import Recipe
 from merge_lib.mergekit.signatures import SIGNATURES
-from merge_lib.streaming.headers import FLOATING, Source, TensorHeader
+from merge_lib.streaming.headers import FLOATING
 from merge_lib.streaming.planning import (
     DTYPE_CODES,
     ConfigChange,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_lib.errors import CheckpointCorruptError
-from merge_lib.streaming.headers import Source
+from merge_lib.files.folders import Source, stays_inside
 from merge_lib.streaming.output import write_text
 from merge_lib.streaming.planning import ConfigChange, MergePlan
 
@@ -32,7 +32,7 @@ def companion_files(plan: MergePlan) -> list[Path]:
         return []
     found = {path for pattern in _COPIED for path in folder.glob(pattern) if path.is_file()}
     for path in found:
-        if not path.resolve().is_relative_to(folder.resolve()) and not _is_cache_link(folder, path):
+        if not stays_inside(folder, path):
             raise CheckpointCorruptError(
                 f"'{path}' is a link that leaves its folder, to {path.resolve()}. Only files of the checkpoint "
                 "are copied. Replace the link by the file."
@@ -92,14 +92,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointCorruptError(f"{path} is not a JSON object. Fetch the model again.")
     return content
-
-
-def _is_cache_link(folder: Path, path: Path) -> bool:
-    """Whether a link is one of the hub's cache, where snapshots point to blobs."""
-    return (
-        folder.parent.name == "snapshots"
-        and path.resolve().parent == folder.parent.parent.resolve() / "blobs"
-    )
 
 
 def _flush(path: Path) -> None:

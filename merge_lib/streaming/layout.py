@@ -3,12 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import Any
 
-from merge_lib.streaming.headers import DTYPE_BYTES
-
-Shape = tuple[int, ...]
+from merge_lib.files.layout import Placed, Shape, encode_header, place, size_bytes
 
 
 @dataclass(frozen=True)
@@ -18,7 +14,7 @@ class Shard:
     file: str
     header: bytes
     size_bytes: int
-    tensors: tuple[tuple[str, str, Shape, int], ...]
+    tensors: tuple[Placed, ...]
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -33,7 +29,7 @@ def lay_out_shards(
     groups: list[list[str]] = [[]]
     filled = 0
     for name in sorted(tensors):
-        size = _size_bytes(*tensors[name])
+        size = size_bytes(*tensors[name])
         if groups[-1] and filled + size > max_shard_bytes:
             groups.append([])
             filled = 0
@@ -52,37 +48,18 @@ def lay_out_shards(
 
 
 def lay_out(file: str, tensors: Mapping[str, tuple[str, Shape]], metadata: Mapping[str, str]) -> Shard:
-    """One file: widest element types first, so that each is aligned, then by name."""
-    placed = []
-    start = 0
-    for name in sorted(tensors, key=lambda name: (-DTYPE_BYTES[tensors[name][0]], name)):
-        dtype, shape = tensors[name]
-        placed.append((name, dtype, shape, start))
-        start += _size_bytes(dtype, shape)
+    """One file."""
+    placed = place(tensors)
     header = encode_header(placed, metadata)
-    return Shard(file, header, len(header) + start, tuple(placed))
-
-
-def encode_header(placed: Sequence[tuple[str, str, Shape, int]], metadata: Mapping[str, str]) -> bytes:
-    """Length and JSON, padded to eight bytes, as `merge_lib.checkpoints` writes them."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    for name, dtype, shape, start in placed:
-        offsets = [start, start + _size_bytes(dtype, shape)]
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    data = sum(size_bytes(dtype, shape) for _, dtype, shape, _ in placed)
+    return Shard(file, header, len(header) + data, placed)
 
 
 def index_of(shards: Sequence[Shard]) -> str:
     """The index file of a model in shards."""
-    sizes = [_size_bytes(dtype, shape) for shard in shards for _, dtype, shape, _ in shard.tensors]
+    sizes = [size_bytes(dtype, shape) for shard in shards for _, dtype, shape, _ in shard.tensors]
     places = {name: shard.file for shard in shards for name, *_ in shard.tensors}
     return (
         json.dumps({"metadata": {"total_size": sum(sizes)}, "weight_map": places}, indent=2, sort_keys=True)
         + "\n"
     )
-
-
-def _size_bytes(dtype: str, shape: Shape) -> int:
-    return prod(shape) * DTYPE_BYTES[dtype]

@@ -8,7 +8,9 @@ from typing import Any
 
 import xxhash
 
-from merge_lib.streaming.headers import Source
+from merge_lib.files.folders import Source
+from merge_lib.streaming.companions import CONFIG, folder_of
+from merge_lib.streaming.hub_card import front_matter
 from merge_lib.streaming.layout import Shard
 from merge_lib.streaming.planning import MergePlan, Work
 
@@ -42,11 +44,11 @@ def output_entry(
     return {"digest": combine(tensors), "size_bytes": files, "tensors": tensors}
 
 
-def manifest_text(
+def make_manifest(
     plan: MergePlan, base: dict[str, Any] | None, experts: list[dict[str, Any]], output: dict[str, Any]
-) -> str:
-    """The manifest: the same inputs, recipe and versions give the same text."""
-    manifest = {
+) -> dict[str, Any]:
+    """The manifest's values, all of which JSON has."""
+    return {
         "format": 1,
         **plan.recorded,
         "base": base,
@@ -55,6 +57,10 @@ def manifest_text(
         "arithmetic": plan.arithmetic,
         "versions": versions(with_torch=not plan.is_compiled),
     }
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """The same inputs, recipe and versions give the same text."""
     return json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
@@ -74,7 +80,9 @@ def _version(package: str) -> str:
 def card_text(plan: MergePlan, manifest: Mapping[str, Any]) -> str:
     """The model card: what was merged, how, and how to make it again."""
     base = manifest["base"]
-    lines = ["---", "tags:", "- merge", "- mergeline", "---", f"# Merged by {plan.method}", ""]
+    models = [path for source in plan.sources for path in (source.base, source.path) if path is not None]
+    has_config = (folder_of(plan.template) / CONFIG).is_file()
+    lines = [*front_matter(models, is_for_transformers=has_config), f"# Merged by {plan.method}", ""]
     if plan.params:
         lines += [*(f"`{key}`: `{value}`  " for key, value in sorted(plan.params.items())), ""]
     lines += ["| role | name | digest of the tensors |", "|---|---|---|"]

@@ -72,13 +72,23 @@ class Output:
             for failure in failures:
                 raise failure
 
-    def finish(self, headers: Sequence[bytes], targets: Sequence[Path]) -> None:
-        """Flush every shard to the disk and give it its name."""
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where the shards are until they are named."""
+        return tuple(self._folder / (shard.file + PARTIAL) for shard in self._shards)
+
+    def complete(self, headers: Sequence[bytes]) -> None:
+        """Write the headers and flush every shard to the disk."""
         with explained(self._folder):
-            for file, shard, header, target in zip(self._files, self._shards, headers, targets, strict=True):
+            for file, header in zip(self._files, headers, strict=True):
                 os.pwrite(file, header, 0)
                 os.fsync(file)
-                (self._folder / (shard.file + PARTIAL)).replace(target)
+
+    def name(self, targets: Sequence[Path]) -> None:
+        """Give every shard its name, once it is complete."""
+        with explained(self._folder):
+            for path, target in zip(self.paths, targets, strict=True):
+                path.replace(target)
             sync_folder(targets[0].parent)
 
     def close(self) -> None:

@@ -15,9 +15,11 @@ import xxhash
 from merge_lib import registry
 from merge_lib.compatibility import check_compatible, match_excluded
 from merge_lib.errors import MergeError
+from merge_lib.files.folders import Source
+from merge_lib.files.headers import TensorHeader
+from merge_lib.files.layout import DTYPE_BYTES, Shape
 from merge_lib.spec import MergeSpec
-from merge_lib.streaming.headers import DTYPE_BYTES, FLOATING, Source, TensorHeader, read_source
-from merge_lib.streaming.layout import Shape
+from merge_lib.streaming.headers import FLOATING, read_source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,7 +177,10 @@ class MergePlan:
 
     def fingerprint(self, outputs: Mapping[str, Any]) -> str:
         """Changes with the recipe, the input files and the layout of the result."""
-        files = [[_state(file) for file in source.files] for source in self.sources]
+        files = [
+            [[str(path.resolve()), *state.identity] for path, state in source.states.items()]
+            for source in self.sources
+        ]
         places = {h.key: place for place, source in enumerate(self.sources) for h in source.tensors.values()}
         made_of = [
             [work.name, work.params, [header and (places[header.key], header.name) for header in work.inputs]]
@@ -307,9 +312,3 @@ def _load_reference(spec: MergeSpec) -> Reference:
     from merge_lib.streaming.torch_route import OwnReference  # imports torch
 
     return OwnReference(spec)
-
-
-def _state(file: Any) -> list[Any]:
-    """What changes when a file does."""
-    found = file.stat()
-    return [str(file.resolve()), found.st_size, found.st_mtime_ns, found.st_ino]

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -12,18 +12,20 @@ from typing import Any
 import xxhash
 
 from merge_lib.errors import SpecError
+from merge_lib.files.folders import INDEX
+from merge_lib.files.hashes import FileHash
+from merge_lib.files.layout import LINEAGE_KEY, NO_DIGEST, encode_header
 from merge_lib.spec import MergeSpec
 from merge_lib.streaming import manifest as texts
 from merge_lib.streaming.companions import copy_companions
-from merge_lib.streaming.headers import INDEX_FILE, Source, TensorHeader
 from merge_lib.streaming.journal import Journal
-from merge_lib.streaming.layout import Shard, encode_header, index_of, lay_out, lay_out_shards
+from merge_lib.streaming.layout import Shard, index_of, lay_out, lay_out_shards
 from merge_lib.streaming.memory_bound import Bound, bound_memory, resident_bytes
 from merge_lib.streaming.output import Output, explained, write_text
 from merge_lib.streaming.planning import MergePlan, make_plan
+from merge_lib.streaming.provenance import FileHashes, check_unchanged, complete_digests, known_by_key
 
 JOURNAL = ".merge_journal.jsonl"
-NO_DIGEST = "xxh3:" + "0" * 32  # as in merge_lib.checkpoints
 _HASH_BYTES = 1 << 20
 
 
@@ -35,6 +37,7 @@ class MergeOptions:
         threads: None uses the cores that this process may use.
         memory_bytes: bound on the resident size; None uses pieces of the best size.
         max_shard_bytes: a folder's files are no larger, unless one tensor is.
+        file_hashes: more hashes of whole files for the manifest; they take longer than the merge.
         progress: told the bytes that were read since the last call.
     """
 
@@ -42,6 +45,7 @@ class MergeOptions:
     memory_bytes: int | None = None
     max_shard_bytes: int = 5_000_000_000
     progress: Callable[[int], None] = lambda _read: None
+    file_hashes: tuple[FileHash, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,15 +150,18 @@ def merge_planned(
         Journal(target.work / JOURNAL, fingerprint) as journal,
         Output(target.work, shards, continues=journal.continues) as output,
     ):
-        continued = _check_finished(plan, journal, output)
+        earlier = _check_finished(plan, journal, output)
         with output.flushing():
             _execute(plan, bound, output, journal, options.progress)
-        entries = _entries(plan, journal, shards)
-        _finish(plan, target, shards, output, entries)
+        manifest = _manifest(plan, journal, shards, earlier)
+        hashes = FileHashes(options.file_hashes, threads)
+        hashes.add_inputs(manifest, plan.sources)
+        check_unchanged(plan.sources)
+        _finish(plan, target, shards, output, manifest, hashes)
     size = sum(shard.size_bytes for shard in shards)
-    digest = entries["manifest"]["output"]["digest"]
+    digest = manifest["output"]["digest"]
     elapsed_s = perf_counter() - started
-    return StreamedMerge(target.out, digest, size, elapsed_s, len(plan.works), continued, plan.arithmetic)
+    return StreamedMerge(target.out, digest, size, elapsed_s, len(plan.works), len(earlier), plan.arithmetic)
 
 
 def lay_out_result(plan: MergePlan, target: Target, max_shard_bytes: int) -> tuple[Shard, ...]:
@@ -174,11 +181,11 @@ def _metadata(plan: MergePlan, base: str | None, experts: list[str], digest: str
         "experts": experts or [NO_DIGEST] * len(plan.experts),
         "digest": digest,
     }
-    return {"format": "pt", "mergeline": json.dumps(lineage, sort_keys=True, separators=(",", ":"))}
+    return {"format": "pt", LINEAGE_KEY: json.dumps(lineage, sort_keys=True, separators=(",", ":"))}
 
 
-def _check_finished(plan: MergePlan, journal: Journal, output: Output) -> int:
-    """Forget tensors of an earlier run whose bytes did not reach the disk; count the others."""
+def _check_finished(plan: MergePlan, journal: Journal, output: Output) -> frozenset[str]:
+    """Forget tensors of an earlier run whose bytes did not reach the disk; name the others."""
     buffer = memoryview(bytearray(_HASH_BYTES))
     sizes = {work.name: work.size_bytes for work in plan.works}
     for name, line in list(journal.finished.items()):
@@ -189,7 +196,7 @@ def _check_finished(plan: MergePlan, journal: Journal, output: Output) -> int:
             digest.update(view)
         if digest.hexdigest() != line["output"]:
             del journal.finished[name]
-    return len(journal.finished)
+    return frozenset(journal.finished)
 
 
 def _execute(
@@ -206,70 +213,55 @@ def _execute(
     files = (file for source in plan.sources for file in source.files)
     with Inputs(files, progress) as inputs:
         try:
-            Executor([Run(plan, output, journal)], bound, inputs).run()
+            known = known_by_key(plan.sources)
+            Executor([Run(plan, output, journal)], bound, inputs, known).run()
         except NotFiniteError as exc:
             from merge_lib.streaming.torch_route import explain_not_finite
 
             explain_not_finite(exc.plan or plan, exc.name)
 
 
-def _entries(plan: MergePlan, journal: Journal, shards: tuple[Shard, ...]) -> dict[str, Any]:
-    """The manifest's text, and its values."""
-    known = {
-        header.key: digest
-        for work in plan.works
-        for header, digest in zip(work.inputs, journal.finished[work.name]["inputs"], strict=True)
-        if header is not None and digest is not None
-    }
-    inputs = [texts.input_entry(source, _complete(source, known)) for source in plan.sources]
+def _manifest(
+    plan: MergePlan, journal: Journal, shards: tuple[Shard, ...], earlier: frozenset[str]
+) -> dict[str, Any]:
+    """What will be recorded of the merge; what this run has digested of the inputs is remembered."""
+    taken, fresh = {}, {}
+    for work in plan.works:
+        for header, digest in zip(work.inputs, journal.finished[work.name]["inputs"], strict=True):
+            if header is not None and digest is not None:
+                (taken if work.name in earlier else fresh)[header.key] = digest
+    inputs = [texts.input_entry(source, complete_digests(source, taken, fresh)) for source in plan.sources]
     results = {name: line["output"] for name, line in journal.finished.items()}
     output = texts.output_entry(plan.works, results, shards)
     base, experts = (None, inputs) if plan.base is None else (inputs[0], inputs[1:])
-    text = texts.manifest_text(plan, base, experts, output)
-    return {"text": text, "manifest": json.loads(text)}
-
-
-def _complete(source: Source, known: Mapping[tuple[Path | None, str], str]) -> dict[str, str]:
-    """Digests of all tensors of an input; those that the merge had no use for are read now."""
-    return {
-        name: known.get(header.key) or _digest(source, header)
-        for name, header in sorted(source.tensors.items())
-    }
-
-
-def _digest(source: Source, header: TensorHeader) -> str:
-    """The digest of one tensor."""
-    if header.path is None:
-        from merge_lib.streaming.views import digest_of_view
-
-        return digest_of_view(source, header.name)
-    digest, left = xxhash.xxh3_128(), header.size_bytes
-    with header.path.open("rb", buffering=0) as file:
-        file.seek(header.offset)
-        while left:
-            piece = file.read(min(_HASH_BYTES, left))
-            digest.update(piece)
-            left -= len(piece)
-    return digest.hexdigest()
+    return texts.make_manifest(plan, base, experts, output)
 
 
 def _finish(
-    plan: MergePlan, target: Target, shards: tuple[Shard, ...], output: Output, entries: Mapping[str, Any]
+    plan: MergePlan,
+    target: Target,
+    shards: tuple[Shard, ...],
+    output: Output,
+    manifest: dict[str, Any],
+    hashes: FileHashes,
 ) -> None:
     """Flush and name the shards, write what belongs to them, and last the manifest."""
-    manifest = entries["manifest"]
+    headers, targets = [shard.header for shard in shards], [target.out / shard.file for shard in shards]
     if target.is_file:
         base = manifest["base"] and manifest["base"]["digest"]
         experts = [entry["digest"] for entry in manifest["experts"]]
         metadata = _metadata(plan, base, experts, manifest["output"]["digest"])
-        output.finish([encode_header(shards[0].tensors, metadata)], [target.out])
-        write_text(target.manifest, entries["text"])
+        headers, targets = [encode_header(shards[0].tensors, metadata)], [target.out]
+    output.complete(headers)
+    hashes.add_outputs(manifest, dict(zip(targets, output.paths, strict=True)))
+    output.name(targets)
+    if not target.is_file:
+        if len(shards) > 1:
+            write_text(target.out / INDEX, index_of(shards))
+        copy_companions(plan, target.out)
+        write_text(target.out / texts.CARD, texts.card_text(plan, manifest))
+    write_text(target.manifest, texts.manifest_text(manifest))
+    if target.is_file:
         shutil.rmtree(target.work)
-        return
-    output.finish([shard.header for shard in shards], [target.out / shard.file for shard in shards])
-    if len(shards) > 1:
-        write_text(target.out / INDEX_FILE, index_of(shards))
-    copy_companions(plan, target.out)
-    write_text(target.out / texts.CARD, texts.card_text(plan, manifest))
-    write_text(target.manifest, entries["text"])
-    (target.out / JOURNAL).unlink()
+    else:
+        (target.out / JOURNAL).unlink()

@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 
 from merge_lib.errors import CheckpointError
+from merge_lib.files.headers import TensorHeader
 from merge_lib.kernels.calls import TILE
 from merge_lib.streaming.calls import Call, Workspace
-from merge_lib.streaming.headers import TensorHeader
 from merge_lib.streaming.output import read_exactly
 from merge_lib.streaming.planning import ROW_PIECE, MergePlan, Work
 

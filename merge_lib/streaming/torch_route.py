@@ -12,11 +12,11 @@ from merge_lib import registry
 from merge_lib.arithmetic import check_finite, refuse_result
 from merge_lib.checkpoints import open_checkpoint
 from merge_lib.checkpoints.digest import raw_bytes, tensor_digest
-from merge_lib.checkpoints.layout import DTYPES
+from merge_lib.checkpoints.dtypes import DTYPES
 from merge_lib.engine import DigestedCheckpoint
+from merge_lib.files.folders import Source
 from merge_lib.plan import Job, Plan
 from merge_lib.spec import MergeSpec
-from merge_lib.streaming.headers import Source
 from merge_lib.streaming.journal import Journal
 from merge_lib.streaming.output import Output
 from merge_lib.streaming.planning import MergePlan, Work

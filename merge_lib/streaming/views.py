@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from merge_lib.checkpoints import open_checkpoint
-from merge_lib.checkpoints.layout import DTYPE_NAMES
-from merge_lib.streaming.headers import Source, TensorHeader
+from merge_lib.checkpoints.dtypes import DTYPE_NAMES
+from merge_lib.files.folders import Source
+from merge_lib.files.headers import TensorHeader
 
 
 def source_of_view(path: Path, base: Path | None) -> Source:
@@ -16,7 +17,7 @@ def source_of_view(path: Path, base: Path | None) -> Source:
             file, offset = (None, 0) if place is None else (place.path, place.offset)
             dtype = DTYPE_NAMES[reader.dtype(name)]
             tensors[name] = TensorHeader(name, dtype, reader.shape(name), file, offset, path)
-        return Source(str(path), path, tuple(reader.shards), tensors, base)
+        return Source(str(path), path, tuple(reader.shards), tensors, base, reader.states)
 
 
 def digest_of_view(source: Source, name: str) -> str:

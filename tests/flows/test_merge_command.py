@@ -1,5 +1,6 @@
 """`mergeline merge` as a user types it."""
 
+import hashlib
 import json
 
 import pytest
@@ -45,6 +46,35 @@ def test_a_merge_is_a_folder_with_all_that_belongs_to_it(recipe, tmp_path):
     models = [read_state_dict(tmp_path / name)["layer.weight"].float() for name in ("base", "one", "two")]
     merged = read_state_dict(tmp_path / "out")["layer.weight"]
     assert torch.equal(merged, models[0] + 0.5 * ((models[1] - models[0]) + (models[2] - models[0])))
+
+
+def test_hashes_of_files_are_recorded_on_request(recipe, tmp_path):
+    command = ["merge", str(recipe), "--file-hash", "md5", "--file-hash", "sha256", "--out"]
+    for out in ("out", "out.safetensors"):
+        result = CliRunner().invoke(app, [*command, str(tmp_path / out)])
+        assert result.exit_code == 0, result.output
+    for told, weights in (
+        (tmp_path / "out" / "merge_manifest.json", tmp_path / "out" / "model.safetensors"),
+        (tmp_path / "out.merge_manifest.json", tmp_path / "out.safetensors"),
+    ):
+        manifest = json.loads(told.read_text())
+        assert manifest["output"]["files"] == {weights.name: hashes_of(weights)}
+        for entry in (manifest["base"], *manifest["experts"]):
+            path = tmp_path / entry["name"] / "model.safetensors"
+            assert entry["files"] == {"model.safetensors": hashes_of(path)}
+
+
+def hashes_of(path):
+    return {kind: hashlib.new(kind, path.read_bytes()).hexdigest() for kind in ("sha256", "md5")}
+
+
+def test_a_hash_that_is_not_known_is_refused_before_anything_is_written(recipe, tmp_path):
+    result = CliRunner().invoke(
+        app, ["merge", str(recipe), "--file-hash", "crc", "--out", str(tmp_path / "out")]
+    )
+    assert isinstance(result.exception, SpecError)
+    assert "'crc' is not a hash of files. Known: sha256, md5." in str(result.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_writes_nothing(recipe, tmp_path):

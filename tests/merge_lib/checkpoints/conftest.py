@@ -77,6 +77,11 @@ def tiny_llama() -> Tiny:
 
 
 @pytest.fixture
+def tiny_vit() -> Tiny:
+    return Tiny("vit", "q_proj")
+
+
+@pytest.fixture
 def untied_llama() -> Tiny:
     return Tiny("untied llama", "q_proj")
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from merge_lib import MergeSpec, merge_checkpoints
 from merge_lib.checkpoints import (
     merge_adapter_factors,
     merge_adapters,
@@ -118,20 +119,122 @@ def test_factors_are_merged_only_under_that_name(two, base, tmp_path):
         merge_adapter_factors(two, tmp_path / "no", weights=[0.5, 0.5])
 
 
-def test_whole_tensors_are_copied_if_equal(two, base, tmp_path):
-    for path, value in zip(two, (1.0, 1.0), strict=True):
-        state = load_file(path / "adapter_model.safetensors")
-        state["base_model.model.x.bias"] = torch.tensor([value])
-        save_file(state, path / "adapter_model.safetensors")
-    merge_adapters(two, tmp_path / "out", weights=[1.0, 1.0], rank=2)
-    assert load_file(tmp_path / "out" / "adapter_model.safetensors")["base_model.model.x.bias"].item() == 1
-    state["base_model.model.x.bias"] += 1
-    save_file(state, path / "adapter_model.safetensors")
+@pytest.fixture
+def with_bias(two):
+    """Stores whole tensors in the two adapters."""
+
+    def store(*values, name="x.bias"):
+        for path, value in zip(two, values, strict=True):
+            state = load_file(path / "adapter_model.safetensors")
+            if value is not None:
+                state[f"base_model.model.{name}"] = torch.as_tensor(value)
+            save_file(state, path / "adapter_model.safetensors")
+        return two
+
+    return store
+
+
+def stored_in(folder, name="x.bias"):
+    return load_file(folder / "adapter_model.safetensors")[f"base_model.model.{name}"]
+
+
+def test_whole_tensors_are_copied_if_equal(with_bias, tmp_path):
+    merge_adapters(with_bias([1.0], [1.0]), tmp_path / "out", weights=[1.0, 1.0], rank=2)
+    assert stored_in(tmp_path / "out").tolist() == [1.0]
+
+
+@pytest.mark.parametrize("merge", [merge_adapters, merge_adapter_factors])
+def test_whole_tensors_are_averaged_where_the_weights_sum_to_one(merge, with_bias, tmp_path):
+    paths = with_bias([1.0], [5.0])
+    more = {"rank": 2}
+    if merge is merge_adapter_factors:
+        more = {}
+        config = json.loads((paths[1] / "adapter_config.json").read_text())
+        (paths[1] / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 2}))
+    merge(paths, tmp_path / "out", weights=[0.25, 0.75], **more)
+    assert stored_in(tmp_path / "out").tolist() == [4.0]
+
+
+def test_other_whole_tensors_are_merged_against_the_base(with_bias, tmp_path):
+    tensors = {"x.weight": torch.zeros(2, 2), "x.bias": torch.tensor([10.0])}
+    base = write_state_dict(tmp_path / "wide", tensors, lineage={}).path
+    paths = with_bias([11.0], [14.0])
+    merge_adapters(paths, tmp_path / "out", weights=[1.0, 0.5], rank=2, base=base)
+    assert stored_in(tmp_path / "out").tolist() == [13.0]  # 10 + 1 · 1 + ½ · 4
+    spec = MergeSpec(method="task_arithmetic", base=base, experts=paths, params={"scale": 0.5})
+    merge_checkpoints(spec, tmp_path / "whole.safetensors")
+    merge_adapters(paths, tmp_path / "half", weights=[0.5, 0.5], rank=2, base=base)
+    expected, state = (
+        read_state_dict(tmp_path / "whole.safetensors"),
+        read_state_dict(tmp_path / "half", base=base),
+    )
+    for name, tensor in expected.items():
+        torch.testing.assert_close(state[name], tensor)
+
+
+def test_an_adapter_without_a_whole_tensor_leaves_the_base_s(with_bias, tmp_path):
+    tensors = {"x.weight": torch.zeros(2, 2), "x.bias": torch.tensor([10.0])}
+    base = write_state_dict(tmp_path / "wide", tensors, lineage={}).path
+    paths = with_bias(None, [14.0])
+    merge_adapters(paths, tmp_path / "out", weights=[0.5, 0.5], rank=2, base=base)
+    assert stored_in(tmp_path / "out").tolist() == [12.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "weights", "message"),
+    [
+        (([1.0], [2.0]), [1.0, 1.0], r"weights sum to 1, not 2\. Give the `base`"),
+        (([1.0], None), [0.5, 0.5], "only if every adapter has it"),
+        (([1.0], [1.0, 2.0]), [0.5, 0.5], r"with the shapes \[\(1,\), \(2,\)\]"),
+        (([1], [2]), [0.5, 0.5], r"'x\.bias' \(torch\.int64\) is stored whole and is not the same"),
+    ],
+)
+def test_whole_tensors_that_cannot_be_merged(values, weights, message, with_bias, tmp_path):
+    with pytest.raises(CheckpointMismatchError, match=message):
+        merge_adapters(with_bias(*values), tmp_path / "out", weights=weights, rank=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_without_a_whole_tensor(with_bias, base, tmp_path):
     with pytest.raises(
-        CheckpointMismatchError, match=r"'x\.bias' is stored whole .*\nOnly factors can be merged"
+        CheckpointMismatchError, match=r"'x\.bias' is stored whole, but base .* does not have it"
     ):
-        merge_adapters(two, tmp_path / "no", weights=[1.0, 1.0], rank=2)
-    assert not (tmp_path / "no").exists()
+        merge_adapters(with_bias([1.0], [2.0]), tmp_path / "out", weights=[1.0, 1.0], rank=2, base=base)
+
+
+def test_whole_tensors_that_are_not_finite(with_bias, tmp_path):
+    with pytest.raises(CheckpointError, match=r"'x\.bias' in adapter .*2 has values that are NaN"):
+        merge_adapters(with_bias([1.0], [float("inf")]), tmp_path / "out", weights=[0.5, 0.5], rank=2)
+
+
+@pytest.mark.parametrize(
+    ("names", "merged"), [(("org/base", "org/base"), "org/base"), (("org/base", "/home/me/base"), None)]
+)
+def test_the_base_is_named_where_the_adapters_agree(names, merged, two, tmp_path):
+    for path, name, more in zip(
+        two, names, ({"modules_to_save": ["head"]}, {"bias": "lora_only"}), strict=True
+    ):
+        config = json.loads((path / "adapter_config.json").read_text())
+        config |= {"base_model_name_or_path": name, **more}
+        (path / "adapter_config.json").write_text(json.dumps(config))
+    merge_adapters(two, tmp_path / "out", weights=[0.5, 0.5], rank=2)
+    told = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert told["base_model_name_or_path"] == merged
+    assert (told["modules_to_save"], told["bias"]) == (["head"], "lora_only")
+
+
+def test_modules_to_save_of_a_model_are_what_peft_makes(tiny_vit, make_adapter, tmp_path):
+    base = tiny_vit.save(tiny_vit.make(0), tmp_path / "base")
+    paths, merged = [tmp_path / "1", tmp_path / "2"], []
+    for i, path in enumerate(paths):
+        options = {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["classifier"]}
+        merged.append(make_adapter(tiny_vit.load(base), path, seed=i, **options).state_dict())
+    merge_adapters(paths, tmp_path / "out", weights=[0.25, 0.75], rank=4)
+    from peft import PeftModel
+
+    loaded = PeftModel.from_pretrained(tiny_vit.load(base), tmp_path / "out").merge_and_unload().eval()
+    for name, tensor in loaded.state_dict().items():
+        torch.testing.assert_close(tensor, 0.25 * merged[0][name] + 0.75 * merged[1][name])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import merge_lib
 from merge_lib.checkpoints import open_checkpoint, read_state_dict, write_state_dict
+from merge_lib.checkpoints.spellings import match_spellings
 from merge_lib.errors import CheckpointError, CheckpointMismatchError
 
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["x"]}
@@ -56,6 +57,72 @@ def test_it_is_what_peft_makes(tiny, options, make_adapter, tmp_path):
         torch.testing.assert_close(tensor, held[name])
         changed += not torch.equal(tensor, read_state_dict(base)[name])
     assert changed >= 2
+
+
+@pytest.mark.parametrize("is_original", [True, False])
+def test_a_base_may_be_stored_under_older_names(is_original, tiny_vit, make_adapter, tmp_path):
+    """transformers 5 stores a ViT under the names of transformers 4, and holds it under others."""
+    model = tiny_vit.make(0)
+    base = tiny_vit.save(model, tmp_path / "base", save_original_format=is_original)
+    options = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"]}
+    options |= {"modules_to_save": ["layernorm_after", "classifier"], "r": 3}
+    merged = make_adapter(tiny_vit.load(base), tmp_path / "adapter", seed=1, **options)
+    tiny_vit.save(merged, tmp_path / "expected", save_original_format=is_original)
+    expected, state = read_state_dict(tmp_path / "expected"), read_state_dict(tmp_path / "adapter", base=base)
+    assert list(state) == list(expected)
+    assert any(".encoder.layer." in name for name in state) == is_original
+    before = read_state_dict(base)
+    changed = []
+    for name, tensor in state.items():
+        torch.testing.assert_close(tensor, expected[name])
+        changed += [] if torch.equal(tensor, before[name]) else [name]
+    assert len(changed) == 2 * (6 + 2) + 2  # of two layers: six matrices and a norm; the head
+
+
+def test_a_name_that_could_be_two_tensors_is_not_guessed(tmp_path):
+    tensors = {"encoder.layer.0.output.dense.weight": BASE, "encoder.layers.0.output.dense.weight": BASE}
+    base = write_state_dict(tmp_path / "base", tensors, lineage={}).path
+    adapter = write_adapter(tmp_path / "a", factors("layers.0.mlp.fc2"))
+    with pytest.raises(CheckpointMismatchError, match=r"does not have.*\n.*`save_original_format=False`"):
+        open_checkpoint(adapter, base=base)
+    one = write_state_dict(tmp_path / "one", {"layers.0.mlp.fc2.weight": BASE}, lineage={}).path
+    both = write_adapter(
+        tmp_path / "b", {**factors("layers.0.mlp.fc2"), **factors("encoder.layer.0.output.dense")}
+    )
+    with pytest.raises(
+        CheckpointMismatchError, match=r"changes 'layers\.0\.mlp\.fc2\.weight' .* several names"
+    ):
+        open_checkpoint(both, base=one)
+
+
+@pytest.mark.parametrize(
+    ("stored", "held"),
+    [
+        ("vit.encoder.layer.0.attention.output.dense.weight", "vit.layers.0.attention.o_proj.weight"),
+        ("vit.encoder.layer.1.output.dense.bias", "vit.layers.1.mlp.fc2.bias"),
+        (
+            "s.encoder.layers.0.blocks.0.attention.self.key.bias",
+            "s.encoder.layers.0.blocks.0.attention.k_proj.bias",
+        ),
+        (
+            "language_model.model.layers.0.mlp.up_proj.weight",
+            "model.language_model.layers.0.mlp.up_proj.weight",
+        ),
+        (
+            "dinov2.encoder.layer.0.attention.attention.value.bias",
+            "dinov2.encoder.layer.0.attention.v_proj.bias",
+        ),
+    ],
+)
+def test_stored_and_held_names_of_transformers(stored, held):
+    assert match_spellings([held], [stored, "other"]) == {held: stored}
+    assert match_spellings([stored], [held, "other"]) == {stored: held}
+
+
+def test_a_name_is_itself_before_it_is_a_spelling():
+    known = ["encoder.layer.0.intermediate.dense.weight", "layers.0.mlp.fc1.weight"]
+    assert match_spellings(known, known) == {name: name for name in known}
+    assert match_spellings(["decoder.layers.0.mlp.fc1.weight"], known) == {}
 
 
 def test_modules_to_save_and_embeddings_are_what_peft_makes(untied_llama, make_adapter, tmp_path):

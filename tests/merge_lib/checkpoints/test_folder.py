@@ -10,16 +10,18 @@ from safetensors.torch import save_file
 import merge_lib
 from merge_lib.checkpoints import (
     FolderReader,
-    TensorLocation,
+    TensorHeader,
     checkpoint_digest,
     open_checkpoint,
     read_state_dict,
     verify,
     write_state_dict,
 )
-from merge_lib.checkpoints.folder import INDEX, OPEN_FILES
-from merge_lib.checkpoints.reader import CheckpointReader
+from merge_lib.checkpoints.folder import OPEN_FILES
 from merge_lib.errors import CheckpointCorruptError, CheckpointError, SpecError
+from merge_lib.files import headers as file_headers
+from merge_lib.files.folders import INDEX
+from merge_lib.streaming.headers import read_source
 
 A, B, C = torch.arange(6.0).reshape(2, 3), torch.tensor([1, 2, 3]), torch.ones(2, dtype=torch.bfloat16)
 
@@ -64,8 +66,8 @@ def test_bytes_lie_where_it_is_said(is_folder, sharded, tmp_path):
     path = sharded if is_folder else write_state_dict(tmp_path / "one", {"a": A, "c": C}, lineage={}).path
     with open_checkpoint(path) as reader:
         place = reader.location("c")
-        assert isinstance(place, TensorLocation)
-        assert (place.size_bytes, place.dtype_name) == (4, "BF16")
+        assert isinstance(place, TensorHeader)
+        assert (place.size_bytes, place.dtype) == (4, "BF16")
         with place.path.open("rb") as file:
             file.seek(place.offset)
             assert file.read(4) == b"\x80\x3f\x80\x3f"  # 1.0 twice, as bfloat16
@@ -82,8 +84,10 @@ def test_without_an_index(names, tmp_path):
 def test_headers_are_read_once_and_few_files_are_open(tmp_path, monkeypatch):
     folder = write_folder(tmp_path / "m", {f"s{i}.safetensors": {f"t{i}": A} for i in range(9)})
     headers = []
-    parse = CheckpointReader._header
-    monkeypatch.setattr(CheckpointReader, "_header", lambda self: headers.append(self.path) or parse(self))
+    parse = file_headers.parse_header
+    monkeypatch.setattr(
+        file_headers, "parse_header", lambda *given: headers.append(given[0]) or parse(*given)
+    )
     before = open_files()
     with open_checkpoint(folder) as reader:
         assert open_files() == before
@@ -112,8 +116,12 @@ def test_an_unknown_tensor(sharded):
 
 
 def refused(folder, kind=CheckpointError):
+    """What is told of a folder, which is the same with torch and from headers alone."""
     with pytest.raises(kind, match=r".") as caught:
         open_checkpoint(folder)
+    with pytest.raises(kind, match=r".") as planned:
+        read_source(folder)
+    assert str(planned.value) == str(caught.value)
     return str(caught.value)
 
 

@@ -74,7 +74,7 @@ def test_without_scales_it_is_a_plain_number(tmp_path):
     with open_checkpoint(tmp_path / "m") as reader:
         assert reader.names == ("bias_scale", "w")
         assert reader.tensor("w").to(torch.float32).item() == 1.5
-        assert reader.location("w").dtype_name == "F8_E4M3"
+        assert reader.location("w").dtype == "F8_E4M3"
 
 
 def test_all_scales_that_do_not_fit_are_told(tmp_path):

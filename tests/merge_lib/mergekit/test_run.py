@@ -1,6 +1,7 @@
 """A recipe from its file to a folder that transformers loads."""
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from merge_lib.checkpoints import checkpoint_digest, open_checkpoint, read_state_dict
 from merge_lib.errors import CheckpointMismatchError, MethodInputError, SpecError
+from merge_lib.files.folders import read_stored
+from merge_lib.files.remembered import known_digests
 from merge_lib.mergekit import arithmetic as mergekit_arithmetic
 from merge_lib.mergekit import merge_mergekit, parse_recipe, plan_recipe
 from merge_lib.mergekit.arithmetic import merge_tensor
@@ -106,6 +109,16 @@ def test_the_manifest_has_every_tensor_of_models_whose_layers_move(merge, llamas
     card = (done.path / "README.md").read_text()
     assert 'merge_method: "passthrough"' in card
     assert done.digest in card
+
+
+def test_tensors_of_layers_that_move_are_remembered_under_their_own_names(merge, copied):
+    for name in ("a", "b"):
+        os.utime(copied / name / "model.safetensors", (0, 0))
+    done = merge(STACKED, models={name: copied / name for name in ("a", "b")})
+    manifest = json.loads((done.path / "merge_manifest.json").read_text())
+    for entry in manifest["experts"]:
+        told = {name: digest.split()[-1] for name, digest in entry["tensors"].items()}
+        assert known_digests(read_stored(copied / entry["name"])) == told
 
 
 def test_a_layer_may_be_used_twice(merge, llamas):
