@@ -12,7 +12,7 @@ from statistics import median
 import flows
 from flows.peers import environment, recipes
 from flows.peers.environment import MERGEKIT, SD_MECHA, Peer
-from flows.peers.process import Cost, PeerError, measure
+from flows.process_cost import Cost, ProcessError, measure
 from flows.synthetic import MANY_SMALL, Llama, make_checkpoints
 from merge_lib.errors import SpecError, suggest
 
@@ -175,7 +175,7 @@ def _warm_up(case: Case, folder: Path, tell: Callable[[str], None]) -> Line:
         _measure_ours(case, folder)
         if case.method == START_UP:
             _measure_theirs(case, folder)
-    except PeerError as failure:
+    except ProcessError as failure:
         _delete(case.out)
         return Line(case.peer.name, case.method, (), (), str(failure))
     return Line(case.peer.name, case.method, (), ())
@@ -184,7 +184,7 @@ def _warm_up(case: Case, folder: Path, tell: Callable[[str], None]) -> Line:
 def _run_once(case: Case, line: Line, folder: Path) -> Line:
     try:
         ours, theirs = _measure_ours(case, folder), _measure_theirs(case, folder)
-    except PeerError as failure:
+    except ProcessError as failure:
         _delete(case.out)
         return Line(line.peer, line.method, line.ours, line.theirs, str(failure))
     return Line(line.peer, line.method, (*line.ours, ours), (*line.theirs, theirs))
@@ -208,7 +208,7 @@ def _measure_theirs(case: Case, folder: Path) -> Cost:
 
 def _check_written(case: Case, command: Command) -> None:
     if case.method != START_UP and not case.out.exists():
-        raise PeerError(f"`{' '.join(command)}` ended well but wrote no {case.out}.")
+        raise ProcessError(f"`{' '.join(command)}` ended well but wrote no {case.out}.")
 
 
 def _delete(out: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.peers.bench import START_UP, Line
 from flows.peers.environment import PEERS
-from flows.peers.process import Cost
+from flows.process_cost import Cost
 from tasks.slots import available_cores
 
 _HEAD = (

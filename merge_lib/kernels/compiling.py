@@ -1,5 +1,9 @@
-"""From a kernel's Python source to machine code for this processor."""
+"""From a kernel's Python source to machine code for this processor.
 
+`python -m merge_lib.kernels.compiling NAME` writes the symbol, a line's end and the code to the standard output.
+"""
+
+import sys
 from importlib import import_module
 
 import llvmlite.binding as llvm
@@ -25,3 +29,8 @@ def compile_kernel(name: str) -> tuple[str, bytes]:
     if "@NRT_MemInfo_alloc" in text or "@NRT_Allocate" in text:
         raise AssertionError(f"Kernel '{name}' allocates memory, for which it would need numba's runtime.")
     return compiled.native_name, machine.emit_object(llvm.parse_assembly(text))
+
+
+if __name__ == "__main__":
+    symbol, code = compile_kernel(sys.argv[1])
+    sys.stdout.buffer.write(symbol.encode() + b"\n" + code)

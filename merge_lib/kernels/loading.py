@@ -1,13 +1,15 @@
 """Kernels by name: machine code from the cache, compiled by numba where it is not there yet.
 
-Importing numba takes longer than most merges, so the machine code is kept as a file and loaded by llvmlite
-alone. A file's name is a digest of the kernels' sources, the compilers' versions and the processor; its
+Importing numba takes longer than most merges, and 100 MB, so a process of its own compiles; the machine code is kept
+as a file and loaded by llvmlite alone. A file's name is a digest of the kernels' sources, the compilers' versions and the processor; its
 content begins with a digest of the rest.
 """
 
 import ctypes
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -19,6 +21,8 @@ import llvmlite
 import llvmlite.binding as llvm
 import xxhash
 
+from merge_lib.errors import MergeError
+
 CACHE_VARIABLE = "MERGELINE_CACHE"
 # What numba's wrapper would call to raise an error or to free an array; no kernel does either.
 _NEVER_CALLED = (
@@ -28,6 +32,7 @@ _NEVER_CALLED = (
 )  # fmt: skip
 _PROTOTYPE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
 _DIGEST_BYTES = 16
+_TOLD = 600  # characters of what the compiler printed last
 _loaded: dict[str, Callable[[int], int]] = {}
 _engines: list[Any] = []  # machine code lives as long as these
 _lock = Lock()
@@ -75,16 +80,32 @@ def _read(path: Path) -> tuple[str, bytes] | None:
 
 
 def _compile_to(path: Path, name: str) -> tuple[str, bytes]:
-    from merge_lib.kernels.compiling import compile_kernel
-
-    symbol, code = compile_kernel(name)
-    body = symbol.encode() + b"\n" + code
+    body = _compiled_apart(name)
     beside = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):  # without a cache it is compiled again the next time
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(xxhash.xxh3_128_digest(body) + body)
         beside.replace(path)
-    return symbol, code
+    symbol, _, code = body.partition(b"\n")
+    return symbol.decode(), code
+
+
+def _compiled_apart(name: str) -> bytes:
+    """The symbol, a line's end and the machine code, from another process."""
+    root = str(Path(__file__).parents[2])
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    ended = subprocess.run(
+        [sys.executable, "-m", "merge_lib.kernels.compiling", name],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        check=False,
+    )
+    if ended.returncode:
+        told = ended.stderr.decode(errors="replace").strip()[-_TOLD:]
+        raise MergeError(
+            f"The kernel '{name}' could not be compiled: {told} See that `{sys.executable} -c 'import numba'` works."
+        )
+    return ended.stdout
 
 
 @cache

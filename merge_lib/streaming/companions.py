@@ -12,7 +12,7 @@ from merge_lib.streaming.output import write_text
 from merge_lib.streaming.planning import ConfigChange, MergePlan
 
 CONFIG = "config.json"
-_COPIED = (
+COPIED = (
     "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
     "vocab.*", "merges.txt", "spiece.model", "chat_template.*", "preprocessor_config.json",
     "processor_config.json", "image_processor_config.json", "video_preprocessor_config.json",
@@ -30,7 +30,7 @@ def companion_files(plan: MergePlan) -> list[Path]:
     folder = folder_of(plan.template)
     if not folder.is_dir():
         return []
-    found = {path for pattern in _COPIED for path in folder.glob(pattern) if path.is_file()}
+    found = {path for pattern in COPIED for path in folder.glob(pattern) if path.is_file()}
     for path in found:
         if not stays_inside(folder, path):
             raise CheckpointCorruptError(

@@ -4,14 +4,22 @@ import os
 from dataclasses import dataclass
 
 from merge_lib.errors import SpecError
-from merge_lib.streaming.planning import ROW_PIECE, MergePlan
+from merge_lib.kernels.calls import SPARE_ROWS
+from merge_lib.streaming.planning import ROW_PIECE, MergePlan, Work
 
 CHUNK = 128 * 1024  # elements: the inputs of a piece stay in the second cache
-_COUNTS_BYTES = 65536 * 8  # of the counts of one expert, at the least
 _SMALLEST_CHUNK = 4096
-_RESERVE = 48 << 20  # the compiled code, and bookkeeping that grows while running, measured
-_KERNELS_RSS = 190 << 20  # numpy, numba and the command line, measured
-_TORCH_RSS = 420 << 20  # the same with torch
+_SCRATCH_BYTES = 4096  # of a thread, for each input
+_COUNTS_BYTES = 16 << 20  # of all rows and threads together, if the fewest bins allow it
+_FEWEST_BINS, _MOST_BINS = 1 << 16, 1 << 20
+_TILE = 1024
+# measured on Python 3.11 with `mergeline bench memory`
+_RESERVE = 16 << 20  # machine code, stacks and the allocator's gaps, which come after the start
+_RESERVE_OF_HEADER = 800  # digests, journal and manifest, for each input of each tensor
+_KERNELS_RSS = 94 << 20  # Python, numpy, llvmlite and the command line
+_RSS_OF_HEADER = 500  # the plan, for each input of each tensor
+_TORCH_RSS = 290 << 20  # the same with torch
+_COUNTING = ("ties", "mergekit.ties", "mergekit.breadcrumbs", "mergekit.sce")
 
 
 @dataclass(frozen=True)
@@ -46,28 +54,71 @@ def bound_memory(
     """
     if not plan.is_compiled:
         return _bound_torch(plan, memory_bytes)
-    start = resident or _KERNELS_RSS
+    headers = sum(len(work.inputs) for work in plan.works)
+    start = resident or _KERNELS_RSS + _RSS_OF_HEADER * headers
+    start += _RESERVE + _RESERVE_OF_HEADER * headers + _shared_bytes(plan, threads)
     row_bytes = (len(plan.experts) + 2) * 4  # base, experts and result, at most float32
     fixed = _fixed_bytes(plan)
     chunk = CHUNK
     if memory_bytes is not None:
-        room = (memory_bytes - start - _RESERVE) // threads - fixed
+        room = (memory_bytes - start) // threads - fixed
         chunk = min(CHUNK, max(room, 0) // row_bytes // 1024 * 1024)
         if chunk < _SMALLEST_CHUNK:
-            needed = start + _RESERVE + threads * (fixed + row_bytes * _SMALLEST_CHUNK)
+            needed = start + threads * (fixed + row_bytes * _SMALLEST_CHUNK)
             raise SpecError(_too_small(memory_bytes, needed, "Use fewer threads or give it more."))
     buffers = threads * (fixed + row_bytes * chunk)
-    return Bound(threads, chunk, buffers, start + _RESERVE + buffers)
+    return Bound(threads, chunk, buffers, start + buffers)
+
+
+def bins_of(rows: int, threads: int) -> int:
+    """Bins of each row of counts, a power of two.
+
+    Args:
+        rows: order statistics that are looked for at a time.
+        threads: how many count, each into rows of its own.
+    """
+    room = _COUNTS_BYTES // (4 * rows * max(threads, 2))
+    return max(_FEWEST_BINS, min(_MOST_BINS, 1 << max(room.bit_length() - 1, 0)))
+
+
+def _counting_bytes(rows: int, threads: int) -> int:
+    """Counts of every row and thread, uint32, and one row's stacked, summed and added up."""
+    bins = bins_of(rows, threads)
+    return 4 * bins * rows * threads + bins * (4 * threads + 16)
+
+
+def _shared_bytes(plan: MergePlan, threads: int) -> int:
+    """What passes before the merging take of all threads together, beside their pieces."""
+    most = max((len(work.inputs) - 1 for work in plan.works), default=1)
+    if plan.method.startswith(_COUNTING):
+        rows = {"mergekit.sce": 1}.get(plan.method, 2 * most if "breadcrumbs" in plan.method else most)
+        counts = max(_counting_bytes(rows, threads), threads * _counting_bytes(rows, 1))
+    else:
+        counts = 0
+    sums = max((work.count * _columns(work) * 8 // _TILE for work in plan.works), default=0)
+    return counts + sums
+
+
+def _columns(work: Work) -> int:
+    """Sums that a pass over a tensor takes of each tile, float64."""
+    experts = len(work.inputs) - 1
+    if "slerp" in work.method:
+        return 3
+    if work.method == "mergekit.model_stock":
+        return experts * (experts + 1) // 2
+    if work.method == "mergekit.sce":
+        return experts
+    return 2 * experts if work.params.get("rescale") else 0
 
 
 def _fixed_bytes(plan: MergePlan) -> int:
     """What a thread takes whatever the size of its pieces."""
     most = max((len(work.inputs) for work in plan.works), default=1)
-    if plan.method.startswith("mergekit.della"):
-        rows = max((work.shape[-1] for work in plan.works if work.shape), default=1)
-        return max(ROW_PIECE, rows) * (5 * most + 12)
-    counts = plan.method.startswith(("ties", "mergekit.ties", "mergekit.breadcrumbs", "mergekit.sce"))
-    return 2 * most * _COUNTS_BYTES if counts else 0
+    scratch = _SCRATCH_BYTES * (most + SPARE_ROWS)
+    if not plan.method.startswith("mergekit.della"):
+        return scratch
+    rows = max((work.shape[-1] for work in plan.works if work.shape), default=1)
+    return scratch + max(ROW_PIECE, rows) * (5 * most + 12)
 
 
 def _bound_torch(plan: MergePlan, memory_bytes: int | None) -> Bound:

@@ -2,8 +2,7 @@
 
 import json
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +19,7 @@ from merge_lib.streaming import manifest as texts
 from merge_lib.streaming.companions import copy_companions
 from merge_lib.streaming.journal import Journal
 from merge_lib.streaming.layout import Shard, index_of, lay_out, lay_out_shards
+from merge_lib.streaming.leftovers import remove_journal, remove_others, take_back
 from merge_lib.streaming.memory_bound import Bound, bound_memory, resident_bytes
 from merge_lib.streaming.output import Output, explained, write_text
 from merge_lib.streaming.planning import MergePlan, make_plan
@@ -100,13 +100,21 @@ class Target:
             raise SpecError(
                 f"{self.out} holds a finished merge ({self.manifest.name} is there). Name another path, or remove it."
             )
-        if self.is_file or not self.out.exists() or (self.out / JOURNAL).exists():
+        if not self.out.exists() or (self.work / JOURNAL).exists():
             return
         if not self.out.is_dir() or any(self.out.iterdir()):
             raise SpecError(
                 f"The output {self.out} exists and is no unfinished merge. Name an empty or a new folder, or a "
                 "file that ends in .safetensors."
             )
+
+    def places(self, shards: Sequence[Shard]) -> list[Path]:
+        """Where the shards will lie."""
+        return [self.out] if self.is_file else [self.out / shard.file for shard in shards]
+
+    def remove_journal(self) -> None:
+        """Of a finished merge."""
+        remove_journal(self.work, JOURNAL, is_folder_of_its_own=self.is_file)
 
 
 def merge_to(spec: MergeSpec, out: Path, options: MergeOptions | None = None) -> StreamedMerge:
@@ -137,6 +145,8 @@ def merge_planned(
     options = options or MergeOptions()
     started = perf_counter()
     plan, target = make(), Target(Path(out))
+    if target.manifest.exists():
+        target.remove_journal()  # where the run that finished was stopped before it could
     target.check(plan)
     threads = options.threads or len(os.sched_getaffinity(0))
     if plan.is_compiled:
@@ -145,6 +155,8 @@ def merge_planned(
     shards = lay_out_result(plan, target, options.max_shard_bytes)
     with explained(target.work):
         target.work.mkdir(parents=True, exist_ok=True)
+        take_back(target.work, shards, target.places(shards))
+        remove_others(target.work, shards)
     fingerprint = plan.fingerprint({shard.file: xxhash.xxh3_128_hexdigest(shard.header) for shard in shards})
     with (
         Journal(target.work / JOURNAL, fingerprint) as journal,
@@ -246,12 +258,12 @@ def _finish(
     hashes: FileHashes,
 ) -> None:
     """Flush and name the shards, write what belongs to them, and last the manifest."""
-    headers, targets = [shard.header for shard in shards], [target.out / shard.file for shard in shards]
+    headers, targets = [shard.header for shard in shards], target.places(shards)
     if target.is_file:
         base = manifest["base"] and manifest["base"]["digest"]
         experts = [entry["digest"] for entry in manifest["experts"]]
         metadata = _metadata(plan, base, experts, manifest["output"]["digest"])
-        headers, targets = [encode_header(shards[0].tensors, metadata)], [target.out]
+        headers = [encode_header(shards[0].tensors, metadata)]
     output.complete(headers)
     hashes.add_outputs(manifest, dict(zip(targets, output.paths, strict=True)))
     output.name(targets)
@@ -261,7 +273,4 @@ def _finish(
         copy_companions(plan, target.out)
         write_text(target.out / texts.CARD, texts.card_text(plan, manifest))
     write_text(target.manifest, texts.manifest_text(manifest))
-    if target.is_file:
-        shutil.rmtree(target.work)
-    else:
-        (target.out / JOURNAL).unlink()
+    target.remove_journal()

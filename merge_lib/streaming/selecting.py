@@ -5,7 +5,7 @@ pass counts what is above and, by its bits, what is between. Where the sample mi
 range is counted coarsely first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,9 @@ import numpy as np
 from merge_lib.kernels import calls as layout
 from merge_lib.kernels.calls import BF16, CODE_OF, NOT_FINITE, ROW_WORDS
 from merge_lib.streaming.calls import Call
+from merge_lib.streaming.memory_bound import bins_of
 from merge_lib.streaming.scanning import Scan
 
-_HISTOGRAM_BYTES = 16 << 20  # of all rows and threads together
-_FEWEST_BINS, _MOST_BINS = 1 << 16, 1 << 20
 _SAMPLED_FROM = 1 << 19  # elements; smaller tensors are counted whole
 _MARGIN = 0.01  # of the rank, on both sides of what the sample says
 
@@ -69,7 +68,7 @@ def count_zeros(scan: Scan, places: tuple[int, ...], kind: int) -> int:
 def find_largest(scan: Scan, places: tuple[int, ...], kind: int, wanted: Sequence[Wanted]) -> list[Found]:
     """The order statistics of all that the scan passes over."""
     experts = [one.expert for one in wanted]
-    bins = _bins(scan, len(wanted))
+    bins = bins_of(len(wanted), scan.threads)
     is_coarse = all(CODE_OF[work.arithmetic] == BF16 for work in scan.works)
     ranges = [_whole(is_coarse=is_coarse) for _ in wanted]
     if scan.count >= _SAMPLED_FROM and not is_coarse:
@@ -100,12 +99,6 @@ def _whole(*, is_coarse: bool) -> _Range:
     return _Range(0, NOT_FINITE, 16 if is_coarse else 15)
 
 
-def _bins(scan: Scan, rows: int) -> int:
-    """A power of two."""
-    room = _HISTOGRAM_BYTES // (4 * rows * scan.threads)
-    return max(_FEWEST_BINS, min(_MOST_BINS, 1 << max(room.bit_length() - 1, 0)))
-
-
 def _finer(low: int, high: int, bins: int) -> _Range:
     return _Range(low, high, max(0, (high - 1 - low).bit_length() - (bins.bit_length() - 1)))
 
@@ -134,8 +127,8 @@ def _count(
     ranges: Sequence[_Range],
     *,
     samples: bool,
-) -> list[np.ndarray]:
-    """One pass: the counts of each range's bins; `above` and `zeros` go to the ranges."""
+) -> Iterator[np.ndarray]:
+    """One pass: the counts of each range's bins, summed when asked for; `above` and `zeros` go to the ranges."""
     counts = [[np.zeros(one.bins, np.uint32) for one in ranges] for _ in range(scan.threads)]
     calls = []
     for own in counts:
@@ -150,7 +143,7 @@ def _count(
         own = [call.words[2:].reshape(-1, ROW_WORDS)[i] for call in calls]
         one.above = sum(int(row[layout.ROW_ABOVE]) for row in own)
         one.zeros = sum(int(row[layout.ROW_ZEROS]) for row in own)
-    return [np.sum([own[i] for own in counts], axis=0, dtype=np.int64) for i in range(len(ranges))]
+    return (np.sum([own[i] for own in counts], axis=0, dtype=np.int64) for i in range(len(ranges)))
 
 
 def _narrow(

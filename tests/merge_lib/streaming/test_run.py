@@ -12,7 +12,8 @@ import torch
 
 from merge_lib import MergeSpec
 from merge_lib.checkpoints import checkpoint_digest, read_state_dict, verify, write_state_dict
-from merge_lib.errors import CheckpointError, CheckpointMismatchError, MethodInputError, SpecError
+from merge_lib.errors import CheckpointError, CheckpointMismatchError, MergeError, MethodInputError, SpecError
+from merge_lib.kernels.loading import load
 from merge_lib.streaming import memory_bound
 from merge_lib.streaming.executing import Executor
 from merge_lib.streaming.planning import make_plan
@@ -135,6 +136,9 @@ def test_what_is_there_is_not_written_over(make_checkpoints, tmp_path):
     (tmp_path / "own" / "thesis.txt").touch()
     with pytest.raises(SpecError, match="exists and is no unfinished merge"):
         merge_to(spec, tmp_path / "own")
+    (tmp_path / "own.safetensors").touch()
+    with pytest.raises(SpecError, match="exists and is no unfinished merge"):
+        merge_to(spec, tmp_path / "own.safetensors")
     merge_to(spec, tmp_path / "out")
     with pytest.raises(SpecError, match="holds a finished merge"):
         merge_to(spec, tmp_path / "out")
@@ -182,11 +186,58 @@ def test_a_bound_on_memory_makes_pieces_smaller_or_is_refused(make_checkpoints):
     plan = make_plan(MergeSpec(method="average", experts=make_checkpoints(2)[1]))
     resident = 100 << 20
     wide = memory_bound.bound_memory(plan, 2, None, resident)
-    tight = memory_bound.bound_memory(plan, 2, (148 << 20) + 2 * 4 * 4 * 8192, resident)
-    assert (wide.chunk, tight.chunk) == (memory_bound.CHUNK, 8192)
-    assert tight.process_bytes <= (148 << 20) + 2 * 4 * 4 * 8192
-    with pytest.raises(SpecError, match="to stay within 110 MiB, but needs about 149 MiB"):
+    assert wide.chunk == memory_bound.CHUNK
+    tight = memory_bound.bound_memory(plan, 2, wide.process_bytes - 2 * 4 * 4 * 100_000, resident)
+    assert 16_384 < tight.chunk < 32_768
+    assert tight.process_bytes <= wide.process_bytes - 2 * 4 * 4 * 100_000
+    with pytest.raises(SpecError, match="to stay within 110 MiB, but needs about 117 MiB"):
         memory_bound.bound_memory(plan, 2, 110 << 20, resident)
+
+
+def test_counts_and_sums_are_part_of_the_memory(make_checkpoints):
+    base, experts = make_checkpoints(3)
+    plans = [make_plan(MergeSpec(method=name, base=base, experts=experts)) for name in ("magmax", "ties")]
+    plain, counting = (memory_bound.bound_memory(plan, 2, None).process_bytes for plan in plans)
+    bins = memory_bound.bins_of(3, 2)
+    assert bins == 1 << 19
+    assert counting - plain >= 4 * bins * 3 * 2
+
+
+def test_what_another_layout_has_left_goes(make_checkpoints, tmp_path, monkeypatch):
+    base, experts = make_checkpoints(2)
+    spec = MergeSpec(method="average", base=base, experts=experts)
+    merge_to(spec, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        with pytest.raises(StoppedError):
+            merge_to(spec, tmp_path / "again", MergeOptions(threads=1, max_shard_bytes=20_000))
+    (tmp_path / "again" / "model-00001-of-00004.safetensors.partial").rename(
+        tmp_path / "again" / "model-00001-of-00004.safetensors"
+    )
+    merge_to(spec, tmp_path / "again")
+    assert files_of(tmp_path / "again") == files_of(tmp_path / "whole")
+
+
+def test_kernels_are_compiled_in_another_process(make_checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setenv("MERGELINE_CACHE", str(tmp_path / "cache"))
+    base, experts = make_checkpoints(1)
+    code = (
+        "import sys; from pathlib import Path; from merge_lib import MergeSpec\n"
+        "from merge_lib.streaming.run import merge_to\n"
+        f"merge_to(MergeSpec(method='average', experts=[{str(experts[0])!r}]), Path({str(tmp_path / 'out')!r}))\n"
+        "print('numba' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["False"]
+    assert len(list((tmp_path / "cache" / "kernels").iterdir())) == 1
+
+
+def test_a_kernel_that_cannot_be_compiled_says_so(make_checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setenv("MERGELINE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(
+        MergeError, match=r"The kernel 'linear\.nothing' could not be compiled: (?s:.*)nothing"
+    ):
+        load("linear.nothing")
 
 
 def test_neither_a_preview_nor_a_merge_imports_torch(make_checkpoints, tmp_path):

@@ -19,8 +19,9 @@ _TAIL = 600
 class Cost:
     """Of one process from its start to its end.
 
-    The peaks are what was seen every few milliseconds, summed over the process and its children. Mapped pages of
-    files count in `rss_bytes` alone; the system can drop those, but not what `anon_bytes` counts.
+    The peaks are what was seen every few milliseconds, summed over the process and its children; `rss_bytes` is no
+    less than the system's own record of the process. Mapped pages of files count in `rss_bytes` alone; the system can
+    drop those, but not what `anon_bytes` counts.
     """
 
     wall_s: float
@@ -29,7 +30,7 @@ class Cost:
     anon_bytes: int
 
 
-class PeerError(MergeError):
+class ProcessError(MergeError):
     """A measured process failed."""
 
 
@@ -39,7 +40,7 @@ def measure(
     """Run a command and measure it; what it prints goes to the log.
 
     Raises:
-        PeerError: it failed; the message holds the end of what it printed.
+        ProcessError: it failed; the message holds the end of what it printed.
     """
     peaks, done = _Peaks(), Event()
     before = _processor_s()
@@ -56,7 +57,7 @@ def measure(
             watcher.join()
     if status:
         tail = log.read_text(encoding="utf-8", errors="replace")[-_TAIL:].strip()
-        raise PeerError(f"`{' '.join(map(str, command))}` ended with status {status}: {tail}")
+        raise ProcessError(f"`{' '.join(map(str, command))}` ended with status {status}: {tail}")
     return Cost(wall_s, _processor_s() - before, peaks.rss_bytes, peaks.anon_bytes)
 
 
@@ -69,7 +70,7 @@ class _Peaks:
 def _watch(pid: int, peaks: _Peaks, done: Event) -> None:
     while not done.wait(INTERVAL_S):
         rss_bytes, anon_bytes = family_memory(pid)
-        peaks.rss_bytes = max(peaks.rss_bytes, rss_bytes)
+        peaks.rss_bytes = max(peaks.rss_bytes, rss_bytes, _status(pid)["VmHWM"])
         peaks.anon_bytes = max(peaks.anon_bytes, anon_bytes)
 
 
@@ -90,13 +91,19 @@ def _family(pid: int) -> Iterator[int]:
 
 def _memory(pid: int) -> tuple[int, int]:
     """Resident and anonymous bytes; 0 of a process that has ended. Shared memory counts as anonymous."""
-    held = {"VmRSS": 0, "RssAnon": 0, "RssShmem": 0}
+    held = _status(pid)
+    return held["VmRSS"], held["RssAnon"] + held["RssShmem"]
+
+
+def _status(pid: int) -> dict[str, int]:
+    """What the system says of a process's memory, in bytes."""
+    held = dict.fromkeys(("VmHWM", "VmRSS", "RssAnon", "RssShmem"), 0)
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             name, _, value = line.partition(":")
             if name in held:
                 held[name] = 1024 * int(value.split()[0])
-    return held["VmRSS"], held["RssAnon"] + held["RssShmem"]
+    return held
 
 
 def _processor_s() -> float:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from flows.peers.process import PeerError, family_memory, measure
+from flows.process_cost import ProcessError, family_memory, measure
 
 HOLDING = "import sys; held = bytearray(b'x') * 100_000_000; print('ready', flush=True); sys.stdin.read()"
 PARENT = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', sys.argv[1]]))"
@@ -60,7 +60,12 @@ def test_the_peak_is_kept_and_processor_time_is_counted(tmp_path):
     assert 0 < cost.cpu_s < cost.wall_s
 
 
+def test_a_peak_between_two_looks_is_kept(tmp_path):
+    code = "held = bytearray(b'x') * 100_000_000; del held; import time; time.sleep(0.5)"
+    assert measure([sys.executable, "-c", code], log=tmp_path / "log", cwd=tmp_path).rss_bytes > 100_000_000
+
+
 def test_a_failure_is_told_with_what_was_printed(tmp_path):
     command = [sys.executable, "-c", "import sys; print('on the way'); sys.exit('no such model')"]
-    with pytest.raises(PeerError, match=r"(?s)status 1: .*no such model"):
+    with pytest.raises(ProcessError, match=r"(?s)status 1: .*no such model"):
         measure(command, log=tmp_path / "log", cwd=tmp_path)
