@@ -9,6 +9,7 @@ from time import perf_counter
 
 from flows.synthetic import Llama, make_checkpoints
 from merge_lib import registry
+from merge_lib.errors import MergeError
 from merge_lib.spec import MergeSpec
 from merge_lib.streaming.run import MergeOptions, merge_to
 
@@ -51,10 +52,34 @@ def measure_floor(inputs: Sequence[Path], out: Path, write_bytes: int) -> float:
 
 
 def forget(paths: Sequence[Path]) -> None:
-    """Drop the files from the page cache, as far as the system allows."""
+    """Drop the files from the page cache; only what is on the disk can be dropped, so they are flushed first.
+
+    Raises:
+        MergeError: parts of a file are still there.
+    """
     for path in paths:
         with path.open("rb") as file:
+            os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if share := cached_share(path):
+            raise MergeError(
+                f"{share:.0%} of {path} stayed in the page cache, so nothing cold can be measured there. "
+                "Name a --folder on a disk of this machine, and close what else reads the file."
+            )
+
+
+def cached_share(path: Path) -> float:
+    """The share of a file that could be read without waiting for a disk, by a page of every MiB, 0 to 1."""
+    with path.open("rb", buffering=0) as file:
+        places = range(0, path.stat().st_size, _BLOCK)
+        return sum(_is_cached(file.fileno(), place) for place in places) / max(1, len(places))
+
+
+def _is_cached(file: int, place: int) -> bool:
+    try:
+        return os.preadv(file, [bytearray(1)], place, os.RWF_NOWAIT) == 1
+    except BlockingIOError:
+        return False
 
 
 def measure(

@@ -2,6 +2,7 @@
 
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from pathlib import Path
 from threading import Event, Thread
 from time import perf_counter
 
+import flows
 from merge_lib.errors import MergeError
 
+ROOT = Path(flows.__file__).parents[1]  # from here a process imports these sources
 INTERVAL_S = 0.005  # between two looks at its memory
 _TAIL = 600
 
@@ -32,6 +35,11 @@ class Cost:
 
 class ProcessError(MergeError):
     """A measured process failed."""
+
+
+def mergeline(*arguments: str) -> tuple[str, ...]:
+    """Our command in a process of its own; to be run from `ROOT`."""
+    return (sys.executable, "-m", "flows.cli", *arguments)
 
 
 def measure(

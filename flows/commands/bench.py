@@ -89,6 +89,73 @@ def merge(
         out.print(f"{line.method:<18}{sizes}{line.floor_s:>9.2f}{line.merge_s:>9.2f}{line.ratio:>7.2f}")
 
 
+@bench.command("memory")
+def memory(
+    size: Annotated[str, typer.Option(help="Of the largest checkpoints.")] = "2GB",
+    experts: Annotated[int, typer.Option(min=1, help="How many beside the base.")] = 24,
+    distinct: Annotated[
+        int, typer.Option(min=1, help="How many are files of their own; the rest are hard links to them.")
+    ] = 6,
+    bound: Annotated[str, typer.Option("--memory", help="What a merge may take.")] = "512M",
+    method: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write and keep the checkpoints; default: a temporary one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Merge many experts within a bound on memory, at a quarter, a half and the whole of a size; exit 1 if it broke.
+
+    The resident size is that of the whole process and its children, looked at every five milliseconds, and no less
+    than the system's own record of its peak. Hard links are read like other files, but from the page cache.
+    """
+    import tempfile
+
+    from flows.commands.merge import parse_size
+    from flows.memory_bench import METHODS, Asked, growth, measure_memory
+
+    asked = Asked(parse_size(size), experts, distinct, parse_size(bound), threads, method or METHODS)
+    with tempfile.TemporaryDirectory() as temporary:
+        lines = measure_memory(
+            folder or Path(temporary), asked, lambda text: err.print(text, highlight=False)
+        )
+    if as_json:
+        print_json([{**asdict(line), "is_held": line.is_held, "s_per_gb": line.s_per_gb} for line in lines])
+    else:
+        out.print(f"{'method':<18}{'inputs':>7}{'read GB':>9}{'s':>8}{'s/GB':>7}{'MiB':>6}  within {bound}")
+        for line in lines:
+            shown = f"{line.method:<18}{line.inputs:>7}{line.input_bytes / 1e9:>9.2f}{line.cost.wall_s:>8.1f}"
+            peak = f"{line.s_per_gb:>7.2f}{line.cost.rss_bytes >> 20:>6}"
+            out.print(f"{shown}{peak}  {'yes' if line.is_held else 'NO'}")
+        for name in asked.methods:
+            out.print(
+                f"{name}: a byte of the largest takes {growth(lines, name):.2f} times that of the smallest"
+            )
+    sys.exit(0 if all(line.is_held for line in lines) else 1)
+
+
+@bench.command("dry-run")
+def dry_run(
+    rounds: Annotated[int, typer.Option(min=1, help="The median is over so many.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Time `mergeline merge --dry-run` on headers of four models, 32 layers, width 4096; exit 1 over the limit."""
+    import tempfile
+
+    from flows.dry_run_bench import LIMIT_S, measure_dry_run
+
+    with tempfile.TemporaryDirectory() as temporary:
+        done = measure_dry_run(Path(temporary), rounds)
+    if as_json:
+        print_json({**asdict(done), "limit_s": LIMIT_S})
+    else:
+        out.print(
+            f"{done.tensors} tensors, {done.parameters / 1e9:.1f} G parameters, {done.read_bytes / 1e9:.0f} GB to read"
+        )
+        out.print(f"dry run, whole process  {done.median_s:6.2f} s  limit {LIMIT_S} s")
+    sys.exit(0 if done.median_s <= LIMIT_S else 1)
+
+
 @bench.command("peers")
 def peers(
     size: Annotated[str, typer.Option(help="Of one checkpoint.")] = "400MB",

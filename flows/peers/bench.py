@@ -3,22 +3,19 @@
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 
-import flows
 from flows.peers import environment, recipes
 from flows.peers.environment import MERGEKIT, SD_MECHA, Peer
-from flows.process_cost import Cost, ProcessError, measure
+from flows.process_cost import ROOT, Cost, ProcessError, measure, mergeline
 from flows.synthetic import MANY_SMALL, Llama, make_checkpoints
 from merge_lib.errors import SpecError, suggest
 
 METHODS = {MERGEKIT.name: recipes.MERGEKIT_METHODS, SD_MECHA.name: recipes.SD_MECHA_METHODS}
 START_UP = "start-up"
-_ROOT = Path(flows.__file__).parents[1]
 _DRIVER = Path(__file__).with_name("sd_mecha_driver.py")
 
 Command = tuple[str, ...]
@@ -144,13 +141,13 @@ def make_cases(
 
 def _start_up(peer: Peer, python: Path, folder: Path) -> Case:
     theirs = (str(python), "-c", f"import {peer.module}")
-    return Case(peer, START_UP, _mergeline("merge", "--help"), theirs, folder / "none")
+    return Case(peer, START_UP, mergeline("merge", "--help"), theirs, folder / "none")
 
 
 def _mergekit_case(python: Path, method: str, models: tuple[Path, tuple[Path, ...]], folder: Path) -> Case:
     recipe, out = folder / f"mergekit-{method}.yaml", folder / "merged"
     recipe.write_text(recipes.mergekit_yaml(method, *models), encoding="utf-8")
-    ours = _mergeline("merge", str(recipe), "--out", str(out))
+    ours = mergeline("merge", str(recipe), "--out", str(out))
     theirs = str(python.with_name("mergekit-yaml")), str(recipe), str(out), "--no-copy-tokenizer"
     return Case(MERGEKIT, method, ours, theirs, out)
 
@@ -160,13 +157,9 @@ def _sd_mecha_case(python: Path, method: str, models: tuple[Path, tuple[Path, ..
     recipe, out = folder / f"sd-mecha-{method}.yaml", folder / "merged.safetensors"
     recipe.write_text(text, encoding="utf-8")
     recipe.with_suffix(".json").write_text(json.dumps(plan), encoding="utf-8")
-    ours = _mergeline("merge", str(recipe), "--out", str(out))
+    ours = mergeline("merge", str(recipe), "--out", str(out))
     theirs = (str(python), str(_DRIVER), str(recipe.with_suffix(".json")), str(out))
     return Case(SD_MECHA, method, ours, theirs, out)
-
-
-def _mergeline(*arguments: str) -> Command:
-    return (sys.executable, "-m", "flows.cli", *arguments)
 
 
 def _warm_up(case: Case, folder: Path, tell: Callable[[str], None]) -> Line:
@@ -192,7 +185,7 @@ def _run_once(case: Case, line: Line, folder: Path) -> Line:
 
 def _measure_ours(case: Case, folder: Path) -> Cost:
     _delete(case.out)
-    cost = measure(case.ours, log=folder / "ours.log", cwd=_ROOT)
+    cost = measure(case.ours, log=folder / "ours.log", cwd=ROOT)
     _check_written(case, case.ours)
     return cost
 

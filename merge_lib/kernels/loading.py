@@ -1,8 +1,8 @@
 """Kernels by name: machine code from the cache, compiled by numba where it is not there yet.
 
-Importing numba takes longer than most merges, and 100 MB, so a process of its own compiles; the machine code is kept
-as a file and loaded by llvmlite alone. A file's name is a digest of the kernels' sources, the compilers' versions and the processor; its
-content begins with a digest of the rest.
+Importing numba takes longer than most merges, and memory that a bound may not have room for, so a process of its own
+compiles. The machine code is kept as a file and loaded by llvmlite alone. A file's name is a digest of the kernels'
+sources, the compilers' versions and the processor; its content begins with a digest of the rest.
 """
 
 import ctypes

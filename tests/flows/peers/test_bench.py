@@ -8,8 +8,8 @@ import pytest
 from flows.peers import recipes
 from flows.peers.bench import METHODS, START_UP, Case, Line, choose, median_cost, run_cases
 from flows.peers.environment import MERGEKIT, SD_MECHA
-from flows.process_cost import Cost
 from flows.peers.table import record, table
+from flows.process_cost import Cost
 from flows.recipe import load_recipe
 from flows.synthetic import MANY_SMALL, Llama, make_checkpoints
 from merge_lib.checkpoints import read_state_dict

@@ -220,7 +220,7 @@ def test_what_another_layout_has_left_goes(make_checkpoints, tmp_path, monkeypat
 
 def test_kernels_are_compiled_in_another_process(make_checkpoints, tmp_path, monkeypatch):
     monkeypatch.setenv("MERGELINE_CACHE", str(tmp_path / "cache"))
-    base, experts = make_checkpoints(1)
+    _, experts = make_checkpoints(1)
     code = (
         "import sys; from pathlib import Path; from merge_lib import MergeSpec\n"
         "from merge_lib.streaming.run import merge_to\n"
