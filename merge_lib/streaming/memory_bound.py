@@ -18,7 +18,9 @@ _RESERVE = 16 << 20  # machine code, stacks and the allocator's gaps, which come
 _RESERVE_OF_HEADER = 800  # digests, journal and manifest, for each input of each tensor
 _KERNELS_RSS = 94 << 20  # Python, numpy, llvmlite and the command line
 _RSS_OF_HEADER = 500  # the plan, for each input of each tensor
-_TORCH_RSS = 290 << 20  # the same with torch
+_TORCH_RSS = 290 << 20  # Python, torch and the command line
+_TEMPORARIES = 5  # of the torch route, each of the size of a tensor of all inputs in float32
+_TEMPORARIES_OF = {"mergekit.karcher": 10}
 _COUNTING = ("ties", "mergekit.ties", "mergekit.breadcrumbs", "mergekit.sce")
 
 
@@ -122,10 +124,11 @@ def _fixed_bytes(plan: MergePlan) -> int:
 
 
 def _bound_torch(plan: MergePlan, memory_bytes: int | None) -> Bound:
-    """Whole tensors: as stored, stacked in float32, and about as many temporaries."""
+    """Whole tensors: as stored, and what is made of them."""
     largest = max((work.read_bytes for work in plan.works), default=0)
     wide = max((4 * (work.read_bytes // max(1, _itemsize(work))) for work in plan.works), default=0)
-    needed = _TORCH_RSS + largest + 3 * wide
+    temporaries = max((_TEMPORARIES_OF.get(work.method, _TEMPORARIES) for work in plan.works), default=0)
+    needed = _TORCH_RSS + largest + temporaries * wide
     if memory_bytes is not None and needed > memory_bytes:
         remedy = f"This route works on whole tensors ({plan.why_torch}). Give it more."
         raise SpecError(_too_small(memory_bytes, needed, remedy))
