@@ -19,7 +19,8 @@ import llvmlite
 import llvmlite.binding as llvm
 import xxhash
 
-CACHE_VARIABLE = "MERGELINE_CACHE"
+from merge_lib.user_cache import cache_folder
+
 # What numba's wrapper would call to raise an error or to free an array; no kernel does either.
 _NEVER_CALLED = (
     "NRT_Free", "NRT_MemInfo_call_dtor", "PyBytes_FromStringAndSize", "PyErr_Clear", "PyErr_SetNone",
@@ -41,13 +42,6 @@ def load(name: str) -> Callable[[int], int]:
             symbol, code = _read(path) or _compile_to(path, name)
             _loaded[name] = _PROTOTYPE(_link(symbol, code))
     return _loaded[name]
-
-
-def cache_folder() -> Path:
-    """Where this user's things that can be made again are kept."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergeline"
 
 
 @cache
