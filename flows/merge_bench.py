@@ -66,6 +66,7 @@ def measure(
     *,
     is_cold: bool,
     threads: int,
+    device: str = "cpu",
 ) -> list[MergeTimes]:
     """Time each method and its floor in turn, so that both see the same machine."""
     llama = Llama.of_parameters(size_bytes // 2)
@@ -83,7 +84,7 @@ def measure(
             if is_cold:
                 forget(inputs)
             started = perf_counter()
-            merge_to(spec, out, MergeOptions(threads=threads))
+            merge_to(spec, out, MergeOptions(threads=threads, device=device))
             merge_s = perf_counter() - started
             out.unlink()
             out.with_suffix(".merge_manifest.json").unlink()

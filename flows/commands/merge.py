@@ -50,6 +50,7 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
         list[str] | None,
         typer.Option(help="Also record sha256 or md5 of whole files; slower than the merge. Repeatable."),
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Merge; the same command continues a merge that was interrupted."""
@@ -60,9 +61,8 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
 
     loaded = load_any_recipe(recipe, seed)
     memory_bytes = None if memory is None else parse_size(memory)
-    options = MergeOptions(
-        threads, memory_bytes, parse_size(max_shard_size), file_hashes=check_kinds(file_hash or ())
-    )
+    shard_bytes, hashes = parse_size(max_shard_size), check_kinds(file_hash or ())
+    options = MergeOptions(threads, memory_bytes, shard_bytes, file_hashes=hashes, device=device)
     preview = examine_plan(loaded.plan, target, options)
     if is_dry_run:
         _show_preview(preview, target, as_json=as_json)

@@ -1,10 +1,11 @@
 """A kernel with all that it is told beside the bytes, and the buffers of one thread."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from merge_lib.files.layout import DTYPE_BYTES
 from merge_lib.kernels import calls as layout
 from merge_lib.kernels.loading import load
 from merge_lib.streaming.planning import Work
@@ -46,11 +47,38 @@ class Call:
     masks: RowMasks | None = None
 
 
+@dataclass(frozen=True)
+class Made:
+    """A piece of the inputs and what the calls made of it.
+
+    Attributes:
+        index: its place in the order of the pieces.
+        first: its offset in the tensor, in elements.
+        inputs: the bytes of each input; None for those that were not read.
+        outs: the bytes of each result; None where something is not finite.
+    """
+
+    index: int
+    first: int
+    inputs: list[memoryview | None]
+    outs: list[memoryview | None]
+
+
+Read = Callable[[tuple[Work, int, int], "Workspace"], list[memoryview | None]]
+
+
+def _plain(size: int) -> np.ndarray:
+    return np.empty(size, np.uint8)
+
+
 class Workspace:
     """The buffers of one thread, used again for every piece."""
 
-    def __init__(self, inputs: int, chunk: int, outputs: int = 1) -> None:
+    def __init__(
+        self, inputs: int, chunk: int, outputs: int = 1, allocate: Callable[[int], np.ndarray] = _plain
+    ) -> None:
         self.chunk = chunk
+        self._allocate = allocate
         self._held = 0
         self._shape = inputs, outputs
         self.hold(chunk)
@@ -64,10 +92,37 @@ class Workspace:
         if count > self._held:
             inputs, outputs = self._shape
             self._held = count
-            self.rows = np.empty((inputs, count * 4), np.uint8)
-            self.outs = np.empty((outputs, count * 4), np.uint8)
+            self.rows = [self._allocate(count * 4) for _ in range(inputs)]
+            self.outs = [self._allocate(count * 4) for _ in range(outputs)]
             self.views = [memoryview(row) for row in self.rows]
             self.out_views = [memoryview(out) for out in self.outs]
+
+    def merged(
+        self,
+        pieces: Iterable[tuple[int, tuple[Work, int, int]]],
+        read: Read,
+        calls: Sequence[tuple[Call, Work]],
+        size: int,
+    ) -> Iterator[Made]:
+        """Read pieces of up to `size` elements and merge each; its bytes hold until the next is asked for."""
+        self.hold(size)
+        for index, piece in pieces:
+            views = read(piece, self)
+            outs = [self._result(call, work, piece, place) for place, (call, work) in enumerate(calls)]
+            yield Made(index, piece[1], views, outs)
+
+    def _result(self, call: Call, work: Work, piece: tuple[Work, int, int], place: int) -> memoryview | None:
+        _, first, count = piece
+        out = self.outs[place].ctypes.data
+        if self.call(call, work, first, count, out, layout.CODE_OF[work.dtype]):
+            return None
+        return self.out_views[place][: count * DTYPE_BYTES[work.dtype]]
+
+    def make_masks(self, call: Call, work: Work, first: int, count: int) -> tuple[np.ndarray, bool]:
+        """The masks of the piece that lies in `rows`, [experts, count]; whether something is not finite."""
+        is_bad = self._make_masks(call, *self._inputs(call.places, work), work, first, count)
+        experts = len(call.places) - 1
+        return self._masks[: experts * count].reshape(experts, count), is_bad
 
     def call(self, call: Call, work: Work, first: int, count: int, out: int, out_code: int = 0) -> bool:
         """Run a kernel on the piece that lies in `rows`; whether something is not finite.

@@ -4,9 +4,14 @@ import os
 from dataclasses import dataclass
 
 from merge_lib.errors import SpecError
+from merge_lib.kernels.calls import TILE
 from merge_lib.streaming.planning import ROW_PIECE, MergePlan
 
 CHUNK = 128 * 1024  # elements: the inputs of a piece stay in the second cache
+DEVICE_CHUNK = (
+    1 << 20
+)  # elements that go to a device together: some MB a copy, yet several pieces a large tensor
+DEVICE_SETS = 2  # of buffers for pieces on their way
 _COUNTS_BYTES = 65536 * 8  # of the counts of one expert, at the least
 _SMALLEST_CHUNK = 4096
 _RESERVE = 48 << 20  # the compiled code, and bookkeeping that grows while running, measured
@@ -22,12 +27,19 @@ class Bound:
         chunk: elements of a piece.
         buffer_bytes: of all threads together.
         process_bytes: the estimated resident size at the peak.
+        device_chunk: elements of a piece that goes to a device; 0 where there is none.
     """
 
     threads: int
     chunk: int
     buffer_bytes: int
     process_bytes: int
+    device_chunk: int = 0
+
+    @property
+    def piece(self) -> int:
+        """Elements that are merged together."""
+        return self.device_chunk or self.chunk
 
 
 def bound_memory(
@@ -46,6 +58,8 @@ def bound_memory(
     """
     if not plan.is_compiled:
         return _bound_torch(plan, memory_bytes)
+    if plan.device is not None:
+        return _bound_device(plan, threads, memory_bytes, resident or resident_bytes())
     start = resident or _KERNELS_RSS
     row_bytes = (len(plan.experts) + 2) * 4  # base, experts and result, at most float32
     fixed = _fixed_bytes(plan)
@@ -58,6 +72,26 @@ def bound_memory(
             raise SpecError(_too_small(memory_bytes, needed, "Use fewer threads or give it more."))
     buffers = threads * (fixed + row_bytes * chunk)
     return Bound(threads, chunk, buffers, start + _RESERVE + buffers)
+
+
+def _bound_device(plan: MergePlan, threads: int, memory_bytes: int | None, resident: int) -> Bound:
+    """With the pinned buffers, two sets a thread, beside those for statistics."""
+    row_bytes = (len(plan.experts) + 2) * 4
+    largest = max((work.count for work in plan.works), default=1)
+    most = min(DEVICE_CHUNK, max(-(-largest // TILE), 1) * TILE)
+    least = min(_SMALLEST_CHUNK, most)
+    fixed = (DEVICE_SETS + 1) * _fixed_bytes(plan)  # masks are made in the sets
+    start = resident + _RESERVE
+    room = None if memory_bytes is None else (memory_bytes - start) // threads - fixed
+    # a third of it for statistics, as far as they have a use for it
+    chunk = CHUNK if room is None else min(CHUNK, max(room, 0) // (3 * row_bytes) // TILE * TILE)
+    left = most if room is None else (room // row_bytes - chunk) // DEVICE_SETS // TILE * TILE
+    device_chunk = min(most, left)
+    if memory_bytes is not None and (chunk < _SMALLEST_CHUNK or device_chunk < least):
+        needed = start + threads * (fixed + row_bytes * (_SMALLEST_CHUNK + DEVICE_SETS * _SMALLEST_CHUNK))
+        raise SpecError(_too_small(memory_bytes, needed, "Use fewer threads or give it more."))
+    buffers = threads * (fixed + row_bytes * (chunk + DEVICE_SETS * device_chunk))
+    return Bound(threads, chunk, buffers, start + buffers, device_chunk)
 
 
 def _fixed_bytes(plan: MergePlan) -> int:
