@@ -87,11 +87,12 @@ def test_kernels_give_the_bytes_of_the_torch_functions(
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.parametrize(("method", "shared", "own"), RECIPES)
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize(("dtypes", "dtype"), DTYPES)
 def test_a_device_gives_what_the_kernels_give(
-    method, shared, own, dtypes, dtype, device, make_checkpoints, assert_as_on_the_cpu, tmp_path
+    recipe, dtypes, dtype, device, make_checkpoints, assert_as_on_the_cpu, tmp_path
 ):
+    method, shared, own = recipe
     base, experts = make_checkpoints(1 if method in ONE else 3, dtypes)
     plan = planned(method, shared, own, base, experts, dtype)
     kernels = merge_planned(lambda: plan, tmp_path / "kernels", MergeOptions(threads=2))
