@@ -10,6 +10,7 @@ from time import perf_counter
 from flows.synthetic import Llama, make_checkpoints
 from merge_lib import registry
 from merge_lib.spec import MergeSpec
+from merge_lib.streaming.devices import KERNELS, find_device
 from merge_lib.streaming.run import MergeOptions, merge_to
 
 METHODS = ("average", "linear", "slerp", "task_arithmetic", "magmax", "dare", "ties")
@@ -26,6 +27,7 @@ class MergeTimes:
     write_bytes: int
     floor_s: float
     merge_s: float
+    arithmetic: str
 
     @property
     def ratio(self) -> float:
@@ -69,6 +71,8 @@ def measure(
     device: str = "cpu",
 ) -> list[MergeTimes]:
     """Time each method and its floor in turn, so that both see the same machine."""
+    if device != KERNELS:
+        find_device(device)  # before the checkpoints are made
     llama = Llama.of_parameters(size_bytes // 2)
     models = make_checkpoints(folder / f"inputs-{size_bytes}", llama, experts)
     base, *all_experts = (model / "model.safetensors" for model in (models[0], *models[1]))
@@ -84,7 +88,7 @@ def measure(
             if is_cold:
                 forget(inputs)
             started = perf_counter()
-            merge_to(spec, out, MergeOptions(threads=threads, device=device))
+            done = merge_to(spec, out, MergeOptions(threads=threads, device=device))
             merge_s = perf_counter() - started
             out.unlink()
             out.with_suffix(".merge_manifest.json").unlink()
@@ -99,6 +103,7 @@ def measure(
             size,
             median(floor for floor, _ in times[spec.method]),
             median(merge for _, merge in times[spec.method]),
+            done.arithmetic,
         )
         for spec in specs
     ]

@@ -84,6 +84,7 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     if as_json:
         print_json([{**asdict(line), "ratio": line.ratio} for line in times])
         return
+    out.print(f"arithmetic: {times[0].arithmetic}", soft_wrap=True)
     out.print(f"{'method':<18}{'read GB':>9}{'write GB':>9}{'floor s':>9}{'merge s':>9}{'ratio':>7}")
     for line in times:
         sizes = f"{line.read_bytes / 1e9:>9.2f}{line.write_bytes / 1e9:>9.2f}"

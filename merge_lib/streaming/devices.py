@@ -11,7 +11,7 @@ from merge_lib.streaming.planning import MergePlan, gather
 
 KERNELS = "cpu"
 _STAND_IN = "torch:cpu"
-_REMEDY = f"Merge with the device '{KERNELS}', whose kernels need no torch."
+_REMEDY = f"or merge with the device '{KERNELS}', whose kernels need no torch."
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,15 @@ def _find_gpu(name: str) -> Device:
 
     if torch.version.cuda is None:
         raise SpecError(
-            f"Device '{name}': torch {torch.__version__} is built without CUDA. Install a build with CUDA. {_REMEDY}"
+            f"Device '{name}': torch {torch.__version__} is built without CUDA. Install a build with CUDA, "
+            f"{_REMEDY}"
         )
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = int(name.partition(":")[2] or 0)
     if index >= count:
         raise SpecError(
             f"Device '{name}': torch {torch.__version__} sees {count} GPUs, counted from 0. Look at `nvidia-smi` and "
-            f"at CUDA_VISIBLE_DEVICES. {_REMEDY}"
+            f"at CUDA_VISIBLE_DEVICES, {_REMEDY}"
         )
     torch.empty(1, device=name)  # starts the driver, whose memory is counted from here on
     return Device(name, f"cuda ({torch.cuda.get_device_name(index)})")
