@@ -1,6 +1,5 @@
 """A kernel with all that it is told beside the bytes, and the buffers of one thread."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,11 +52,15 @@ class Workspace:
         self.chunk = chunk
         self._held = 0
         self._shape = inputs, outputs
+        self._tables: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
         self.hold(chunk)
         self._scratch = np.zeros((inputs + layout.SPARE_ROWS) * layout.TILE + 16, np.float32)
         self._masks = np.empty(0, np.uint8)
         self._sizes = np.empty(0, np.uint8)
         self._block = np.zeros(layout.SIZE, np.int64)
+        self._block_address = address_of(self._block)
+        self._scratch_address = address_of(self._scratch) + -address_of(self._scratch) % 64
+        self._bad = 0
 
     def hold(self, count: int) -> None:
         """Make room for pieces of so many elements."""
@@ -68,6 +71,8 @@ class Workspace:
             self.outs = np.empty((outputs, count * 4), np.uint8)
             self.views = [memoryview(row) for row in self.rows]
             self.out_views = [memoryview(out) for out in self.outs]
+            self.out_addresses = [address_of(out) for out in self.outs]
+            self._tables = {}
 
     def call(self, call: Call, work: Work, first: int, count: int, out: int, out_code: int = 0) -> bool:
         """Run a kernel on the piece that lies in `rows`; whether something is not finite.
@@ -86,42 +91,49 @@ class Workspace:
         if call.masks is not None:
             is_bad = self._make_masks(call, addresses, codes, work, first, count)
             words = words.copy()
-            words[layout.MASKS] = self._masks.ctypes.data
-        self._fill(call, addresses, codes, work, first, count)
-        self._block[layout.NUMBERS] = call.numbers.ctypes.data
-        self._block[layout.WORDS] = words.ctypes.data
-        self._block[layout.OUT], self._block[layout.OUT_CODE] = out, out_code
-        return bool(load(call.kernel)(self._block.ctypes.data)) or is_bad
+            words[layout.MASKS] = address_of(self._masks)
+        self._run(
+            call.kernel, addresses, codes, len(call.places) - 1, first, count, address_of(call.numbers),
+            address_of(words), out, out_code, layout.CODE_OF[work.arithmetic],
+        )  # fmt: skip
+        return bool(self._bad) or is_bad
 
-    def _inputs(self, places: Sequence[int], work: Work) -> tuple[np.ndarray, np.ndarray]:
-        addresses, codes = np.zeros(len(places), np.int64), np.full(len(places), layout.NO_BASE, np.int64)
-        for i, place in enumerate(places):
-            if place >= 0:
-                addresses[i] = self.rows[place].ctypes.data
-                codes[i] = layout.CODE_OF[work.inputs[place].dtype]  # type: ignore[union-attr]
-        return addresses, codes
+    def _run(self, kernel: str, *values: int) -> None:
+        """Fill the block in the order of its places, and call."""
+        inputs, codes, experts, first, count, numbers, words, out, out_code, rounding = values
+        self._block[:] = (
+            inputs, codes, experts, first, count, numbers, words, out, out_code, self._scratch_address, rounding,
+        )  # fmt: skip
+        self._bad = load(kernel)(self._block_address)
 
-    def _fill(
-        self, call: Call, addresses: np.ndarray, codes: np.ndarray, work: Work, first: int, count: int
-    ) -> None:
-        block = self._block
-        block[layout.INPUTS], block[layout.CODES] = addresses.ctypes.data, codes.ctypes.data
-        block[layout.EXPERTS] = len(call.places) - 1
-        block[layout.FIRST], block[layout.COUNT] = first, count
-        block[layout.SCRATCH] = self._scratch.ctypes.data + -self._scratch.ctypes.data % 64
-        block[layout.ROUNDING] = layout.CODE_OF[work.arithmetic]
+    def _inputs(self, places: tuple[int, ...], work: Work) -> tuple[int, int]:
+        """Addresses of the table of the inputs' rows and of that of their element types."""
+        dtypes = tuple(
+            work.inputs[place].dtype if place >= 0 else ""  # type: ignore[union-attr]
+            for place in places
+        )
+        key = places, dtypes
+        if key not in self._tables:
+            rows = [address_of(self.rows[place]) if place >= 0 else 0 for place in places]
+            codes = [layout.CODE_OF.get(dtype, layout.NO_BASE) for dtype in dtypes]
+            self._tables[key] = np.array(rows, np.int64), np.array(codes, np.int64)
+        rows, codes = self._tables[key]
+        return address_of(rows), address_of(codes)
 
-    def _make_masks(
-        self, call: Call, addresses: np.ndarray, codes: np.ndarray, work: Work, first: int, count: int
-    ) -> bool:
+    def _make_masks(self, call: Call, addresses: int, codes: int, work: Work, first: int, count: int) -> bool:
         masks = call.masks
         experts = len(call.places) - 1
         if len(self._masks) < experts * count:
             self._masks = np.empty(experts * count, np.uint8)
             self._sizes = np.empty(4 * (2 * count + 2 * layout.TILE), np.uint8)
-        words = np.array([masks.length, self._sizes.ctypes.data, *masks.keys], np.int64)  # type: ignore[union-attr]
-        self._fill(call, addresses, codes, work, first, count)
-        self._block[layout.NUMBERS] = masks.numbers.ctypes.data  # type: ignore[union-attr]
-        self._block[layout.WORDS] = words.ctypes.data
-        self._block[layout.OUT] = self._masks.ctypes.data
-        return bool(load("ranks.masks")(self._block.ctypes.data))
+        words = np.array([masks.length, address_of(self._sizes), *masks.keys], np.int64)  # type: ignore[union-attr]
+        self._run(
+            "ranks.masks", addresses, codes, experts, first, count, address_of(masks.numbers),  # type: ignore[union-attr]
+            address_of(words), address_of(self._masks), 0, layout.CODE_OF[work.arithmetic],
+        )  # fmt: skip
+        return bool(self._bad)
+
+
+def address_of(array: np.ndarray) -> int:
+    """Where an array's bytes are; it must outlive the use."""
+    return array.__array_interface__["data"][0]

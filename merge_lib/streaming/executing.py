@@ -170,7 +170,10 @@ class Executor:
             for index, piece in taken:
                 views = self.inputs.read_piece(piece, space, places)
                 outs = {i: self._make(todo.group.parts[i], todo.calls[i], piece, space, i) for i in todo.made}
-                turns.take(index, partial(todo.hashes.update, views, outs), self.inputs)
+                if pool is None:
+                    todo.hashes.update(views, outs)
+                else:
+                    turns.take(index, partial(todo.hashes.update, views, outs), self.inputs)
 
         if pool is None:
             drain(spaces[0])
@@ -183,7 +186,7 @@ class Executor:
         """One call on a piece, written."""
         (run, work), (_, first, count) = part, piece
         itemsize = 4 if work.dtype == "F32" else 2
-        out = space.outs[place].ctypes.data
+        out = space.out_addresses[place]
         if space.call(call, work, first, count, out, layout.CODE_OF[work.dtype]):
             raise NotFiniteError(work.name, run.plan)
         view = space.out_views[place][: count * itemsize]

@@ -12,7 +12,7 @@ import numpy as np
 
 from merge_lib.kernels import calls as layout
 from merge_lib.kernels.calls import BF16, CODE_OF, NOT_FINITE, ROW_WORDS
-from merge_lib.streaming.calls import Call
+from merge_lib.streaming.calls import Call, address_of
 from merge_lib.streaming.scanning import Scan
 
 _HISTOGRAM_BYTES = 16 << 20  # of all rows and threads together
@@ -140,7 +140,7 @@ def _count(
     calls = []
     for own in counts:
         rows = [
-            [expert, one.low, one.high, one.shift, bins.ctypes.data, 0, 0]
+            [expert, one.low, one.high, one.shift, address_of(bins), 0, 0]
             for expert, one, bins in zip(experts, ranges, own, strict=True)
         ]
         words = np.array([len(rows), kind, *(word for row in rows for word in row)], np.int64)
