@@ -11,6 +11,14 @@ from merge_lib.streaming.planning import Work
 _NOTHING = np.zeros(1, np.int64)
 
 
+@dataclass
+class MaskStore:
+    """The masks of a whole tensor, made in one pass and used in the next: [experts · count] piece after piece."""
+
+    array: np.ndarray
+    is_filled: bool = False
+
+
 @dataclass(frozen=True)
 class RowMasks:
     """Masks that a kernel of their own makes of whole rows before the merge of a piece.
@@ -19,11 +27,13 @@ class RowMasks:
         length: elements of a row.
         numbers: density and epsilon of each expert, float64.
         keys: key and stream of each expert's draws.
+        store: where they are kept between passes; None where they are made in each.
     """
 
     length: int
     numbers: np.ndarray
     keys: tuple[int, ...]
+    store: MaskStore | None = None
 
 
 @dataclass(frozen=True)
@@ -89,9 +99,12 @@ class Workspace:
         is_bad = False
         words = call.words
         if call.masks is not None:
-            is_bad = self._make_masks(call, addresses, codes, work, first, count)
             words = words.copy()
-            words[layout.MASKS] = address_of(self._masks)
+            words[layout.MASKS] = self._masks_at(call, first, count)
+            if call.masks.store is None or not call.masks.store.is_filled:
+                is_bad = self._make_masks(
+                    call, addresses, codes, work, first, count, int(words[layout.MASKS])
+                )
         self._run(
             call.kernel, addresses, codes, len(call.places) - 1, first, count, address_of(call.numbers),
             address_of(words), out, out_code, layout.CODE_OF[work.arithmetic],
@@ -120,16 +133,25 @@ class Workspace:
         rows, codes = self._tables[key]
         return address_of(rows), address_of(codes)
 
-    def _make_masks(self, call: Call, addresses: int, codes: int, work: Work, first: int, count: int) -> bool:
-        masks = call.masks
-        experts = len(call.places) - 1
+    def _masks_at(self, call: Call, first: int, count: int) -> int:
+        """The address of a piece's masks."""
+        experts, store = len(call.places) - 1, call.masks.store  # type: ignore[union-attr]
+        if store is not None:
+            return address_of(store.array) + first * experts
         if len(self._masks) < experts * count:
             self._masks = np.empty(experts * count, np.uint8)
+        return address_of(self._masks)
+
+    def _make_masks(
+        self, call: Call, addresses: int, codes: int, work: Work, first: int, count: int, out: int
+    ) -> bool:
+        masks = call.masks
+        if len(self._sizes) < 4 * (2 * count + 2 * layout.TILE):
             self._sizes = np.empty(4 * (2 * count + 2 * layout.TILE), np.uint8)
         words = np.array([masks.length, address_of(self._sizes), *masks.keys], np.int64)  # type: ignore[union-attr]
         self._run(
-            "ranks.masks", addresses, codes, experts, first, count, address_of(masks.numbers),  # type: ignore[union-attr]
-            address_of(words), address_of(self._masks), 0, layout.CODE_OF[work.arithmetic],
+            "ranks.masks", addresses, codes, len(call.places) - 1, first, count, address_of(masks.numbers),  # type: ignore[union-attr]
+            address_of(words), out, 0, layout.CODE_OF[work.arithmetic],
         )  # fmt: skip
         return bool(self._bad)
 

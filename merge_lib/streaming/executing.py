@@ -149,7 +149,7 @@ class Executor:
     ) -> tuple[list[str], list[str | None]]:
         """Every result of a group and its inputs' digests; calls on pieces of one size share the reading."""
         calls = [
-            prepare(work, Context(run.plan.seed, Scan([work], self.inputs, spaces, pool), run.thresholds))
+            prepare(work, Context(run.plan.seed, self._scan(work, spaces, pool), run.thresholds))
             for run, work in group.parts
         ]
         hashes = Hashes(group, [header and self.known.get(header.key) for header in group.first.inputs])
@@ -159,6 +159,9 @@ class Executor:
             self._pass(Passing(group, calls, made, hashes, size), spaces, pool)
             hashes.inputs_are_done()
         return hashes.outputs(), hashes.inputs()
+
+    def _scan(self, work: Work, spaces: Sequence[Workspace], pool: ThreadPoolExecutor | None) -> Scan:
+        return Scan([work], self.inputs, spaces, pool, self.bound.mask_bytes)
 
     def _pass(self, todo: "Passing", spaces: Sequence[Workspace], pool: ThreadPoolExecutor | None) -> None:
         """Read each piece once, do every call on it, and hash in order."""

@@ -8,6 +8,7 @@ from merge_lib.streaming.planning import ROW_PIECE, MergePlan
 
 CHUNK = 128 * 1024  # elements: the inputs of a piece stay in the second cache
 _COUNTS_BYTES = 65536 * 8  # of the counts of one expert, at the least
+_MASK_BYTES = 256 << 20  # of all threads
 _SMALLEST_CHUNK = 4096
 _RESERVE = 48 << 20  # the compiled code, and bookkeeping that grows while running, measured
 _KERNELS_RSS = 190 << 20  # numpy, numba and the command line, measured
@@ -22,12 +23,14 @@ class Bound:
         chunk: elements of a piece.
         buffer_bytes: of all threads together.
         process_bytes: the estimated resident size at the peak.
+        mask_bytes: what a tensor's masks may take between two passes; they are made twice where it is too little.
     """
 
     threads: int
     chunk: int
     buffer_bytes: int
     process_bytes: int
+    mask_bytes: int = 0
 
 
 def bound_memory(
@@ -57,7 +60,8 @@ def bound_memory(
             needed = start + _RESERVE + threads * (fixed + row_bytes * _SMALLEST_CHUNK)
             raise SpecError(_too_small(memory_bytes, needed, "Use fewer threads or give it more."))
     buffers = threads * (fixed + row_bytes * chunk)
-    return Bound(threads, chunk, buffers, start + _RESERVE + buffers)
+    masks = _MASK_BYTES if plan.method.startswith("mergekit.della") and memory_bytes is None else 0
+    return Bound(threads, chunk, buffers, start + _RESERVE + buffers + masks, masks // threads)
 
 
 def _fixed_bytes(plan: MergePlan) -> int:

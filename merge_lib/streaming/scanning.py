@@ -143,12 +143,17 @@ class Taken:
 
 @dataclass(frozen=True)
 class Scan:
-    """Passes over some tensors that fold them into statistics."""
+    """Passes over some tensors that fold them into statistics.
+
+    Attributes:
+        mask_bytes: how much may be kept of masks between two passes.
+    """
 
     works: Sequence[Work]
     inputs: Inputs
     spaces: Sequence[Workspace]
     pool: Executor | None
+    mask_bytes: int = 0
 
     @property
     def threads(self) -> int:
@@ -187,10 +192,12 @@ class Scan:
         self._spread([(lambda s=s: drain(s)) for s in self.spaces])
         return [fsum(column) for column in partial.reshape(-1, columns).T]
 
-    def in_order(self, call: Call) -> None:
-        """Give every piece to the call, one after another."""
+    def in_order(self, call: Call, is_done: Callable[[], bool]) -> None:
+        """Give piece after piece to the call, until it has what it looks for."""
         for work in self.works:
             for piece in pieces(work, self.spaces[0].chunk):
+                if is_done():
+                    return
                 self._fold(piece, self.spaces[0], call, 0)
 
     def _fold(self, piece: Piece, space: Workspace, call: Call, out: int) -> None:

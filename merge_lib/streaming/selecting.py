@@ -91,8 +91,9 @@ def find_cuts(
     """For each (expert, bits, n) the offset after the n-th entry with those bits, from the start; n is at least 1."""
     rows = [[expert, bits, -1, 0, 0, count, 0] for expert, bits, count in wanted]
     words = np.array([len(rows), kind, *(word for row in rows for word in row)], np.int64)
-    scan.in_order(Call("selection.find_cut", places, words=words))
-    return [int(row[layout.ROW_HIGH]) for row in words[2:].reshape(-1, ROW_WORDS)]
+    found = words[2:].reshape(-1, ROW_WORDS)[:, layout.ROW_HIGH]
+    scan.in_order(Call("selection.find_cut", places, words=words), lambda: bool((found >= 0).all()))
+    return found.tolist()
 
 
 def _whole(*, is_coarse: bool) -> _Range:
