@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,13 +64,14 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     memory_bytes = None if memory is None else parse_size(memory)
     shard_bytes, hashes = parse_size(max_shard_size), check_kinds(file_hash or ())
     options = MergeOptions(threads, memory_bytes, shard_bytes, file_hashes=hashes, device=device)
-    preview = examine_plan(loaded.plan, target, options)
+    plan = cache(loaded.plan)  # headers are read once
+    preview = examine_plan(plan, target, options)
     if is_dry_run:
         _show_preview(preview, target, as_json=as_json)
         sys.exit(2 if preview.problems else 0)
     with work_shown(f"merging by {loaded.method}", max(preview.read_bytes, 1)) as (bars, bar):
         advance: Callable[[int], None] = lambda read: bars.advance(bar, read)  # noqa: E731
-        done = merge_planned(loaded.plan, target, replace(options, progress=advance))
+        done = merge_planned(plan, target, replace(options, progress=advance))
     _show_done(done, as_json=as_json)
 
 

@@ -164,7 +164,7 @@ class Executor:
     ) -> tuple[list[str], list[str | None]]:
         """Every result of a group and its inputs' digests; calls on pieces of one size share the reading."""
         calls = [
-            prepare(work, Context(run.plan.seed, Scan([work], self.inputs, spaces, pool), run.thresholds))
+            prepare(work, Context(run.plan.seed, self._scan(work, spaces, pool), run.thresholds))
             for run, work in group.parts
         ]
         hashes = Hashes(group, [header and self.known.get(header.key) for header in group.first.inputs])
@@ -174,6 +174,9 @@ class Executor:
             self._pass(Passing(group, calls, made, hashes, size), spaces, pool)
             hashes.inputs_are_done()
         return hashes.outputs(), hashes.inputs()
+
+    def _scan(self, work: Work, spaces: Sequence[Workspace], pool: ThreadPoolExecutor | None) -> Scan:
+        return Scan([work], self.inputs, spaces, pool, self.bound.mask_bytes)
 
     def _pass(self, todo: "Passing", spaces: Sequence[Workspace], pool: ThreadPoolExecutor | None) -> None:
         """Read each piece once, do every call on it, and hash in order."""
@@ -188,8 +191,13 @@ class Executor:
             with closing(space.merged(taken, read, calls, todo.size)) as pieces_made:
                 for made in pieces_made:
                     views = [_write(*part, made, out) for part, out in zip(parts, made.outs, strict=True)]
-                    outs = dict(zip(todo.made, views, strict=True))
-                    turns.take(made.index, partial(todo.hashes.update, made.inputs, outs), self.inputs)
+                    hashed = partial(
+                        todo.hashes.update, made.inputs, dict(zip(todo.made, views, strict=True))
+                    )
+                    if pool is None:
+                        hashed()
+                    else:
+                        turns.take(made.index, hashed, self.inputs)
 
         if pool is None:
             drain(spaces[0])

@@ -8,11 +8,10 @@ from merge_lib.kernels.calls import TILE
 from merge_lib.streaming.planning import ROW_PIECE, MergePlan
 
 CHUNK = 128 * 1024  # elements: the inputs of a piece stay in the second cache
-DEVICE_CHUNK = (
-    1 << 20
-)  # elements that go to a device together: some MB a copy, yet several pieces a large tensor
+DEVICE_CHUNK = 1 << 20  # elements of a piece for a device: MBs a copy, yet many pieces of a large tensor
 DEVICE_SETS = 2  # of buffers for pieces on their way
 _COUNTS_BYTES = 65536 * 8  # of the counts of one expert, at the least
+_MASK_BYTES = 256 << 20  # of all threads
 _SMALLEST_CHUNK = 4096
 _RESERVE = 48 << 20  # the compiled code, and bookkeeping that grows while running, measured
 _KERNELS_RSS = 190 << 20  # numpy, numba and the command line, measured
@@ -27,6 +26,7 @@ class Bound:
         chunk: elements of a piece.
         buffer_bytes: of all threads together.
         process_bytes: the estimated resident size at the peak.
+        mask_bytes: what a tensor's masks may take between two passes; they are made twice where it is too little.
         device_chunk: elements of a piece that goes to a device; 0 where there is none.
     """
 
@@ -34,6 +34,7 @@ class Bound:
     chunk: int
     buffer_bytes: int
     process_bytes: int
+    mask_bytes: int = 0
     device_chunk: int = 0
 
     @property
@@ -71,7 +72,8 @@ def bound_memory(
             needed = start + _RESERVE + threads * (fixed + row_bytes * _SMALLEST_CHUNK)
             raise SpecError(_too_small(memory_bytes, needed, "Use fewer threads or give it more."))
     buffers = threads * (fixed + row_bytes * chunk)
-    return Bound(threads, chunk, buffers, start + _RESERVE + buffers)
+    masks = _mask_bytes(plan, memory_bytes)
+    return Bound(threads, chunk, buffers, start + _RESERVE + buffers + masks, masks // threads)
 
 
 def _bound_device(plan: MergePlan, threads: int, memory_bytes: int | None, resident: int) -> Bound:
@@ -91,7 +93,12 @@ def _bound_device(plan: MergePlan, threads: int, memory_bytes: int | None, resid
         needed = start + threads * (fixed + row_bytes * (_SMALLEST_CHUNK + DEVICE_SETS * _SMALLEST_CHUNK))
         raise SpecError(_too_small(memory_bytes, needed, "Use fewer threads or give it more."))
     buffers = threads * (fixed + row_bytes * (chunk + DEVICE_SETS * device_chunk))
-    return Bound(threads, chunk, buffers, start + buffers, device_chunk)
+    masks = _mask_bytes(plan, memory_bytes)
+    return Bound(threads, chunk, buffers, start + buffers + masks, masks // threads, device_chunk)
+
+
+def _mask_bytes(plan: MergePlan, memory_bytes: int | None) -> int:
+    return _MASK_BYTES if plan.method.startswith("mergekit.della") and memory_bytes is None else 0
 
 
 def _fixed_bytes(plan: MergePlan) -> int:

@@ -68,7 +68,7 @@ def test_a_piece_is_on_its_way_when_the_one_before_it_is_given(make_checkpoints,
             space.rows[place][: 4 * count].view(np.float32)[:] = first + place
         return [None, space.views[1][: 4 * count], space.views[2][: 4 * count]]
 
-    lane = Lane(str(of_torch(device)), Bound(1, 4096, 0, 0, 1024), 3, 1)
+    lane = Lane(str(of_torch(device)), Bound(1, 4096, 0, 0, device_chunk=1024), 3, 1)
     numbers = np.array([2, 1, 1], np.float32)
     call = Call("linear.weighted_sum", (-1, 1, 2), numbers, np.array([layout.SUM, 0], np.int64))
     pieces = [(index, (work, start, 1000)) for index, start in enumerate((0, 1000, 2000))]
