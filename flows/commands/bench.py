@@ -85,10 +85,10 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
         print_json([{**asdict(line), "ratio": line.ratio} for line in times])
         return
     out.print(f"arithmetic: {times[0].arithmetic}", soft_wrap=True)
-    out.print(f"{'method':<18}{'read GB':>9}{'write GB':>9}{'floor s':>9}{'merge s':>9}{'ratio':>7}")
+    out.print(f"{'method':<26}{'read GB':>9}{'write GB':>9}{'floor s':>9}{'merge s':>9}{'ratio':>7}")
     for line in times:
         sizes = f"{line.read_bytes / 1e9:>9.2f}{line.write_bytes / 1e9:>9.2f}"
-        out.print(f"{line.method:<18}{sizes}{line.floor_s:>9.2f}{line.merge_s:>9.2f}{line.ratio:>7.2f}")
+        out.print(f"{line.method:<26}{sizes}{line.floor_s:>9.2f}{line.merge_s:>9.2f}{line.ratio:>7.2f}")
 
 
 @bench.command("peers")
