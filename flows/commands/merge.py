@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,6 +51,7 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
         list[str] | None,
         typer.Option(help="Also record sha256 or md5 of whole files; slower than the merge. Repeatable."),
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Merge; the same command continues a merge that was interrupted."""
@@ -60,16 +62,16 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
 
     loaded = load_any_recipe(recipe, seed)
     memory_bytes = None if memory is None else parse_size(memory)
-    options = MergeOptions(
-        threads, memory_bytes, parse_size(max_shard_size), file_hashes=check_kinds(file_hash or ())
-    )
-    preview = examine_plan(loaded.plan, target, options)
+    shard_bytes, hashes = parse_size(max_shard_size), check_kinds(file_hash or ())
+    options = MergeOptions(threads, memory_bytes, shard_bytes, file_hashes=hashes, device=device)
+    plan = cache(loaded.plan)  # headers are read once
+    preview = examine_plan(plan, target, options)
     if is_dry_run:
         _show_preview(preview, target, as_json=as_json)
         sys.exit(2 if preview.problems else 0)
     with work_shown(f"merging by {loaded.method}", max(preview.read_bytes, 1)) as (bars, bar):
         advance: Callable[[int], None] = lambda read: bars.advance(bar, read)  # noqa: E731
-        done = merge_planned(loaded.plan, target, replace(options, progress=advance))
+        done = merge_planned(plan, target, replace(options, progress=advance))
     _show_done(done, as_json=as_json)
 
 

@@ -7,7 +7,6 @@ What a merge writes is never looked up here.
 
 import json
 import logging
-import os
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping
@@ -20,8 +19,8 @@ import xxhash
 
 from merge_lib.files.folders import Source
 from merge_lib.files.headers import FileState
+from merge_lib.user_cache import cache_folder
 
-ENVIRONMENT = "MERGELINE_CACHE"  # another folder than ~/.cache/mergeline
 SETTLED_NS = 2_000_000_000  # a file that was written later than this before it was seen may change unseen
 _MOST_RECORDS = 4096
 _log = logging.getLogger(__name__)
@@ -38,13 +37,6 @@ class Record:
 
     tensors: Mapping[str, str] = field(default_factory=dict)
     whole: Mapping[str, str] = field(default_factory=dict)
-
-
-def cache_folder() -> Path:
-    """Where records lie: $MERGELINE_CACHE, or `mergeline` in the user's cache folder."""
-    if own := os.environ.get(ENVIRONMENT):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "mergeline"  # noqa: PTH111
 
 
 def known_digests(source: Source) -> dict[str, str]:

@@ -22,8 +22,8 @@ import llvmlite.binding as llvm
 import xxhash
 
 from merge_lib.errors import MergeError
+from merge_lib.user_cache import cache_folder
 
-CACHE_VARIABLE = "MERGELINE_CACHE"
 # What numba's wrapper would call to raise an error or to free an array; no kernel does either.
 _NEVER_CALLED = (
     "NRT_Free", "NRT_MemInfo_call_dtor", "PyBytes_FromStringAndSize", "PyErr_Clear", "PyErr_SetNone",
@@ -46,13 +46,6 @@ def load(name: str) -> Callable[[int], int]:
             symbol, code = _read(path) or _compile_to(path, name)
             _loaded[name] = _PROTOTYPE(_link(symbol, code))
     return _loaded[name]
-
-
-def cache_folder() -> Path:
-    """Where this user's things that can be made again are kept."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergeline"
 
 
 @cache

@@ -4,18 +4,21 @@ import os
 from dataclasses import dataclass
 
 from merge_lib.errors import SpecError
-from merge_lib.kernels.calls import SPARE_ROWS
+from merge_lib.kernels.calls import SPARE_ROWS, TILE
 from merge_lib.streaming.planning import ROW_PIECE, MergePlan, Work
 
 CHUNK = 128 * 1024  # elements: the inputs of a piece stay in the second cache
+DEVICE_CHUNK = 1 << 20  # elements of a piece for a device: MBs a copy, yet many pieces of a large tensor
+DEVICE_SETS = 2  # of buffers for pieces on their way
+_MASK_BYTES = 256 << 20  # of all threads
 _SMALLEST_CHUNK = 4096
 _SCRATCH_BYTES = 4096  # of a thread, for each input
 _COUNTS_BYTES = 16 << 20  # of all rows and threads together, if the fewest bins allow it
 _FEWEST_BINS, _MOST_BINS = 1 << 16, 1 << 20
-_TILE = 1024
 # measured on Python 3.11 with `mergeline bench memory`
 _RESERVE = 16 << 20  # machine code, stacks and the allocator's gaps, which come after the start
 _RESERVE_OF_HEADER = 800  # digests, journal and manifest, for each input of each tensor
+_DEVICE_RESERVE = 32 << 20  # what a device's runtime takes of the process while running, a guess
 _KERNELS_RSS = 94 << 20  # Python, numpy, llvmlite and the command line
 _RSS_OF_HEADER = 500  # the plan, for each input of each tensor
 _TORCH_RSS = 290 << 20  # Python, torch and the command line
@@ -32,12 +35,21 @@ class Bound:
         chunk: elements of a piece.
         buffer_bytes: of all threads together.
         process_bytes: the estimated resident size at the peak.
+        mask_bytes: what a tensor's masks may take between two passes; they are made twice where it is too little.
+        device_chunk: elements of a piece that goes to a device; 0 where there is none.
     """
 
     threads: int
     chunk: int
     buffer_bytes: int
     process_bytes: int
+    mask_bytes: int = 0
+    device_chunk: int = 0
+
+    @property
+    def piece(self) -> int:
+        """Elements that are merged together."""
+        return self.device_chunk or self.chunk
 
 
 def bound_memory(
@@ -56,9 +68,9 @@ def bound_memory(
     """
     if not plan.is_compiled:
         return _bound_torch(plan, memory_bytes)
-    headers = sum(len(work.inputs) for work in plan.works)
-    start = resident or _KERNELS_RSS + _RSS_OF_HEADER * headers
-    start += _RESERVE + _RESERVE_OF_HEADER * headers + _shared_bytes(plan, threads)
+    if plan.device is not None:
+        return _bound_device(plan, threads, memory_bytes, resident or resident_bytes())
+    start = _start_bytes(plan, threads, resident)
     row_bytes = (len(plan.experts) + 2) * 4  # base, experts and result, at most float32
     fixed = _fixed_bytes(plan)
     chunk = CHUNK
@@ -69,7 +81,40 @@ def bound_memory(
             needed = start + threads * (fixed + row_bytes * _SMALLEST_CHUNK)
             raise SpecError(_too_small(memory_bytes, needed, "Use fewer threads or give it more."))
     buffers = threads * (fixed + row_bytes * chunk)
-    return Bound(threads, chunk, buffers, start + buffers)
+    masks = _mask_bytes(plan, memory_bytes)
+    return Bound(threads, chunk, buffers, start + buffers + masks, masks // threads)
+
+
+def _bound_device(plan: MergePlan, threads: int, memory_bytes: int | None, resident: int) -> Bound:
+    """With the pinned buffers, two sets a thread, beside those for statistics."""
+    row_bytes = (len(plan.experts) + 2) * 4
+    largest = max((work.count for work in plan.works), default=1)
+    most = min(DEVICE_CHUNK, max(-(-largest // TILE), 1) * TILE)
+    least = min(_SMALLEST_CHUNK, most)
+    fixed = (DEVICE_SETS + 1) * _fixed_bytes(plan)  # masks are made in the sets
+    start = _start_bytes(plan, threads, resident) + _DEVICE_RESERVE
+    room = None if memory_bytes is None else (memory_bytes - start) // threads - fixed
+    # a third of it for statistics, as far as they have a use for it
+    chunk = CHUNK if room is None else min(CHUNK, max(room, 0) // (3 * row_bytes) // TILE * TILE)
+    left = most if room is None else (room // row_bytes - chunk) // DEVICE_SETS // TILE * TILE
+    device_chunk = min(most, left)
+    if memory_bytes is not None and (chunk < _SMALLEST_CHUNK or device_chunk < least):
+        needed = start + threads * (fixed + row_bytes * (_SMALLEST_CHUNK + DEVICE_SETS * _SMALLEST_CHUNK))
+        raise SpecError(_too_small(memory_bytes, needed, "Use fewer threads or give it more."))
+    buffers = threads * (fixed + row_bytes * (chunk + DEVICE_SETS * device_chunk))
+    masks = _mask_bytes(plan, memory_bytes)
+    return Bound(threads, chunk, buffers, start + buffers + masks, masks // threads, device_chunk)
+
+
+def _mask_bytes(plan: MergePlan, memory_bytes: int | None) -> int:
+    return _MASK_BYTES if plan.method.startswith("mergekit.della") and memory_bytes is None else 0
+
+
+def _start_bytes(plan: MergePlan, threads: int, resident: int | None) -> int:
+    """All but the pieces: the process as it is, what it will take beside them, and what all threads share."""
+    headers = sum(len(work.inputs) for work in plan.works)
+    before = resident or _KERNELS_RSS + _RSS_OF_HEADER * headers
+    return before + _RESERVE + _RESERVE_OF_HEADER * headers + _shared_bytes(plan, threads)
 
 
 def bins_of(rows: int, threads: int) -> int:
@@ -97,7 +142,7 @@ def _shared_bytes(plan: MergePlan, threads: int) -> int:
         counts = max(_counting_bytes(rows, threads), threads * _counting_bytes(rows, 1))
     else:
         counts = 0
-    sums = max((work.count * _columns(work) * 8 // _TILE for work in plan.works), default=0)
+    sums = max((work.count * _columns(work) * 8 // TILE for work in plan.works), default=0)
     return counts + sums
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from merge_lib.errors import MergeError
 from merge_lib.spec import MergeSpec
 from merge_lib.streaming.companions import companion_files
+from merge_lib.streaming.devices import plan_for
 from merge_lib.streaming.memory_bound import bound_memory
 from merge_lib.streaming.planning import MergePlan, make_plan
 from merge_lib.streaming.run import MergeOptions, Target, lay_out_result
@@ -25,7 +26,7 @@ class Preview:
         read_bytes: over all passes.
         estimated_s: a rough guess from the bytes.
         memory_bytes: the estimated resident size at the peak.
-        arithmetic: "kernels", or "torch: " and the reason.
+        arithmetic: "kernels", the device's name, or "torch: " and the reason.
     """
 
     problems: tuple[str, ...]
@@ -52,7 +53,7 @@ def examine_plan(make: Callable[[], MergePlan], out: Path, options: MergeOptions
     """As `examine`, whatever recipe the plan is made from."""
     options = options or MergeOptions()
     try:
-        plan = make()
+        plan = plan_for(make, options.device)
     except MergeError as exc:
         return Preview(tuple(str(exc).splitlines()))
     problems: list[str] = []

@@ -17,6 +17,7 @@ from merge_lib.files.layout import LINEAGE_KEY, NO_DIGEST, encode_header
 from merge_lib.spec import MergeSpec
 from merge_lib.streaming import manifest as texts
 from merge_lib.streaming.companions import copy_companions
+from merge_lib.streaming.devices import plan_for
 from merge_lib.streaming.journal import Journal
 from merge_lib.streaming.layout import Shard, index_of, lay_out, lay_out_shards
 from merge_lib.streaming.leftovers import remove_journal, remove_others, take_back
@@ -31,7 +32,7 @@ _HASH_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """How a merge is run; none of it changes a byte of the tensors.
+    """How a merge is run; none of it changes a byte of the tensors, but a GPU may by one rounding step.
 
     Attributes:
         threads: None uses the cores that this process may use.
@@ -39,6 +40,7 @@ class MergeOptions:
         max_shard_bytes: a folder's files are no larger, unless one tensor is.
         file_hashes: more hashes of whole files for the manifest; they take longer than the merge.
         progress: told the bytes that were read since the last call.
+        device: "cpu" for the kernels; "cuda" or "cuda:1" for torch on a GPU; "torch:cpu" to check the latter.
     """
 
     threads: int | None = None
@@ -46,6 +48,7 @@ class MergeOptions:
     max_shard_bytes: int = 5_000_000_000
     progress: Callable[[int], None] = lambda _read: None
     file_hashes: tuple[FileHash, ...] = ()
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class StreamedMerge:
 
     Attributes:
         continued: tensors that an interrupted run had finished.
-        arithmetic: "kernels", or "torch: " and the reason.
+        arithmetic: "kernels", the device's name, or "torch: " and the reason.
     """
 
     path: Path
@@ -131,7 +134,7 @@ def merge_to(spec: MergeSpec, out: Path, options: MergeOptions | None = None) ->
         Where the merge is and what it is.
 
     Raises:
-        SpecError: the output would overwrite something, or the memory is too small.
+        SpecError: the output would overwrite something, the memory is too small, or there is no such device.
         CheckpointError: a checkpoint is missing or damaged, does not match the others, or cannot be written.
         MethodInputError: an expert or the result is not finite.
     """
@@ -144,7 +147,7 @@ def merge_planned(
     """Do what a plan says; as `merge_to`, whatever recipe the plan is made from."""
     options = options or MergeOptions()
     started = perf_counter()
-    plan, target = make(), Target(Path(out))
+    plan, target = plan_for(make, options.device), Target(Path(out))
     if target.manifest.exists():
         target.remove_journal()  # where the run that finished was stopped before it could
     target.check(plan)

@@ -12,7 +12,7 @@ import numpy as np
 
 from merge_lib.kernels import calls as layout
 from merge_lib.kernels.calls import BF16, CODE_OF, NOT_FINITE, ROW_WORDS
-from merge_lib.streaming.calls import Call
+from merge_lib.streaming.calls import Call, address_of
 from merge_lib.streaming.memory_bound import bins_of
 from merge_lib.streaming.scanning import Scan
 
@@ -22,10 +22,20 @@ _MARGIN = 0.01  # of the rank, on both sides of what the sample says
 
 @dataclass(frozen=True)
 class Wanted:
-    """An order statistic: of an expert's magnitudes, or of the variances, counted from the largest, from 1."""
+    """An order statistic: of an expert's magnitudes, or of the variances.
+
+    Attributes:
+        rank: counted from the largest, from 1; 0 where it depends on how many are 0.
+        share: of those that are not 0, rounded down, where it does.
+    """
 
     expert: int
-    rank: int
+    rank: int = 0
+    share: float = 0.0
+
+    def rank_among(self, count: int, zeros: int) -> int:
+        """The rank, once it is known how many are 0."""
+        return self.rank or int(self.share * (count - zeros))
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,13 @@ class Found:
         bits: of the k-th largest.
         above: how many are larger.
         equal: how many equal it.
+        rank: its own; 0 where a share of those that are not 0 is none, and nothing was looked for.
     """
 
     bits: int
     above: int
     equal: int
+    rank: int
 
 
 @dataclass
@@ -58,13 +70,6 @@ class _Range:
         return 1 + ((self.high - 1 - self.low) >> self.shift)
 
 
-def count_zeros(scan: Scan, places: tuple[int, ...], kind: int) -> int:
-    """How many keys are 0."""
-    ranges = [_Range(0, 1, 0)]
-    _count(scan, places, kind, [0], ranges, samples=False)
-    return ranges[0].zeros
-
-
 def find_largest(scan: Scan, places: tuple[int, ...], kind: int, wanted: Sequence[Wanted]) -> list[Found]:
     """The order statistics of all that the scan passes over."""
     experts = [one.expert for one in wanted]
@@ -80,7 +85,8 @@ def find_largest(scan: Scan, places: tuple[int, ...], kind: int, wanted: Sequenc
             scan, places, kind, [experts[i] for i in open_], [ranges[i] for i in open_], samples=False
         )
         for i, row in zip(open_, counts, strict=True):
-            found[i], ranges[i] = _narrow(ranges[i], row, wanted[i].rank, bins, is_coarse=is_coarse)
+            rank = wanted[i].rank_among(scan.count, ranges[i].zeros)
+            found[i], ranges[i] = _narrow(ranges[i], row, rank, bins, is_coarse=is_coarse)
     return found  # type: ignore[return-value]
 
 
@@ -90,8 +96,9 @@ def find_cuts(
     """For each (expert, bits, n) the offset after the n-th entry with those bits, from the start; n is at least 1."""
     rows = [[expert, bits, -1, 0, 0, count, 0] for expert, bits, count in wanted]
     words = np.array([len(rows), kind, *(word for row in rows for word in row)], np.int64)
-    scan.in_order(Call("selection.find_cut", places, words=words))
-    return [int(row[layout.ROW_HIGH]) for row in words[2:].reshape(-1, ROW_WORDS)]
+    found = words[2:].reshape(-1, ROW_WORDS)[:, layout.ROW_HIGH]
+    scan.in_order(Call("selection.find_cut", places, words=words), lambda: bool((found >= 0).all()))
+    return found.tolist()
 
 
 def _whole(*, is_coarse: bool) -> _Range:
@@ -111,7 +118,8 @@ def _guess(
     counts = _count(scan, places, kind, [one.expert for one in wanted], ranges, samples=True)
     guessed = []
     for one, row in zip(wanted, counts, strict=True):
-        share, total = one.rank / scan.count, int(row.sum())
+        total = int(row.sum())
+        share = one.rank_among(total, int(row[0])) / total if one.share else one.rank / scan.count
         from_top = np.cumsum(row[::-1])
         high = len(row) - 1 - int(np.searchsorted(from_top, max(share - _MARGIN, 0) * total))
         low = len(row) - 1 - int(np.searchsorted(from_top, min(share + _MARGIN, 1) * total))
@@ -128,28 +136,33 @@ def _count(
     *,
     samples: bool,
 ) -> Iterator[np.ndarray]:
-    """One pass: the counts of each range's bins, summed when asked for; `above` and `zeros` go to the ranges."""
-    counts = [[np.zeros(one.bins, np.uint32) for one in ranges] for _ in range(scan.threads)]
+    """One pass: the counts of each range's bins, equal ones once; `above` and `zeros` go to the ranges.
+
+    The counts of the threads are summed when they are asked for, so that one row's sums are held at a time.
+    """
+    keys = [(expert, one.low, one.high, one.shift) for expert, one in zip(experts, ranges, strict=True)]
+    unique = list(dict.fromkeys(keys))
+    places_of = [unique.index(key) for key in keys]
+    counts = [[np.zeros(_Range(*key[1:]).bins, np.uint32) for key in unique] for _ in range(scan.threads)]
     calls = []
     for own in counts:
-        rows = [
-            [expert, one.low, one.high, one.shift, bins.ctypes.data, 0, 0]
-            for expert, one, bins in zip(experts, ranges, own, strict=True)
-        ]
+        rows = [[*key, address_of(bins), 0, 0] for key, bins in zip(unique, own, strict=True)]
         words = np.array([len(rows), kind, *(word for row in rows for word in row)], np.int64)
         calls.append(Call("selection.histogram", places, words=words))
     scan.run(calls, samples=samples)
-    for i, one in enumerate(ranges):
-        own = [call.words[2:].reshape(-1, ROW_WORDS)[i] for call in calls]
-        one.above = sum(int(row[layout.ROW_ABOVE]) for row in own)
-        one.zeros = sum(int(row[layout.ROW_ZEROS]) for row in own)
-    return (np.sum([own[i] for own in counts], axis=0, dtype=np.int64) for i in range(len(ranges)))
+    for place, one in zip(places_of, ranges, strict=True):
+        told = [call.words[2:].reshape(-1, ROW_WORDS)[place] for call in calls]
+        one.above = sum(int(row[layout.ROW_ABOVE]) for row in told)
+        one.zeros = sum(int(row[layout.ROW_ZEROS]) for row in told)
+    return (np.sum([own[place] for own in counts], axis=0, dtype=np.int64) for place in places_of)
 
 
 def _narrow(
     counted: _Range, row: np.ndarray, rank: int, bins: int, *, is_coarse: bool
 ) -> tuple[Found | None, _Range]:
     """The answer, or the bin that holds it; the whole range where the one that was counted does not."""
+    if rank == 0:
+        return Found(NOT_FINITE, 0, 0, 0), counted
     left = rank - counted.above
     from_top = np.cumsum(row[::-1])
     if left < 1 or left > from_top[-1]:
@@ -159,5 +172,5 @@ def _narrow(
     low = counted.low + (bin_ << counted.shift)
     above = counted.above + int(from_top[place] - row[bin_])
     if counted.shift == 0 or is_coarse:
-        return Found(low, above, int(row[bin_])), counted
+        return Found(low, above, int(row[bin_]), rank), counted
     return None, _finer(low, min(low + (1 << counted.shift), counted.high), bins)

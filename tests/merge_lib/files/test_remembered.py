@@ -14,9 +14,10 @@ from merge_lib.checkpoints.digest import raw_bytes
 from merge_lib.errors import CheckpointCorruptError
 from merge_lib.files.folders import read_stored
 from merge_lib.files.headers import FileState
-from merge_lib.files.remembered import Record, cache_folder, keep, known_digests, recall, remember
+from merge_lib.files.remembered import Record, keep, known_digests, recall, remember
 from merge_lib.streaming.executing import Executor
 from merge_lib.streaming.run import MergeOptions, merge_to
+from merge_lib.user_cache import cache_folder
 
 PLANTED = "f" * 32
 
