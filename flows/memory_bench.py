@@ -56,11 +56,16 @@ class Merged:
         """Seconds for each 10⁹ bytes of inputs, start-up and all passes included."""
         return self.cost.wall_s / (self.input_bytes / 1e9)
 
+    @property
+    def cpu_s_per_gb(self) -> float:
+        """The same in processor time, which other work on the machine disturbs less."""
+        return self.cost.cpu_s / (self.input_bytes / 1e9)
+
 
 def growth(lines: Sequence[Merged], method: str) -> float:
-    """How many times as long a byte takes in a method's largest merge as in its smallest."""
+    """How many times the processor time a byte takes in a method's largest merge as in its smallest."""
     own = sorted((line for line in lines if line.method == method), key=lambda line: line.input_bytes)
-    return own[-1].s_per_gb / own[0].s_per_gb
+    return own[-1].cpu_s_per_gb / own[0].cpu_s_per_gb
 
 
 def measure_memory(folder: Path, asked: Asked, tell: Callable[[str], None]) -> list[Merged]:

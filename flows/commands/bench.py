@@ -144,16 +144,19 @@ def memory(
             folder or Path(temporary), asked, lambda text: err.print(text, highlight=False)
         )
     if as_json:
-        print_json([{**asdict(line), "is_held": line.is_held, "s_per_gb": line.s_per_gb} for line in lines])
+        keys = ("is_held", "s_per_gb", "cpu_s_per_gb")
+        print_json([{**asdict(line), **{key: getattr(line, key) for key in keys}} for line in lines])
     else:
-        out.print(f"{'method':<18}{'inputs':>7}{'read GB':>9}{'s':>8}{'s/GB':>7}{'MiB':>6}  within {bound}")
+        out.print(
+            f"{'method':<18}{'inputs':>7}{'read GB':>9}{'s':>8}{'s/GB':>7}{'CPU s/GB':>10}{'MiB':>6}  within {bound}"
+        )
         for line in lines:
             shown = f"{line.method:<18}{line.inputs:>7}{line.input_bytes / 1e9:>9.2f}{line.cost.wall_s:>8.1f}"
-            peak = f"{line.s_per_gb:>7.2f}{line.cost.rss_bytes >> 20:>6}"
+            peak = f"{line.s_per_gb:>7.2f}{line.cpu_s_per_gb:>10.2f}{line.cost.rss_bytes >> 20:>6}"
             out.print(f"{shown}{peak}  {'yes' if line.is_held else 'NO'}")
         for name in asked.methods:
             out.print(
-                f"{name}: a byte of the largest takes {growth(lines, name):.2f} times that of the smallest"
+                f"{name}: a byte of the largest takes {growth(lines, name):.2f} times the CPU of the smallest"
             )
     sys.exit(0 if all(line.is_held for line in lines) else 1)
 
