@@ -1,11 +1,13 @@
 """The work itself: threads take tensor after tensor, read pieces, merge, write and hash them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Condition, Lock
+from time import perf_counter
 from typing import Any
 
 import xxhash
@@ -13,13 +15,14 @@ import xxhash
 from merge_lib.errors import CheckpointMismatchError
 from merge_lib.kernels import calls as layout
 from merge_lib.streaming.calls import Call, Workspace
-from merge_lib.streaming.journal import Journal
+from merge_lib.streaming.journal import Notes
 from merge_lib.streaming.memory_bound import Bound
 from merge_lib.streaming.operations import Context, prepare
-from merge_lib.streaming.output import Output
+from merge_lib.streaming.output import Sink
 from merge_lib.streaming.planning import MergePlan, Work
 from merge_lib.streaming.scanning import Inputs, NotFiniteError, Scan, Taken, piece_size, pieces, run_all
 from merge_lib.streaming.selecting import Wanted, find_largest
+from merge_lib.streaming.sharing import Reading, share_readings
 
 _SHARED_FROM = 1 << 22  # elements from which all threads work on one tensor
 Known = Mapping[tuple[Path | None, str], str]
@@ -27,12 +30,18 @@ Known = Mapping[tuple[Path | None, str], str]
 
 @dataclass
 class Run:
-    """One merge of those that are made from one reading."""
+    """One merge of those that are made from one reading.
+
+    Attributes:
+        thresholds: of the whole model, once they are known.
+        elapsed_s: seconds of the passes over tensors that no other run has a use for; of all threads together.
+    """
 
     plan: MergePlan
-    output: Output
-    journal: Journal
+    output: Sink
+    journal: Notes
     thresholds: Sequence[int] | None = None
+    elapsed_s: float = 0.0
 
     @property
     def left(self) -> list[Work]:
@@ -42,14 +51,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors of several results that are made of the same inputs."""
+    """Tensors of several results that are made from one reading."""
 
     parts: list[tuple[Run, Work]]
+    reading: Reading
 
     @property
     def first(self) -> Work:
         """For the inputs, which are those of all."""
-        return self.parts[0][1]
+        return self.reading.work
+
+    def widened(self) -> "Group":
+        """The parts with the inputs of all."""
+        return Group([(run, self.reading.widened(work)) for run, work in self.parts], self.reading)
 
 
 @dataclass
@@ -92,8 +106,7 @@ class Executor:
         shared = [group for group in groups if group.first.count >= _SHARED_FROM]
         with ThreadPoolExecutor(self.bound.threads) as pool:
             spaces = [self._space(groups) for _ in range(self.bound.threads)] if groups else []
-            for run in self.runs:
-                self._find_thresholds(run, spaces, pool)
+            self._find_thresholds(spaces, pool)
             for group in shared:
                 self._do(group, spaces, pool)
             taken = Taken(groups[len(shared) :])
@@ -109,28 +122,39 @@ class Executor:
         return Workspace(inputs, self.bound.chunk, outputs)
 
     def _groups(self) -> list[Group]:
-        found: dict[Any, Group] = {}
-        for run in self.runs:
-            for work in run.left:
-                key = (work.kind, *(header and (header.path, header.offset) for header in work.inputs))
-                if not work.count:  # empty tensors may lie at one place
-                    key = (*key, work.name)
-                found.setdefault(key, Group([])).parts.append((run, work))
-        return list(found.values())
+        readings = share_readings([run.left for run in self.runs])
+        return [
+            Group([(self.runs[index], work) for index, work in reading.parts], reading)
+            for reading in readings
+        ]
 
-    def _find_thresholds(self, run: Run, spaces: Sequence[Workspace], pool: ThreadPoolExecutor) -> None:
+    def _find_thresholds(self, spaces: Sequence[Workspace], pool: ThreadPoolExecutor) -> None:
         """What TIES must know of the whole model, unless an earlier run has found it."""
-        if run.plan.threshold_share is None or not run.left:
-            return
-        run.thresholds = run.journal.statistics
-        works = [work for work in run.plan.works if work.kind == "merge"]
-        if run.thresholds is None:
-            scan = Scan(works, self.inputs, spaces, pool)
-            places = tuple(range(len(works[0].inputs))) if works else ()
-            kept = max(1, min(scan.count, int(run.plan.threshold_share * scan.count + 0.5)))
-            wanted = [Wanted(k, kept) for k in range(len(places) - 1)] if scan.count else []
-            found = find_largest(scan, places, layout.MAGNITUDE, wanted) if wanted else []
-            run.thresholds = [one.bits for one in found]
+        alike: dict[Any, list[Run]] = {}
+        for run in self.runs:
+            if run.plan.threshold_share is not None and run.left:
+                run.thresholds = run.journal.statistics
+                if run.thresholds is None:
+                    works = tuple(work for work in run.plan.works if work.kind == "merge")
+                    alike.setdefault(tuple(work.inputs for work in works), []).append(run)
+        for runs in alike.values():
+            works = [work for work in runs[0].plan.works if work.kind == "merge"]
+            with told_of(runs[0].plan):
+                self._find_together(runs, Scan(works, self.inputs, spaces, pool))
+
+    def _find_together(self, runs: Sequence[Run], scan: Scan) -> None:
+        """The thresholds of merges of the same tensors at several densities, from the same passes."""
+        places = tuple(range(len(scan.works[0].inputs))) if scan.works else ()
+        experts = range(len(places) - 1) if scan.count else range(0)
+        wanted = [
+            Wanted(k, max(1, min(scan.count, int(run.plan.threshold_share * scan.count + 0.5))))  # type: ignore[operator]
+            for run in runs
+            for k in experts
+        ]
+        found = find_largest(scan, places, layout.MAGNITUDE, wanted) if wanted else []
+        for i, run in enumerate(runs):
+            own = found[i * len(experts) : (i + 1) * len(experts)]
+            run.thresholds = [one.bits for one in own]
             run.journal.note_statistics(list(run.thresholds))
 
     def _do(self, group: Group, spaces: Sequence[Workspace], pool: ThreadPoolExecutor | None) -> None:
@@ -142,23 +166,32 @@ class Executor:
             outputs = [output] * len(group.parts)
         with self._lock:
             for (run, work), output in zip(group.parts, outputs, strict=True):
-                run.journal.finish(work.name, output, inputs)
+                run.journal.finish(work.name, output, group.reading.digests_of(work, inputs))
 
     def _merge(
         self, group: Group, spaces: Sequence[Workspace], pool: ThreadPoolExecutor | None
     ) -> tuple[list[str], list[str | None]]:
         """Every result of a group and its inputs' digests; calls on pieces of one size share the reading."""
-        calls = [
-            prepare(work, Context(run.plan.seed, Scan([work], self.inputs, spaces, pool), run.thresholds))
-            for run, work in group.parts
-        ]
+        calls = [self._prepare(group, run, work, spaces, pool) for run, work in group.parts]
         hashes = Hashes(group, [header and self.known.get(header.key) for header in group.first.inputs])
         sizes = [piece_size(call, self.bound.chunk) for call in calls]
         for size in dict.fromkeys(sizes):
             made = [place for place, own in enumerate(sizes) if own == size]
-            self._pass(Passing(group, calls, made, hashes, size), spaces, pool)
+            self._pass(Passing(group.widened(), calls, made, hashes, size), spaces, pool)
             hashes.inputs_are_done()
         return hashes.outputs(), hashes.inputs()
+
+    def _prepare(
+        self, group: Group, run: Run, work: Work, spaces: Sequence[Workspace], pool: ThreadPoolExecutor | None
+    ) -> Call:
+        """The call that makes a part, on the inputs of the group."""
+        started = perf_counter()
+        context = Context(run.plan.seed, Scan([work], self.inputs, spaces, pool), run.thresholds)
+        with told_of(run.plan):
+            call = group.reading.moved(prepare(work, context), work)
+        with self._lock:
+            run.elapsed_s += perf_counter() - started
+        return call
 
     def _pass(self, todo: "Passing", spaces: Sequence[Workspace], pool: ThreadPoolExecutor | None) -> None:
         """Read each piece once, do every call on it, and hash in order."""
@@ -261,6 +294,16 @@ class Passing:
     made: Sequence[int]
     hashes: Hashes
     size: int
+
+
+@contextmanager
+def told_of(plan: MergePlan) -> Iterator[None]:
+    """Say which merge it was that met a value that is not finite."""
+    try:
+        yield
+    except NotFiniteError as exc:
+        exc.plan = exc.plan or plan
+        raise
 
 
 def _differs(work: Work, place: int) -> CheckpointMismatchError:
