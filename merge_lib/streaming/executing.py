@@ -15,38 +15,16 @@ import xxhash
 from merge_lib.errors import CheckpointMismatchError
 from merge_lib.kernels import calls as layout
 from merge_lib.streaming.calls import Call, Workspace
-from merge_lib.streaming.journal import Notes
 from merge_lib.streaming.memory_bound import Bound
 from merge_lib.streaming.operations import Context, prepare
-from merge_lib.streaming.output import Sink
 from merge_lib.streaming.planning import MergePlan, Work
+from merge_lib.streaming.runs import Run
 from merge_lib.streaming.scanning import Inputs, NotFiniteError, Scan, Taken, piece_size, pieces, run_all
 from merge_lib.streaming.selecting import Wanted, find_largest
 from merge_lib.streaming.sharing import Reading, share_readings
 
 _SHARED_FROM = 1 << 22  # elements from which all threads work on one tensor
 Known = Mapping[tuple[Path | None, str], str]
-
-
-@dataclass
-class Run:
-    """One merge of those that are made from one reading.
-
-    Attributes:
-        thresholds: of the whole model, once they are known.
-        elapsed_s: seconds of the passes over tensors that no other run has a use for; of all threads together.
-    """
-
-    plan: MergePlan
-    output: Sink
-    journal: Notes
-    thresholds: Sequence[int] | None = None
-    elapsed_s: float = 0.0
-
-    @property
-    def left(self) -> list[Work]:
-        """What the journal does not have yet."""
-        return [work for work in self.plan.works if work.name not in self.journal.finished]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """How large the pieces may be so that the process stays within its memory."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from merge_lib.errors import SpecError
 from merge_lib.streaming.planning import ROW_PIECE, MergePlan
+from merge_lib.streaming.sharing import share_readings
 
 CHUNK = 128 * 1024  # elements: the inputs of a piece stay in the second cache
 _COUNTS_BYTES = 65536 * 8  # of the counts of one expert, at the least
@@ -12,6 +14,7 @@ _SMALLEST_CHUNK = 4096
 _RESERVE = 48 << 20  # the compiled code, and bookkeeping that grows while running, measured
 _KERNELS_RSS = 190 << 20  # numpy, numba and the command line, measured
 _TORCH_RSS = 420 << 20  # the same with torch
+_REMEDY = "Use fewer threads or give it more."
 
 
 @dataclass(frozen=True)
@@ -31,43 +34,58 @@ class Bound:
 
 
 def bound_memory(
-    plan: MergePlan, threads: int, memory_bytes: int | None, resident: int | None = None
+    plans: Sequence[MergePlan], threads: int, memory_bytes: int | None, resident: int | None = None
 ) -> Bound:
     """Choose the piece's size.
 
     Args:
-        plan: the merge.
+        plans: the merges that are made together; those with kernels first, then those in torch one by one.
         threads: how many work at once.
         memory_bytes: the bound on the process; None uses pieces of the best size.
         resident: what the process takes already; None takes the measured figure for a fresh one.
 
     Raises:
-        SpecError: the merge does not fit.
+        SpecError: the merges do not fit.
     """
-    if not plan.is_compiled:
-        return _bound_torch(plan, memory_bytes)
-    start = resident or _KERNELS_RSS
-    row_bytes = (len(plan.experts) + 2) * 4  # base, experts and result, at most float32
-    fixed = _fixed_bytes(plan)
+    compiled = [plan for plan in plans if plan.is_compiled]
+    bounds = [_bound_torch(plan, memory_bytes) for plan in plans if not plan.is_compiled]
+    if compiled:
+        bounds.insert(0, _bound_kernels(compiled, threads, memory_bytes, resident or _KERNELS_RSS))
+    return replace(bounds[0], process_bytes=max(bound.process_bytes for bound in bounds))
+
+
+def _bound_kernels(plans: Sequence[MergePlan], threads: int, memory_bytes: int | None, start: int) -> Bound:
+    """Pieces of all inputs and results of a reading, for each thread."""
+    rows = _rows(plans)
+    row_bytes = sum(rows) * 4  # at most float32
+    fixed = max(_fixed_bytes(plan, rows, len(plans)) for plan in plans)
     chunk = CHUNK
     if memory_bytes is not None:
         room = (memory_bytes - start - _RESERVE) // threads - fixed
         chunk = min(CHUNK, max(room, 0) // row_bytes // 1024 * 1024)
         if chunk < _SMALLEST_CHUNK:
             needed = start + _RESERVE + threads * (fixed + row_bytes * _SMALLEST_CHUNK)
-            raise SpecError(_too_small(memory_bytes, needed, "Use fewer threads or give it more."))
+            remedy = "Use fewer threads, merge fewer together, or give it more."
+            raise SpecError(_too_small(memory_bytes, needed, remedy if len(plans) > 1 else _REMEDY))
     buffers = threads * (fixed + row_bytes * chunk)
     return Bound(threads, chunk, buffers, start + _RESERVE + buffers)
 
 
-def _fixed_bytes(plan: MergePlan) -> int:
+def _rows(plans: Sequence[MergePlan]) -> tuple[int, int]:
+    """The most inputs and the most results that a reading has."""
+    readings = share_readings([plan.works for plan in plans])
+    inputs = max((len(reading.work.inputs) for reading in readings), default=1)
+    return inputs, max((len(reading.parts) for reading in readings), default=1)
+
+
+def _fixed_bytes(plan: MergePlan, rows: tuple[int, int], together: int) -> int:
     """What a thread takes whatever the size of its pieces."""
     most = max((len(work.inputs) for work in plan.works), default=1)
     if plan.method.startswith("mergekit.della"):
-        rows = max((work.shape[-1] for work in plan.works if work.shape), default=1)
-        return max(ROW_PIECE, rows) * (5 * most + 12)
+        longest = max((work.shape[-1] for work in plan.works if work.shape), default=1)
+        return max(ROW_PIECE, longest) * (4 * sum(rows) + most + 8)
     counts = plan.method.startswith(("ties", "mergekit.ties", "mergekit.breadcrumbs", "mergekit.sce"))
-    return 2 * most * _COUNTS_BYTES if counts else 0
+    return 2 * most * _COUNTS_BYTES * (together if plan.threshold_share is not None else 1) if counts else 0
 
 
 def _bound_torch(plan: MergePlan, memory_bytes: int | None) -> Bound:

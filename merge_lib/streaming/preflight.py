@@ -11,7 +11,8 @@ from merge_lib.spec import MergeSpec
 from merge_lib.streaming.companions import companion_files
 from merge_lib.streaming.memory_bound import bound_memory
 from merge_lib.streaming.planning import MergePlan, make_plan
-from merge_lib.streaming.run import MergeOptions, Target, lay_out_result
+from merge_lib.streaming.run import MergeOptions
+from merge_lib.streaming.target import Target, lay_out_result
 
 _BYTES_PER_S = {True: 1.0e9, False: 0.2e9}  # compiled or not; a guess for a warm cache and two cores
 
@@ -60,11 +61,11 @@ def examine_plan(make: Callable[[], MergePlan], out: Path, options: MergeOptions
     memory = 0
     threads = options.threads or len(os.sched_getaffinity(0))
     try:
-        target.check(plan)
+        target.check(plan.sources)
     except MergeError as exc:
         problems.append(str(exc))
     try:
-        memory = bound_memory(plan, threads, options.memory_bytes).process_bytes
+        memory = bound_memory([plan], threads, options.memory_bytes).process_bytes
     except MergeError as exc:
         problems.append(str(exc))
     return _preview(plan, target, options, memory, problems)

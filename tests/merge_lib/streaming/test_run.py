@@ -17,7 +17,8 @@ from merge_lib.streaming import memory_bound
 from merge_lib.streaming.executing import Executor
 from merge_lib.streaming.planning import make_plan
 from merge_lib.streaming.preflight import examine
-from merge_lib.streaming.run import JOURNAL, MergeOptions, merge_to
+from merge_lib.streaming.run import MergeOptions, merge_to
+from merge_lib.streaming.target import JOURNAL
 
 
 class StoppedError(Exception):
@@ -181,12 +182,12 @@ def test_a_preview_lists_every_problem(make_checkpoints, tmp_path):
 def test_a_bound_on_memory_makes_pieces_smaller_or_is_refused(make_checkpoints):
     plan = make_plan(MergeSpec(method="average", experts=make_checkpoints(2)[1]))
     resident = 100 << 20
-    wide = memory_bound.bound_memory(plan, 2, None, resident)
-    tight = memory_bound.bound_memory(plan, 2, (148 << 20) + 2 * 4 * 4 * 8192, resident)
+    wide = memory_bound.bound_memory([plan], 2, None, resident)
+    tight = memory_bound.bound_memory([plan], 2, (148 << 20) + 2 * 4 * 4 * 8192, resident)
     assert (wide.chunk, tight.chunk) == (memory_bound.CHUNK, 8192)
     assert tight.process_bytes <= (148 << 20) + 2 * 4 * 4 * 8192
     with pytest.raises(SpecError, match="to stay within 110 MiB, but needs about 149 MiB"):
-        memory_bound.bound_memory(plan, 2, 110 << 20, resident)
+        memory_bound.bound_memory([plan], 2, 110 << 20, resident)
 
 
 def test_neither_a_preview_nor_a_merge_imports_torch(make_checkpoints, tmp_path):
