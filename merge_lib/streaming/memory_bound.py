@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from merge_lib.errors import SpecError
 from merge_lib.streaming.planning import ROW_PIECE, MergePlan
-from merge_lib.streaming.sharing import share_readings
+from merge_lib.streaming.sharing import count_rows
 
 CHUNK = 128 * 1024  # elements: the inputs of a piece stay in the second cache
 _COUNTS_BYTES = 65536 * 8  # of the counts of one expert, at the least
@@ -56,7 +56,7 @@ def bound_memory(
 
 def _bound_kernels(plans: Sequence[MergePlan], threads: int, memory_bytes: int | None, start: int) -> Bound:
     """Pieces of all inputs and results of a reading, for each thread."""
-    rows = _rows(plans)
+    rows = count_rows([plan.works for plan in plans])
     row_bytes = sum(rows) * 4  # at most float32
     fixed = max(_fixed_bytes(plan, rows, len(plans)) for plan in plans)
     chunk = CHUNK
@@ -69,13 +69,6 @@ def _bound_kernels(plans: Sequence[MergePlan], threads: int, memory_bytes: int |
             raise SpecError(_too_small(memory_bytes, needed, remedy if len(plans) > 1 else _REMEDY))
     buffers = threads * (fixed + row_bytes * chunk)
     return Bound(threads, chunk, buffers, start + _RESERVE + buffers)
-
-
-def _rows(plans: Sequence[MergePlan]) -> tuple[int, int]:
-    """The most inputs and the most results that a reading has."""
-    readings = share_readings([plan.works for plan in plans])
-    inputs = max((len(reading.work.inputs) for reading in readings), default=1)
-    return inputs, max((len(reading.parts) for reading in readings), default=1)
 
 
 def _fixed_bytes(plan: MergePlan, rows: tuple[int, int], together: int) -> int:

@@ -177,24 +177,6 @@ def make_plans(asked: Sequence[Asked]) -> list[MergePlan]:
     return gather([partial(_make_plan, one, is_alone=len(asked) == 1) for one in asked])
 
 
-def check_targets(
-    plans: Sequence[MergePlan], targets: Sequence[Target], *, leaves_finished: bool
-) -> list[dict[str, Any] | None]:
-    """Refuse to write over something; the manifests of the merges that are finished and may be left as they are."""
-    sources = [source for plan in plans for source in plan.sources]
-
-    def check(plan: MergePlan, target: Target) -> dict[str, Any] | None:
-        manifest = target.finished(plan) if leaves_finished else None
-        if manifest is None:
-            target.check(sources)
-        else:
-            target.check_inputs(sources)
-        return manifest
-
-    checks = [partial(check, plan, target) for plan, target in zip(plans, targets, strict=True)]
-    return gather([partial(check_apart, targets), *checks])[1:]  # type: ignore[return-value]
-
-
 def _make_plan(asked: Asked, *, is_alone: bool) -> MergePlan:
     try:
         return asked.make()
@@ -210,7 +192,7 @@ def _merge(
     """Each merge, or why it cannot be made."""
     started = perf_counter()
     plans, targets = make_plans(asked), [Target(Path(one.out)) for one in asked]
-    manifests = check_targets(plans, targets, leaves_finished=leaves_finished)
+    manifests = _check_targets(plans, targets, leaves_finished=leaves_finished)
     outcomes: dict[Path, StreamedMerge | MergeError] = {
         target.out: _left(plan, target, manifest)
         for plan, target, manifest in zip(plans, targets, manifests, strict=True)
@@ -232,6 +214,18 @@ def _merge(
                 finish_it = partial(_finish, one, FileHashes(options.file_hashes, threads), started)
                 outcomes[one.target.out] = refused.get(one.run) or _outcome(finish_it)
     return [outcomes[target.out] for target in targets]
+
+
+def _check_targets(
+    plans: Sequence[MergePlan], targets: Sequence[Target], *, leaves_finished: bool
+) -> list[dict[str, Any] | None]:
+    """The manifests of the merges that are finished and may be left as they are."""
+    sources = [source for plan in plans for source in plan.sources]
+    checks = [
+        partial(target.check_all, plan, sources, leaves_finished=leaves_finished)
+        for plan, target in zip(plans, targets, strict=True)
+    ]
+    return gather([partial(check_apart, targets), *checks])[1:]  # type: ignore[return-value]
 
 
 @contextmanager

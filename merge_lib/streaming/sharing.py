@@ -1,6 +1,7 @@
 """Which tensors of several merges are made from one reading of their inputs."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,18 +20,20 @@ _Parts = list[tuple[int, Work]]  # the number of a merge, and what it makes
 class Places:
     """Where bytes lie: one file has one place, however its path is spelled."""
 
-    files: Mapping[Path, str]
+    files: Mapping[Path, str]  # only where a merge is not alone
 
     @classmethod
     def of(cls, merges: Sequence[Sequence[Work]]) -> "Places":
-        """For all inputs of some merges."""
+        """For all inputs of some merges; the paths of one merge are taken as they are."""
+        if len(merges) == 1:
+            return cls({})
         headers = (header for works in merges for work in works for header in work.inputs)
         paths = {header.path for header in headers if header is not None and header.path is not None}
         return cls({path: os.path.realpath(path) for path in paths})
 
-    def of_tensor(self, header: TensorHeader) -> tuple[str, int]:
+    def of_tensor(self, header: TensorHeader) -> tuple[Any, int]:
         """The file, and where in it the tensor begins."""
-        return self.files[header.path], header.offset  # type: ignore[index] -- kernels' inputs lie in files
+        return self.files.get(header.path, header.path), header.offset  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,12 @@ class Reading:
 
     def widened(self, work: Work) -> Work:
         """A part with the inputs of all."""
-        return replace(work, inputs=self.work.inputs)
+        return work if work.inputs == self.work.inputs else replace(work, inputs=self.work.inputs)
 
     def moved(self, call: "Call", work: Work) -> "Call":
         """A call on a part's inputs as one on those of all."""
+        if work.inputs == self.work.inputs:
+            return call
         own = self._own(work)
         return replace(call, places=tuple(place if place < 0 else own[place] for place in call.places))
 
@@ -84,6 +89,8 @@ def share_readings(merges: Sequence[Sequence[Work]]) -> list[Reading]:
         Every work once.
     """
     places = Places.of(merges)
+    if len(merges) == 1:
+        return [_reading([parts], places) for parts in _alike(merges, places)]
     found: list[list[_Parts]] = []
     near: dict[str, list[tuple[set[Any], list[_Parts]]]] = {}
     for parts in _alike(merges, places):
@@ -100,9 +107,20 @@ def share_readings(merges: Sequence[Sequence[Work]]) -> list[Reading]:
     return [_reading(together, places) for together in found]
 
 
+def count_rows(merges: Sequence[Sequence[Work]]) -> tuple[int, int]:
+    """The most inputs and the most results that a reading has."""
+    if len(merges) == 1:  # equal inputs are the same objects there
+        inputs = Counter(tuple(map(id, work.inputs)) for work in merges[0])
+        return max(map(len, inputs), default=1), max(inputs.values(), default=1)
+    readings = share_readings(merges)
+    most = max((len(reading.work.inputs) for reading in readings), default=1)
+    return most, max((len(reading.parts) for reading in readings), default=1)
+
+
 def planned_bytes(plans: Sequence[MergePlan]) -> int:
     """Bytes that merges with kernels read together: one reading, and their further passes each by itself."""
-    shared = sum(reading.work.read_bytes for reading in share_readings([plan.works for plan in plans]))
+    together = [plan.works for plan in plans]
+    shared = sum(reading.work.read_bytes for reading in share_readings(together)) if plans else 0
     return shared + sum((plan.passes - 1) * sum(work.read_bytes for work in plan.works) for plan in plans)
 
 

@@ -53,6 +53,23 @@ class Target:
                 "file that ends in .safetensors."
             )
 
+    def check_all(
+        self, plan: MergePlan, sources: Sequence[Source], *, leaves_finished: bool
+    ) -> dict[str, Any] | None:
+        """As `check`, for one of several merges; the manifest of a merge that is finished and may be left as it is.
+
+        Args:
+            plan: the merge.
+            sources: the inputs of all of them.
+            leaves_finished: a merge that is finished is no reason to refuse.
+        """
+        manifest = self.finished(plan) if leaves_finished else None
+        if manifest is None:
+            self.check(sources)
+        else:
+            self.check_inputs(sources)
+        return manifest
+
     def check_inputs(self, sources: Sequence[Source]) -> None:
         """Refuse to write over inputs."""
         inputs = {
