@@ -12,7 +12,7 @@ from merge_lib.streaming.layout import Shard, index_of
 from merge_lib.streaming.output import Output, write_text
 from merge_lib.streaming.planning import MergePlan
 from merge_lib.streaming.provenance import FileHashes, complete_digests
-from merge_lib.streaming.target import JOURNAL, Target, lineage_header
+from merge_lib.streaming.target import JOURNAL, Digests, Target, lineage_header
 
 
 def describe_merge(
@@ -49,7 +49,10 @@ def finish(
     """Flush and name the shards, write what belongs to them, and last the manifest."""
     headers, targets = [shard.header for shard in shards], [target.out / shard.file for shard in shards]
     if target.is_file:
-        headers, targets = [encode_header(shards[0].tensors, lineage_header(plan, manifest))], [target.out]
+        headers, targets = (
+            [encode_header(shards[0].tensors, lineage_header(plan, Digests.of(manifest)))],
+            [target.out],
+        )
     output.complete(headers)
     hashes.add_outputs(manifest, dict(zip(targets, output.paths, strict=True)))
     output.name(targets)

@@ -101,6 +101,11 @@ def _too_small(got: int, needed: int, remedy: str) -> str:
     return f"The merge is to stay within {got >> 20} MiB, but needs about {-(-needed // (1 << 20))} MiB. {remedy}"
 
 
+def usable_threads(asked: int | None) -> int:
+    """So many as were asked for, or as the cores that this process may use."""
+    return asked or len(os.sched_getaffinity(0))
+
+
 def resident_bytes() -> int:
     """The resident size of this process."""
     try:

@@ -1,6 +1,5 @@
 """What a merge would do, from headers alone and without importing torch."""
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import Any
 from merge_lib.errors import MergeError
 from merge_lib.spec import MergeSpec
 from merge_lib.streaming.companions import companion_files
-from merge_lib.streaming.memory_bound import bound_memory
+from merge_lib.streaming.memory_bound import bound_memory, usable_threads
 from merge_lib.streaming.planning import MergePlan, make_plan
 from merge_lib.streaming.run import Asked, MergeOptions
 from merge_lib.streaming.sharing import planned_bytes
@@ -150,7 +149,7 @@ def _refusal(check: Callable[[], Any]) -> list[str]:
 
 def _memory_for(plans: Sequence[MergePlan], options: MergeOptions) -> tuple[int, list[str]]:
     """The estimated peak, or why the bound is too small."""
-    threads = options.threads or len(os.sched_getaffinity(0))
+    threads = usable_threads(options.threads)
     try:
         return bound_memory(plans, threads, options.memory_bytes).process_bytes, []
     except MergeError as exc:

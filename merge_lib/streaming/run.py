@@ -1,6 +1,5 @@
 """Merging into a folder that transformers loads, or into one file: resumable, with the manifest last."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from merge_lib.spec import MergeSpec
 from merge_lib.streaming.finishing import describe_merge, finish
 from merge_lib.streaming.journal import Journal
 from merge_lib.streaming.layout import Shard
-from merge_lib.streaming.memory_bound import bound_memory, resident_bytes
+from merge_lib.streaming.memory_bound import bound_memory, resident_bytes, usable_threads
 from merge_lib.streaming.output import Output, explained
 from merge_lib.streaming.planning import MergePlan, gather, make_plan
 from merge_lib.streaming.provenance import FileHashes, check_unchanged
@@ -199,7 +198,7 @@ def _merge(
         if manifest is not None
     }
     todo = [(plan, target) for plan, target in zip(plans, targets, strict=True) if target.out not in outcomes]
-    threads = options.threads or len(os.sched_getaffinity(0))
+    threads = usable_threads(options.threads)
     if todo:
         if any(plan.is_compiled for plan, _ in todo):
             import merge_lib.streaming.executing  # noqa: F401 -- its memory is counted from here on

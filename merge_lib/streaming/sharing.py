@@ -73,7 +73,9 @@ class Reading:
             for place, header in enumerate(self.work.inputs)
             if header is not None
         }
-        return [-1 if header is None else found[self.places.of_tensor(header)] for header in work.inputs]
+        return [
+            -1 if header is None else found.get(self.places.of_tensor(header), -1) for header in work.inputs
+        ]
 
 
 def share_readings(merges: Sequence[Sequence[Work]]) -> list[Reading]:
@@ -125,14 +127,19 @@ def planned_bytes(plans: Sequence[MergePlan]) -> int:
 
 
 def _alike(merges: Sequence[Sequence[Work]], places: Places) -> list[_Parts]:
-    """What is made of exactly the same inputs; empty tensors, which may lie at one place, each by itself."""
+    """What is made of exactly the same; empty tensors, which may lie at one place, each by itself."""
     found: dict[Any, _Parts] = {}
     for index, works in enumerate(merges):
         for work in works:
-            inputs = (header and places.of_tensor(header) for header in work.inputs)
+            inputs = (header and places.of_tensor(header) for header in _read_inputs(work))
             key = (work.kind, "" if work.count else work.name, *inputs)
             found.setdefault(key, []).append((index, work))
     return list(found.values())
+
+
+def _read_inputs(work: Work) -> Sequence[TensorHeader | None]:
+    """Without those that only a merge has a use for."""
+    return {"merge": work.inputs, "copy": work.inputs[:1], "equal": work.inputs[1:]}[work.kind]
 
 
 def _reading(together: Sequence[_Parts], places: Places) -> Reading:

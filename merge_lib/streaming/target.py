@@ -1,7 +1,7 @@
 """Where the results of merges go, and what may not be written over."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,27 +121,45 @@ def lay_out_result(plan: MergePlan, target: Target, max_shard_bytes: int) -> tup
     return (lay_out(target.out.name, plan.tensors, lineage_header(plan)),)
 
 
+@dataclass(frozen=True)
+class Digests:
+    """Of a base, if there is one, of the experts, and of the result."""
+
+    base: str | None
+    experts: list[str]
+    output: str
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> "Digests":
+        """Those that a manifest tells."""
+        base, experts = manifest["base"], manifest["experts"]
+        return cls(
+            base and base["digest"], [entry["digest"] for entry in experts], manifest["output"]["digest"]
+        )
+
+
 def lineage_header(
-    plan: MergePlan, manifest: dict[str, Any] | None = None, more: dict[str, Any] | None = None
+    plan: MergePlan, digests: Digests | None = None, more: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
     """The lineage in the header of a single file, as `merge_checkpoints` writes it.
 
     Args:
         plan: the merge.
-        manifest: for the digests; None holds their place.
+        digests: None holds their places.
         more: JSON values that are told beside.
     """
-    base = manifest and manifest["base"] and manifest["base"]["digest"]
-    experts = [entry["digest"] for entry in manifest["experts"]] if manifest else []
+    if digests is None:
+        digests = Digests(plan.base and NO_DIGEST, [NO_DIGEST] * len(plan.experts), NO_DIGEST)
     lineage = {
         **(more or {}),
         **(plan.recorded if plan.variant else plan.recipe),
         "kind": "merge",
-        "base": None if plan.base is None else base or NO_DIGEST,
-        "experts": experts or [NO_DIGEST] * len(plan.experts),
-        "digest": manifest["output"]["digest"] if manifest else NO_DIGEST,
+        "base": digests.base,
+        "experts": digests.experts,
+        "digest": digests.output,
     }
-    return {"format": "pt", LINEAGE_KEY: json.dumps(lineage, sort_keys=True, separators=(",", ":"))}
+    told = json.dumps(lineage, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return {"format": "pt", LINEAGE_KEY: told}
 
 
 def _differences(manifest: dict[str, Any], plan: MergePlan) -> Iterator[str]:
