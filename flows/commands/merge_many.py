@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from flows.console import err, out, print_json, shown, work_shown
-from merge_lib.errors import MergeError
+from merge_lib.errors import MergeError, SpecError
 
 if TYPE_CHECKING:
     from merge_lib.streaming.preflight import Overview
@@ -22,13 +22,15 @@ def merge_folder(
     """Make what the recipes say, or tell what would be done.
 
     Raises:
-        SpecError: the folder has no recipes.
+        SpecError: the folder has no recipes, or the output is one file.
         MergeError: all that is wrong with the recipes and what they name, or those merges that cannot be made.
     """
     from flows.recipe import find_recipes
     from merge_lib.streaming.preflight import examine_all
     from merge_lib.streaming.run import Asked, RefusedError, merge_all
 
+    if target.suffix == ".safetensors":
+        raise SpecError(f"--out is the file {target}, but several merges go into a folder. Name a folder.")
     asked = [Asked(make, target / name) for name, make in find_recipes(folder, seed).items()]
     if is_dry_run:
         _show_overview(examine_all(asked, options), target, as_json=as_json)

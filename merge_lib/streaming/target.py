@@ -90,7 +90,7 @@ class Target:
             return None
         try:
             manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
-            differences = list(_differences(manifest, plan))
+            differences = [*_differences(manifest, plan), *self._missing(manifest)]
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
             raise SpecError(
                 f"{self.manifest} cannot be read: {exc}. Remove the merge, or name another path."
@@ -100,6 +100,13 @@ class Target:
                 f"{self.out} holds a finished merge with {' and '.join(differences)}. Name another path, or remove it."
             )
         return manifest
+
+    def _missing(self, manifest: Mapping[str, Any]) -> Iterator[str]:
+        """Files of a finished merge that are not what its manifest says."""
+        for name, size_bytes in manifest["output"]["size_bytes"].items():
+            path = self.out if self.is_file else self.out / name
+            if not path.is_file() or path.stat().st_size != size_bytes:
+                yield f"a file {name} that is missing or has another size"
 
 
 def check_apart(targets: Sequence[Target]) -> None:

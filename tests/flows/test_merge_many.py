@@ -42,11 +42,22 @@ def call(recipes, *options):
 
 
 def test_each_recipe_becomes_the_folder_that_it_becomes_alone(recipes, tmp_path):
+    for method in ("ties", "della", "sce", "model_stock", "breadcrumbs"):
+        (recipes / f"{method}.yaml").write_text(MERGEKITS.format(method))
+    (recipes / "slerp.yaml").write_text(
+        "merge_method: slerp\nbase_model: ../one\nmodels: [{model: ../one}, {model: ../two}]\n"
+        "parameters: {t: 0.3}\ndtype: float32\n"
+    )
+    (recipes / "passed.yaml").write_text(
+        "merge_method: passthrough\nmodels: [{model: ../two}]\ndtype: float32\n"
+    )
     result = call(recipes, "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert [one["path"].rpartition("/")[2] for one in told] == ["kit", "mean", "sum"]
-    for one, recipe in zip(told, ("kit.yaml", "mean.yml", "sum.yaml"), strict=True):
+    files = sorted(path.name for path in recipes.glob("*.y*ml"))
+    assert [one["path"].rpartition("/")[2] for one in told] == [name.partition(".")[0] for name in files]
+    assert {one["arithmetic"] for one in told} == {"kernels"}
+    for one, recipe in zip(told, files, strict=True):
         alone = tmp_path / "alone" / recipe
         single = CliRunner().invoke(app, ["merge", str(recipes / recipe), "--out", str(alone)])
         assert single.exit_code == 0, single.output
@@ -128,6 +139,8 @@ def test_what_cannot_be_asked_for(recipes, tmp_path):
     assert "Give one of them" in str(none.exception)
     (recipes / "sum.yml").write_text(OURS.format("ties"))
     assert "would be merged into one folder" in str(call(recipes).exception)
+    one_file = ["merge", "--many", str(recipes), "--out", str(tmp_path / "out.safetensors")]
+    assert "several merges go into a folder" in str(CliRunner().invoke(app, one_file).exception)
     (tmp_path / "empty").mkdir()
     empty = CliRunner().invoke(app, ["merge", "--many", str(tmp_path / "empty"), "--out", "out"])
     assert "holds no recipe" in str(empty.exception)

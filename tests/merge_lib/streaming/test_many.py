@@ -188,6 +188,10 @@ def test_finished_merges_are_left_alone_where_that_is_wanted(make_checkpoints, t
     other = MergeSpec(method="average", base=base, experts=experts[:1])
     with pytest.raises(SpecError, match="holds a finished merge with other inputs"):
         merge_all(asked_for([other], tmp_path / "out"), leaves_finished=True)
+    with (tmp_path / "out" / "0-average" / "model.safetensors").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(SpecError, match="a file model.safetensors that is missing or has another size"):
+        merge_all(asked_for(specs, tmp_path / "out"), leaves_finished=True)
     (tmp_path / "out" / "0-average" / "merge_manifest.json").write_text("{")
     with pytest.raises(SpecError, match="cannot be read"):
         merge_all(asked_for(specs, tmp_path / "out"), leaves_finished=True)
