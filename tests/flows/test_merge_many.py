@@ -42,8 +42,11 @@ def call(recipes, *options):
 
 
 def test_each_recipe_becomes_the_folder_that_it_becomes_alone(recipes, tmp_path):
-    for method in ("ties", "della", "sce", "model_stock", "breadcrumbs"):
+    for method in ("ties", "della", "breadcrumbs"):
         (recipes / f"{method}.yaml").write_text(MERGEKITS.format(method))
+    for method in ("sce", "model_stock"):
+        text = MERGEKITS.format(method).replace("parameters: {weight: 0.5}\n", "")
+        (recipes / f"{method}.yaml").write_text(text)
     (recipes / "slerp.yaml").write_text(
         "merge_method: slerp\nbase_model: ../one\nmodels: [{model: ../one}, {model: ../two}]\n"
         "parameters: {t: 0.3}\ndtype: float32\n"
