@@ -1,5 +1,6 @@
 """The command line `mergeline`. Each command is one module of `flows.commands`; heavy imports wait until they run."""
 
+import gc
 import sys
 from typing import Any
 
@@ -9,6 +10,9 @@ from flows.commands import bench, convert, doctor, inspect, merge, methods, plan
 from flows.console import err
 from merge_lib.errors import MergeError, SpecError
 
+_OBJECTS_BETWEEN_COLLECTIONS = (
+    50_000  # with Python's 700 a tenth of a short command goes into looking for garbage
+)
 app = typer.Typer(
     name="mergeline",
     help="Fine-tune on one task after another, merge the checkpoints, measure what each merge kept and forgot.",
@@ -35,6 +39,7 @@ def main() -> Any:
 
     Exit status: 0 done, 1 work failed, 2 the request was wrong, 130 stopped by the user.
     """
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, 20, 50)
     try:
         return app()
     except MergeError as failure:

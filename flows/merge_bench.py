@@ -1,18 +1,30 @@
 """How fast merges are, as ratios to the floor: one read of every input byte, one write of every output byte."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+from flows.peers.recipes import mergekit_yaml
 from flows.synthetic import Llama, make_checkpoints
 from merge_lib import registry
+from merge_lib.mergekit import parse_recipe, plan_recipe
 from merge_lib.spec import MergeSpec
-from merge_lib.streaming.run import MergeOptions, merge_to
+from merge_lib.streaming.devices import KERNELS, find_device
+from merge_lib.streaming.planning import MergePlan, make_plan
+from merge_lib.streaming.run import MergeOptions, merge_planned
 
-METHODS = ("average", "linear", "slerp", "task_arithmetic", "magmax", "dare", "ties")
+MERGEKIT = "mergekit."
+_VARIANTS = (
+    "passthrough", "linear", "slerp", "task_arithmetic", "model_stock", "dare_linear", "ties", "breadcrumbs", "sce",
+    "della",
+)  # fmt: skip
+METHODS = (
+    *("average", "linear", "slerp", "task_arithmetic", "magmax", "dare", "ties"),
+    *(f"{MERGEKIT}{name}" for name in _VARIANTS),
+)
 _BLOCK = 1 << 20
 
 
@@ -26,6 +38,7 @@ class MergeTimes:
     write_bytes: int
     floor_s: float
     merge_s: float
+    arithmetic: str
 
     @property
     def ratio(self) -> float:
@@ -66,44 +79,58 @@ def measure(
     *,
     is_cold: bool,
     threads: int,
+    device: str = "cpu",
 ) -> list[MergeTimes]:
     """Time each method and its floor in turn, so that both see the same machine."""
+    if device != KERNELS:
+        find_device(device)  # before the checkpoints are made
     llama = Llama.of_parameters(size_bytes // 2)
-    models = make_checkpoints(folder / f"inputs-{size_bytes}", llama, experts)
-    base, *all_experts = (model / "model.safetensors" for model in (models[0], *models[1]))
-    specs = [_spec(method, base, tuple(all_experts)) for method in methods]
+    base, experts_ = make_checkpoints(folder / f"inputs-{size_bytes}", llama, experts)
+    makers = {method: _maker(method, base, experts_) for method in methods}
+    plans = {method: make() for method, make in makers.items()}
     times: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
-    out = folder / "merged.safetensors"
+    written = sum(file.stat().st_size for file in plans[methods[0]].sources[0].files)
+    arithmetic = ""
     for round_ in range(rounds + 1):  # the first compiles kernels and fills the cache, and does not count
-        for spec in specs:
-            inputs = [*([spec.base] if spec.base else []), *spec.experts]
+        for method in methods:
+            inputs = [file for source in plans[method].sources for file in source.files]
             if is_cold:
                 forget(inputs)
-            floor_s = measure_floor(inputs, folder / "floor.bytes", base.stat().st_size)
+            floor_s = measure_floor(inputs, folder / "floor.bytes", written)
             if is_cold:
                 forget(inputs)
-            started = perf_counter()
-            merge_to(spec, out, MergeOptions(threads=threads))
-            merge_s = perf_counter() - started
-            out.unlink()
-            out.with_suffix(".merge_manifest.json").unlink()
+            options = MergeOptions(threads=threads, device=device)
+            merge_s, arithmetic = _time_merge(makers[method], folder / "merged.safetensors", options)
             if round_:
-                times[spec.method].append((floor_s, merge_s))
-    size = base.stat().st_size
+                times[method].append((floor_s, merge_s))
     return [
         MergeTimes(
-            spec.method,
-            (inputs := len(spec.experts) + (spec.base is not None)),
-            inputs * size,
-            size,
-            median(floor for floor, _ in times[spec.method]),
-            median(merge for _, merge in times[spec.method]),
+            method,
+            len(plans[method].sources),
+            len(plans[method].sources) * written,
+            written,
+            *(median(column) for column in zip(*times[method], strict=True)),
+            arithmetic,
         )
-        for spec in specs
+        for method in methods
     ]
 
 
-def _spec(method: str, base: Path, experts: tuple[Path, ...]) -> MergeSpec:
-    info = registry.get(method)
+def _time_merge(make: Callable[[], MergePlan], out: Path, options: MergeOptions) -> tuple[float, str]:
+    """Seconds from the headers to the flushed result, and the route that was taken."""
+    started = perf_counter()
+    done = merge_planned(make, out, options)
+    elapsed = perf_counter() - started
+    out.unlink()
+    out.with_suffix(".merge_manifest.json").unlink()
+    return elapsed, done.arithmetic
+
+
+def _maker(method: str, base: Path, experts: tuple[Path, ...]) -> Callable[[], MergePlan]:
+    """What plans the merge: of the library's method, or of mergekit's where its name begins so."""
+    if method.startswith(MERGEKIT):
+        recipe = parse_recipe(mergekit_yaml(method.removeprefix(MERGEKIT), base, experts))
+        return lambda: plan_recipe(recipe, base.parent)
     chosen = experts[:2] if method in ("linear", "slerp") else experts
-    return MergeSpec(method=method, base=base if info.needs_base else None, experts=chosen)
+    needed = base if registry.get(method).needs_base else None
+    return lambda: make_plan(MergeSpec(method=method, base=needed, experts=chosen))

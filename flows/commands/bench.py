@@ -55,7 +55,7 @@ def pipeline(
 
 
 @bench.command("merge")
-def merge(
+def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     size: Annotated[str, typer.Option(help="Of one checkpoint.")] = "400MB",
     experts: Annotated[int, typer.Option(min=2, help="How many beside the base.")] = 3,
     method: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
@@ -64,6 +64,7 @@ def merge(
         bool, typer.Option("--cold", help="Drop the inputs from the page cache first.")
     ] = False,
     threads: Annotated[int, typer.Option(min=1)] = 2,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     folder: Annotated[
         Path | None, typer.Option(help="Where to write and keep the checkpoints; default: a temporary one.")
     ] = None,
@@ -75,7 +76,7 @@ def merge(
     from flows.commands.merge import parse_size
     from flows.merge_bench import METHODS, measure
 
-    options = {"is_cold": is_cold, "threads": threads}
+    options = {"is_cold": is_cold, "threads": threads, "device": device}
     with tempfile.TemporaryDirectory() as temporary, err.status("making checkpoints, then measuring"):
         times = measure(
             folder or Path(temporary), method or METHODS, parse_size(size), experts, rounds, **options
@@ -83,10 +84,11 @@ def merge(
     if as_json:
         print_json([{**asdict(line), "ratio": line.ratio} for line in times])
         return
-    out.print(f"{'method':<18}{'read GB':>9}{'write GB':>9}{'floor s':>9}{'merge s':>9}{'ratio':>7}")
+    out.print(f"arithmetic: {times[0].arithmetic}", soft_wrap=True)
+    out.print(f"{'method':<26}{'read GB':>9}{'write GB':>9}{'floor s':>9}{'merge s':>9}{'ratio':>7}")
     for line in times:
         sizes = f"{line.read_bytes / 1e9:>9.2f}{line.write_bytes / 1e9:>9.2f}"
-        out.print(f"{line.method:<18}{sizes}{line.floor_s:>9.2f}{line.merge_s:>9.2f}{line.ratio:>7.2f}")
+        out.print(f"{line.method:<26}{sizes}{line.floor_s:>9.2f}{line.merge_s:>9.2f}{line.ratio:>7.2f}")
 
 
 @bench.command("peers")

@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +58,7 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
         list[str] | None,
         typer.Option(help="Also record sha256 or md5 of whole files; slower than the merge. Repeatable."),
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Merge; the same command continues a merge that was interrupted."""
@@ -67,9 +69,8 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     from merge_lib.streaming.run import MergeOptions, merge_planned
 
     memory_bytes = None if memory is None else parse_size(memory)
-    options = MergeOptions(
-        threads, memory_bytes, parse_size(max_shard_size), file_hashes=check_kinds(file_hash or ())
-    )
+    shard_bytes, hashes = parse_size(max_shard_size), check_kinds(file_hash or ())
+    options = MergeOptions(threads, memory_bytes, shard_bytes, file_hashes=hashes, device=device)
     if many is not None and recipe is None:
         merge_folder(many, target, options, seed=seed, is_dry_run=is_dry_run, as_json=as_json)
         return
@@ -78,13 +79,14 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
             "A merge needs a recipe, or --many and a folder of recipes, but not both. Give one of them."
         )
     loaded = load_any_recipe(recipe, seed)
-    preview = examine_plan(loaded.plan, target, options)
+    plan = cache(loaded.plan)  # headers are read once
+    preview = examine_plan(plan, target, options)
     if is_dry_run:
         _show_preview(preview, target, as_json=as_json)
         sys.exit(2 if preview.problems else 0)
     with work_shown(f"merging by {loaded.method}", max(preview.read_bytes, 1)) as (bars, bar):
         advance: Callable[[int], None] = lambda read: bars.advance(bar, read)  # noqa: E731
-        done = merge_planned(loaded.plan, target, replace(options, progress=advance))
+        done = merge_planned(plan, target, replace(options, progress=advance))
     _show_done(done, as_json=as_json)
 
 

@@ -25,6 +25,7 @@ from merge_lib.kernels.chance import draw
 from merge_lib.kernels.tiles import magnitude_bits, pointer, task_vector, tile, widen_base
 
 _BUCKETS, _SHIFT = 512, 17
+_GROUP = 64  # entries of which a few may be doubtful
 _MARGIN = 2.0  # of a limit that is not computed as the reference does
 
 
@@ -40,38 +41,74 @@ def _rank(sizes, place):
     """How many of the row come before this entry: smaller ones, and equal ones before it."""
     own = sizes[place]
     rank = np.uint32(0)
-    for i in range(place):
-        rank += np.uint32(1) if sizes[i] <= own else np.uint32(0)
-    for i in range(place + 1, len(sizes)):
-        rank += np.uint32(1) if sizes[i] < own else np.uint32(0)
+    before, after = sizes[:place], sizes[place + 1 :]
+    for i in range(len(before)):
+        rank += np.uint32(1) if before[i] <= own else np.uint32(0)
+    for i in range(len(after)):
+        rank += np.uint32(1) if after[i] < own else np.uint32(0)
     return np.int64(rank)
 
 
 @tile
-def _mask_row(sizes, draws, key, stream, first, density, epsilon, counts, lows, highs, spare, mask):
-    """One row: `draws` are its 16-bit draws; `first` its offset in the tensor."""
+def _fill_buckets(sizes, buckets, counts):
+    """Each entry's bucket, by the upper bits below those of the row's largest, and how many are in each."""
     length = len(sizes)
     worst = np.uint32(0)
     for i in range(length):
         worst = sizes[i] if sizes[i] > worst else worst
     top = np.int32(worst >> np.uint32(_SHIFT)) - np.int32(_BUCKETS - 1)
+    for i in range(length):
+        bucket = np.int32(np.int32(sizes[i] >> np.uint32(_SHIFT)) - top)
+        buckets[i] = np.uint16(bucket if bucket > 0 else np.int32(0))
     counts[:] = 0
     for i in range(length):
-        counts[max(np.int32(sizes[i] >> np.uint32(_SHIFT)) - top, np.int32(0))] += 1
+        counts[np.uint64(buckets[i])] += np.int32(1)
+
+
+@tile
+def _fill_limits(length, density, epsilon, counts, lows, widths):
+    """For each bucket the upper half of draws below which all its entries are kept, and how many are in doubt."""
     step = 2 * epsilon / max(length - 1, 1) * 4294967296.0
     least = (density - epsilon if length > 1 else density) * 4294967296.0
-    before = 0.0
+    before = 0
     for bucket in range(_BUCKETS):
-        lows[bucket] = np.int32(np.int64(max(least + step * before - _MARGIN, 0.0)) >> 16)
-        before += counts[bucket]
-        highs[bucket] = np.int32(np.int64(max(least + step * (before - 1) + _MARGIN, 0.0)) >> 16)
-    for i in range(length):
-        bucket = max(np.int32(sizes[i] >> np.uint32(_SHIFT)) - top, np.int32(0))
-        upper = np.int32(draws[i])
-        mask[i] = 1 if upper < lows[bucket] else 0
-        if lows[bucket] <= upper <= highs[bucket]:
-            limit = _limit(_rank(sizes, i), length - 1, density, epsilon)
-            mask[i] = 1 if _is_below(limit, key, stream, first + i, upper, spare) else 0
+        held = counts[bucket]
+        counts[bucket] = before
+        before += held
+    for bucket in range(_BUCKETS):
+        after = counts[bucket + 1] if bucket + 1 < _BUCKETS else length
+        low = max(least + step * np.float64(counts[bucket]) - _MARGIN, 0.0)
+        high = max(least + step * np.float64(after - 1) + _MARGIN, 0.0)
+        lows[bucket] = np.int32(min(low * (1 / 65536), 65536.0))
+        widths[bucket] = np.int32(min(high * (1 / 65536), 65536.0)) - lows[bucket]
+
+
+@tile
+def _mask_group(draws, buckets, lows, widths, mask):
+    """Entries that their buckets decide; says whether some are left to their ranks."""
+    doubtful = np.int32(0)
+    for i in range(len(draws)):
+        bucket = np.uint64(buckets[i])
+        over = np.int32(np.int32(draws[i]) - lows[bucket])
+        mask[i] = np.uint8(np.uint32(over) >> np.uint32(31))
+        doubtful |= np.int32(1) if np.uint32(over) <= np.uint32(widths[bucket]) else np.int32(0)
+    return doubtful
+
+
+@tile
+def _mask_row(sizes, draws, buckets, key, stream, first, density, epsilon, counts, lows, widths, spare, mask):
+    """One row: `draws` are its 16-bit draws; `first` its offset in the tensor."""
+    length = len(sizes)
+    _fill_buckets(sizes, buckets, counts)
+    _fill_limits(length, density, epsilon, counts, lows, widths)
+    for start in range(0, length, _GROUP):
+        stop = min(start + _GROUP, length)
+        if _mask_group(draws[start:stop], buckets[start:stop], lows, widths, mask[start:stop]):
+            for i in range(start, stop):
+                upper, bucket = np.int32(draws[i]), np.uint64(buckets[i])
+                if np.uint32(upper - lows[bucket]) <= np.uint32(widths[bucket]):
+                    limit = _limit(_rank(sizes, i), length - 1, density, epsilon)
+                    mask[i] = 1 if _is_below(limit, key, stream, first + i, upper, spare) else 0
 
 
 @tile
@@ -96,11 +133,12 @@ def masks(args):
     words = carray(pointer(args[WORDS]), 2 + 2 * experts, np.int64)
     length = words[0]
     sizes = carray(pointer(words[1]), count, np.uint32)
+    buckets = carray(pointer(words[1] + 6 * count + 8 * TILE), count, np.uint16)
     words_drawn = carray(pointer(words[1] + 4 * count), count // 2 + 2 * TILE, np.uint32)
     rows = carray(pointer(args[SCRATCH]), (2, TILE), np.float32)
     out = carray(pointer(args[OUT]), (experts, count), np.uint8)
     tables = carray(pointer(args[SCRATCH] + 4 * 2 * TILE), (4, _BUCKETS), np.int32)
-    counts, lows, highs, spare = tables[0], tables[1], tables[2], tables[3].view(np.uint32)
+    counts, lows, widths, spare = tables[0], tables[1], tables[2], tables[3].view(np.uint32)
     skipped = first % TILE
     worst = np.uint32(0)
     for k in range(experts):
@@ -117,7 +155,7 @@ def masks(args):
         for start in range(0, count, length):
             stop = start + length
             _mask_row(
-                sizes[start:stop], draws[start:stop], key, stream, first + start, numbers[2 * k],
-                numbers[2 * k + 1], counts, lows, highs, spare, out[k, start:stop],
+                sizes[start:stop], draws[start:stop], buckets[start:stop], key, stream, first + start, numbers[2 * k],
+                numbers[2 * k + 1], counts, lows, widths, spare, out[k, start:stop],
             )  # fmt: skip
     return np.int64(worst >= np.uint32(calls.NOT_FINITE))

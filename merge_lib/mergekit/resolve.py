@@ -114,13 +114,13 @@ def _places(
     for name in names:
         if stacks is None or stacks[lead].split(name) is None:
             yield name, _Place(_slice_outside(name, slices))
-    offset = 0
+    offset, rests = 0, _rests(stacks[lead], names) if stacks else []
     for piece in slices if stacks else ():
         source = piece.sources[0]
         count = source.layer_range[1] - source.layer_range[0]
         for index in range(count):
             position = index / (count - 1) if count > 1 else 1.0
-            for rest in _rests(stacks[lead], names):  # type: ignore[index]
+            for rest in rests:
                 place = _Place(piece, position, index, rest)
                 yield stacks[lead].join(offset + index, rest), place  # type: ignore[index]
         offset += count

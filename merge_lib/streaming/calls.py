@@ -1,15 +1,24 @@
 """A kernel with all that it is told beside the bytes, and the buffers of one thread."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from merge_lib.files.layout import DTYPE_BYTES
 from merge_lib.kernels import calls as layout
 from merge_lib.kernels.loading import load
 from merge_lib.streaming.planning import Work
 
 _NOTHING = np.zeros(1, np.int64)
+
+
+@dataclass
+class MaskStore:
+    """The masks of a whole tensor, made in one pass and used in the next: [experts · count] piece after piece."""
+
+    array: np.ndarray
+    is_filled: bool = False
 
 
 @dataclass(frozen=True)
@@ -20,11 +29,13 @@ class RowMasks:
         length: elements of a row.
         numbers: density and epsilon of each expert, float64.
         keys: key and stream of each expert's draws.
+        store: where they are kept between passes; None where they are made in each.
     """
 
     length: int
     numbers: np.ndarray
     keys: tuple[int, ...]
+    store: MaskStore | None = None
 
 
 @dataclass(frozen=True)
@@ -46,28 +57,88 @@ class Call:
     masks: RowMasks | None = None
 
 
+@dataclass(frozen=True)
+class Made:
+    """A piece of the inputs and what the calls made of it.
+
+    Attributes:
+        index: its place in the order of the pieces.
+        first: its offset in the tensor, in elements.
+        inputs: the bytes of each input; None for those that were not read.
+        outs: the bytes of each result; None where something is not finite.
+    """
+
+    index: int
+    first: int
+    inputs: list[memoryview | None]
+    outs: list[memoryview | None]
+
+
+Read = Callable[[tuple[Work, int, int], "Workspace"], list[memoryview | None]]
+
+
+def _plain(size: int) -> np.ndarray:
+    return np.empty(size, np.uint8)
+
+
 class Workspace:
     """The buffers of one thread, used again for every piece."""
 
-    def __init__(self, inputs: int, chunk: int, outputs: int = 1) -> None:
+    def __init__(
+        self, inputs: int, chunk: int, outputs: int = 1, allocate: Callable[[int], np.ndarray] = _plain
+    ) -> None:
         self.chunk = chunk
+        self._allocate = allocate
         self._held = 0
         self._shape = inputs, outputs
+        self._tables: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
         self.hold(chunk)
         self._scratch = np.zeros((inputs + layout.SPARE_ROWS) * layout.TILE + 16, np.float32)
         self._masks = np.empty(0, np.uint8)
         self._sizes = np.empty(0, np.uint8)
         self._block = np.zeros(layout.SIZE, np.int64)
+        self._block_address = address_of(self._block)
+        self._scratch_address = address_of(self._scratch) + -address_of(self._scratch) % 64
+        self._bad = 0
 
     def hold(self, count: int) -> None:
         """Make room for pieces of so many elements."""
         if count > self._held:
             inputs, outputs = self._shape
             self._held = count
-            self.rows = np.empty((inputs, count * 4), np.uint8)
-            self.outs = np.empty((outputs, count * 4), np.uint8)
+            self.rows = [self._allocate(count * 4) for _ in range(inputs)]
+            self.outs = [self._allocate(count * 4) for _ in range(outputs)]
             self.views = [memoryview(row) for row in self.rows]
             self.out_views = [memoryview(out) for out in self.outs]
+            self.out_addresses = [address_of(out) for out in self.outs]
+            self._tables = {}
+
+    def merged(
+        self,
+        pieces: Iterable[tuple[int, tuple[Work, int, int]]],
+        read: Read,
+        calls: Sequence[tuple[Call, Work]],
+        size: int,
+    ) -> Iterator[Made]:
+        """Read pieces of up to `size` elements and merge each; its bytes hold until the next is asked for."""
+        self.hold(size)
+        for index, piece in pieces:
+            views = read(piece, self)
+            outs = [self._result(call, work, piece, place) for place, (call, work) in enumerate(calls)]
+            yield Made(index, piece[1], views, outs)
+
+    def _result(self, call: Call, work: Work, piece: tuple[Work, int, int], place: int) -> memoryview | None:
+        _, first, count = piece
+        if self.call(call, work, first, count, self.out_addresses[place], layout.CODE_OF[work.dtype]):
+            return None
+        return self.out_views[place][: count * DTYPE_BYTES[work.dtype]]
+
+    def make_masks(self, call: Call, work: Work, first: int, count: int) -> tuple[np.ndarray, bool]:
+        """The masks of the piece that lies in `rows`, [experts, count]; whether something is not finite."""
+        masks = self._masks_of(call, first, count)
+        if call.masks.store is not None and call.masks.store.is_filled:  # type: ignore[union-attr]
+            return masks, False
+        return masks, self._make_masks(call, work, first, masks)
 
     def call(self, call: Call, work: Work, first: int, count: int, out: int, out_code: int = 0) -> bool:
         """Run a kernel on the piece that lies in `rows`; whether something is not finite.
@@ -84,44 +155,58 @@ class Workspace:
         is_bad = False
         words = call.words
         if call.masks is not None:
-            is_bad = self._make_masks(call, addresses, codes, work, first, count)
+            masks, is_bad = self.make_masks(call, work, first, count)
             words = words.copy()
-            words[layout.MASKS] = self._masks.ctypes.data
-        self._fill(call, addresses, codes, work, first, count)
-        self._block[layout.NUMBERS] = call.numbers.ctypes.data
-        self._block[layout.WORDS] = words.ctypes.data
-        self._block[layout.OUT], self._block[layout.OUT_CODE] = out, out_code
-        return bool(load(call.kernel)(self._block.ctypes.data)) or is_bad
+            words[layout.MASKS] = address_of(masks)
+        self._run(
+            call.kernel, addresses, codes, len(call.places) - 1, first, count, address_of(call.numbers),
+            address_of(words), out, out_code, layout.CODE_OF[work.arithmetic],
+        )  # fmt: skip
+        return bool(self._bad) or is_bad
 
-    def _inputs(self, places: Sequence[int], work: Work) -> tuple[np.ndarray, np.ndarray]:
-        addresses, codes = np.zeros(len(places), np.int64), np.full(len(places), layout.NO_BASE, np.int64)
-        for i, place in enumerate(places):
-            if place >= 0:
-                addresses[i] = self.rows[place].ctypes.data
-                codes[i] = layout.CODE_OF[work.inputs[place].dtype]  # type: ignore[union-attr]
-        return addresses, codes
+    def _run(self, kernel: str, *values: int) -> None:
+        """Fill the block in the order of its places, and call."""
+        inputs, codes, experts, first, count, numbers, words, out, out_code, rounding = values
+        self._block[:] = (
+            inputs, codes, experts, first, count, numbers, words, out, out_code, self._scratch_address, rounding,
+        )  # fmt: skip
+        self._bad = load(kernel)(self._block_address)
 
-    def _fill(
-        self, call: Call, addresses: np.ndarray, codes: np.ndarray, work: Work, first: int, count: int
-    ) -> None:
-        block = self._block
-        block[layout.INPUTS], block[layout.CODES] = addresses.ctypes.data, codes.ctypes.data
-        block[layout.EXPERTS] = len(call.places) - 1
-        block[layout.FIRST], block[layout.COUNT] = first, count
-        block[layout.SCRATCH] = self._scratch.ctypes.data + -self._scratch.ctypes.data % 64
-        block[layout.ROUNDING] = layout.CODE_OF[work.arithmetic]
+    def _inputs(self, places: tuple[int, ...], work: Work) -> tuple[int, int]:
+        """Addresses of the table of the inputs' rows and of that of their element types."""
+        dtypes = tuple(
+            work.inputs[place].dtype if place >= 0 else ""  # type: ignore[union-attr]
+            for place in places
+        )
+        key = places, dtypes
+        if key not in self._tables:
+            rows = [address_of(self.rows[place]) if place >= 0 else 0 for place in places]
+            codes = [layout.CODE_OF.get(dtype, layout.NO_BASE) for dtype in dtypes]
+            self._tables[key] = np.array(rows, np.int64), np.array(codes, np.int64)
+        rows, codes = self._tables[key]
+        return address_of(rows), address_of(codes)
 
-    def _make_masks(
-        self, call: Call, addresses: np.ndarray, codes: np.ndarray, work: Work, first: int, count: int
-    ) -> bool:
-        masks = call.masks
-        experts = len(call.places) - 1
+    def _masks_of(self, call: Call, first: int, count: int) -> np.ndarray:
+        """Where a piece's masks are, or will be, [experts, count]."""
+        experts, store = len(call.places) - 1, call.masks.store  # type: ignore[union-attr]
+        if store is not None:
+            return store.array[first * experts : (first + count) * experts].reshape(experts, count)
         if len(self._masks) < experts * count:
             self._masks = np.empty(experts * count, np.uint8)
+        return self._masks[: experts * count].reshape(experts, count)
+
+    def _make_masks(self, call: Call, work: Work, first: int, out: np.ndarray) -> bool:
+        masks, (experts, count) = call.masks, out.shape
+        if len(self._sizes) < 4 * (2 * count + 2 * layout.TILE):
             self._sizes = np.empty(4 * (2 * count + 2 * layout.TILE), np.uint8)
-        words = np.array([masks.length, self._sizes.ctypes.data, *masks.keys], np.int64)  # type: ignore[union-attr]
-        self._fill(call, addresses, codes, work, first, count)
-        self._block[layout.NUMBERS] = masks.numbers.ctypes.data  # type: ignore[union-attr]
-        self._block[layout.WORDS] = words.ctypes.data
-        self._block[layout.OUT] = self._masks.ctypes.data
-        return bool(load("ranks.masks")(self._block.ctypes.data))
+        words = np.array([masks.length, address_of(self._sizes), *masks.keys], np.int64)  # type: ignore[union-attr]
+        self._run(
+            "ranks.masks", *self._inputs(call.places, work), experts, first, count, address_of(masks.numbers),  # type: ignore[union-attr]
+            address_of(words), address_of(out), 0, layout.CODE_OF[work.arithmetic],
+        )  # fmt: skip
+        return bool(self._bad)
+
+
+def address_of(array: np.ndarray) -> int:
+    """Where an array's bytes are; it must outlive the use."""
+    return array.__array_interface__["data"][0]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,23 @@ from typing import Any
 import xxhash
 
 from merge_lib.errors import CheckpointMismatchError
+from merge_lib.files.layout import DTYPE_BYTES
 from merge_lib.kernels import calls as layout
-from merge_lib.streaming.calls import Call, Workspace
+from merge_lib.streaming.calls import Call, Made, Workspace
 from merge_lib.streaming.memory_bound import Bound
 from merge_lib.streaming.operations import Context, prepare
 from merge_lib.streaming.planning import MergePlan, Work
 from merge_lib.streaming.runs import Run
-from merge_lib.streaming.scanning import Inputs, NotFiniteError, Scan, Taken, piece_size, pieces, run_all
+from merge_lib.streaming.scanning import (
+    Inputs,
+    NotFiniteError,
+    Piece,
+    Scan,
+    Taken,
+    piece_size,
+    pieces,
+    run_all,
+)
 from merge_lib.streaming.selecting import Wanted, find_largest
 from merge_lib.streaming.sharing import Reading, share_readings
 
@@ -97,7 +107,11 @@ class Executor:
     def _space(self, groups: Sequence[Group]) -> Workspace:
         inputs = max(len(group.first.inputs) for group in groups)
         outputs = max(len(group.parts) for group in groups)
-        return Workspace(inputs, self.bound.chunk, outputs)
+        if self.runs[0].plan.device is None:
+            return Workspace(inputs, self.bound.chunk, outputs)
+        from merge_lib.streaming.on_device.lanes import Lane
+
+        return Lane(self.runs[0].plan.device.torch_name, self.bound, inputs, outputs)
 
     def _groups(self) -> list[Group]:
         readings = share_readings([run.left for run in self.runs])
@@ -152,7 +166,7 @@ class Executor:
         """Every result of a group and its inputs' digests; calls on pieces of one size share the reading."""
         calls = [self._prepare(group, run, work, spaces, pool) for run, work in group.parts]
         hashes = Hashes(group, [header and self.known.get(header.key) for header in group.first.inputs])
-        sizes = [piece_size(call, self.bound.chunk) for call in calls]
+        sizes = [piece_size(call, self.bound.piece) for call in calls]
         for size in dict.fromkeys(sizes):
             made = [place for place, own in enumerate(sizes) if own == size]
             self._pass(Passing(group.widened(), calls, made, hashes, size), spaces, pool)
@@ -164,9 +178,9 @@ class Executor:
     ) -> Call:
         """The call that makes a part, on the inputs of the group."""
         started = perf_counter()
-        context = Context(run.plan.seed, Scan([work], self.inputs, spaces, pool), run.thresholds)
+        scan = Scan([work], self.inputs, spaces, pool, self.bound.mask_bytes)
         with told_of(run.plan):
-            call = group.reading.moved(prepare(work, context), work)
+            call = group.reading.moved(prepare(work, Context(run.plan.seed, scan, run.thresholds)), work)
         with self._lock:
             run.elapsed_s += perf_counter() - started
         return call
@@ -176,30 +190,29 @@ class Executor:
         taken, turns = Taken(pieces(todo.group.first, todo.size)), Turns()
         places = sorted({place for i in todo.made for place in todo.calls[i].places} | todo.hashes.wanted)
 
+        read = partial(self._read, places)
+        parts = [todo.group.parts[i] for i in todo.made]
+        calls = [(todo.calls[i], work) for i, (_, work) in zip(todo.made, parts, strict=True)]
+
         def drain(space: Workspace) -> None:
-            space.hold(todo.size)
-            for index, piece in taken:
-                views = self.inputs.read_piece(piece, space, places)
-                outs = {i: self._make(todo.group.parts[i], todo.calls[i], piece, space, i) for i in todo.made}
-                turns.take(index, partial(todo.hashes.update, views, outs), self.inputs)
+            with closing(space.merged(taken, read, calls, todo.size)) as pieces_made:
+                for made in pieces_made:
+                    views = [_write(*part, made, out) for part, out in zip(parts, made.outs, strict=True)]
+                    hashed = partial(
+                        todo.hashes.update, made.inputs, dict(zip(todo.made, views, strict=True))
+                    )
+                    if pool is None:
+                        hashed()
+                    else:
+                        turns.take(made.index, hashed, self.inputs)
 
         if pool is None:
             drain(spaces[0])
         else:
             run_all([partial(drain, space) for space in spaces], pool, self.inputs.stop)
 
-    def _make(
-        self, part: tuple[Run, Work], call: Call, piece: tuple[Work, int, int], space: Workspace, place: int
-    ) -> memoryview:
-        """One call on a piece, written."""
-        (run, work), (_, first, count) = part, piece
-        itemsize = 4 if work.dtype == "F32" else 2
-        out = space.outs[place].ctypes.data
-        if space.call(call, work, first, count, out, layout.CODE_OF[work.dtype]):
-            raise NotFiniteError(work.name, run.plan)
-        view = space.out_views[place][: count * itemsize]
-        run.output.write(work.name, first * itemsize, view)
-        return view
+    def _read(self, places: Sequence[int], piece: Piece, space: Workspace) -> list[memoryview | None]:
+        return self.inputs.read_piece(piece, space, places)
 
     def _copy(self, group: Group, space: Workspace) -> tuple[str, list[str | None]]:
         """The base's tensor where it is excluded, else that of the experts, which must all be the same."""
@@ -222,6 +235,14 @@ class Executor:
         inputs: list[str | None] = [None] * len(work.inputs)
         inputs[first : first + len(hashes)] = [hashed.hexdigest() for hashed in hashes]
         return hashes[0].hexdigest(), inputs
+
+
+def _write(run: Run, work: Work, made: Made, out: memoryview | None) -> memoryview:
+    """Put a piece of a result in its place."""
+    if out is None:
+        raise NotFiniteError(work.name, run.plan)
+    run.output.write(work.name, made.first * DTYPE_BYTES[work.dtype], out)
+    return out
 
 
 class Hashes:

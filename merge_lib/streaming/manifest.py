@@ -55,7 +55,7 @@ def make_manifest(
         "experts": experts,
         "output": output,
         "arithmetic": plan.arithmetic,
-        "versions": versions(with_torch=not plan.is_compiled),
+        "versions": versions(plan),
     }
 
 
@@ -64,9 +64,10 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
     return json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def versions(*, with_torch: bool) -> dict[str, str]:
+def versions(plan: MergePlan) -> dict[str, str]:
     """Of everything that the bytes could depend on."""
-    packages = ["mergeline", "numpy", "torch" if with_torch else "numba"]
+    packages = ["mergeline", "numpy", *(["numba"] if plan.is_compiled else [])]
+    packages += ["torch"] if plan.device is not None or not plan.is_compiled else []
     return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
 
 

@@ -5,16 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from merge_lib.errors import SpecError
+from merge_lib.kernels.calls import TILE
 from merge_lib.streaming.planning import ROW_PIECE, MergePlan
 from merge_lib.streaming.sharing import count_rows
 
 CHUNK = 128 * 1024  # elements: the inputs of a piece stay in the second cache
+DEVICE_CHUNK = 1 << 20  # elements of a piece for a device: MBs a copy, yet many pieces of a large tensor
+DEVICE_SETS = 2  # of buffers for pieces on their way
 _COUNTS_BYTES = 65536 * 8  # of the counts of one expert, at the least
+_MASK_BYTES = 256 << 20  # of all threads
 _SMALLEST_CHUNK = 4096
 _RESERVE = 48 << 20  # the compiled code, and bookkeeping that grows while running, measured
 _KERNELS_RSS = 190 << 20  # numpy, numba and the command line, measured
 _TORCH_RSS = 420 << 20  # the same with torch
-_REMEDY = "Use fewer threads or give it more."
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,21 @@ class Bound:
         chunk: elements of a piece.
         buffer_bytes: of all threads together.
         process_bytes: the estimated resident size at the peak.
+        mask_bytes: what a tensor's masks may take between two passes; they are made twice where it is too little.
+        device_chunk: elements of a piece that goes to a device; 0 where there is none.
     """
 
     threads: int
     chunk: int
     buffer_bytes: int
     process_bytes: int
+    mask_bytes: int = 0
+    device_chunk: int = 0
+
+    @property
+    def piece(self) -> int:
+        """Elements that are merged together."""
+        return self.device_chunk or self.chunk
 
 
 def bound_memory(
@@ -49,7 +61,9 @@ def bound_memory(
     """
     compiled = [plan for plan in plans if plan.is_compiled]
     bounds = [_bound_torch(plan, memory_bytes) for plan in plans if not plan.is_compiled]
-    if compiled:
+    if compiled and compiled[0].device is not None:
+        bounds.insert(0, _bound_device(compiled, threads, memory_bytes, resident or resident_bytes()))
+    elif compiled:
         bounds.insert(0, _bound_kernels(compiled, threads, memory_bytes, resident or _KERNELS_RSS))
     return replace(bounds[0], process_bytes=max(bound.process_bytes for bound in bounds))
 
@@ -65,10 +79,46 @@ def _bound_kernels(plans: Sequence[MergePlan], threads: int, memory_bytes: int |
         chunk = min(CHUNK, max(room, 0) // row_bytes // 1024 * 1024)
         if chunk < _SMALLEST_CHUNK:
             needed = start + _RESERVE + threads * (fixed + row_bytes * _SMALLEST_CHUNK)
-            remedy = "Use fewer threads, merge fewer together, or give it more."
-            raise SpecError(_too_small(memory_bytes, needed, remedy if len(plans) > 1 else _REMEDY))
+            raise SpecError(_too_small(memory_bytes, needed, _remedy(plans)))
     buffers = threads * (fixed + row_bytes * chunk)
-    return Bound(threads, chunk, buffers, start + _RESERVE + buffers)
+    masks, each = _mask_bytes(plans, threads, memory_bytes)
+    return Bound(threads, chunk, buffers, start + _RESERVE + buffers + masks, each)
+
+
+def _bound_device(plans: Sequence[MergePlan], threads: int, memory_bytes: int | None, resident: int) -> Bound:
+    """With the pinned buffers, two sets a thread, beside those for statistics."""
+    rows = count_rows([plan.works for plan in plans])
+    row_bytes = sum(rows) * 4
+    largest = max((work.count for plan in plans for work in plan.works), default=1)
+    most = min(DEVICE_CHUNK, max(-(-largest // TILE), 1) * TILE)
+    least = min(_SMALLEST_CHUNK, most)
+    # masks are made in the sets
+    fixed = (DEVICE_SETS + 1) * max(_fixed_bytes(plan, rows, len(plans)) for plan in plans)
+    start = resident + _RESERVE
+    room = None if memory_bytes is None else (memory_bytes - start) // threads - fixed
+    # a third of it for statistics, as far as they have a use for it
+    chunk = CHUNK if room is None else min(CHUNK, max(room, 0) // (3 * row_bytes) // TILE * TILE)
+    left = most if room is None else (room // row_bytes - chunk) // DEVICE_SETS // TILE * TILE
+    device_chunk = min(most, left)
+    if memory_bytes is not None and (chunk < _SMALLEST_CHUNK or device_chunk < least):
+        needed = start + threads * (fixed + row_bytes * (_SMALLEST_CHUNK + DEVICE_SETS * _SMALLEST_CHUNK))
+        raise SpecError(_too_small(memory_bytes, needed, _remedy(plans)))
+    buffers = threads * (fixed + row_bytes * (chunk + DEVICE_SETS * device_chunk))
+    masks, each = _mask_bytes(plans, threads, memory_bytes)
+    return Bound(threads, chunk, buffers, start + buffers + masks, each, device_chunk)
+
+
+def _mask_bytes(plans: Sequence[MergePlan], threads: int, memory_bytes: int | None) -> tuple[int, int]:
+    """For all masks, and for those that one merge keeps of a tensor."""
+    masked = sum(plan.method.startswith("mergekit.della") for plan in plans)
+    if not masked or memory_bytes is not None:
+        return 0, 0
+    return _MASK_BYTES, _MASK_BYTES // (threads * masked)
+
+
+def _remedy(plans: Sequence[MergePlan]) -> str:
+    fewer = "Use fewer threads, merge fewer together," if len(plans) > 1 else "Use fewer threads"
+    return f"{fewer} or give it more."
 
 
 def _fixed_bytes(plan: MergePlan, rows: tuple[int, int], together: int) -> int:

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -53,7 +53,7 @@ class Output:
     def read(self, name: str, start: int, view: memoryview) -> None:
         """Fill a buffer with bytes that an earlier run has written."""
         file, offset = self._places[name]
-        read_exactly(file, view, offset + start, f"{self._folder}, tensor '{name}'")
+        read_exactly(file, view, offset + start, lambda: f"{self._folder}, tensor '{name}'")
 
     @contextmanager
     def flushing(self) -> Iterator[None]:
@@ -137,13 +137,12 @@ def _claim(file: int, size: int) -> None:
         os.ftruncate(file, size)
 
 
-def read_exactly(file: int, view: memoryview, offset: int, label: str) -> None:
-    """Fill a buffer from a place of a file."""
-    while view:
-        got = os.preadv(file, [view], offset)
+def read_exactly(file: int, view: memoryview, offset: int, label: Callable[[], str]) -> None:
+    """Fill a buffer from a place of a file; the label is for the message."""
+    while (got := os.preadv(file, [view], offset)) < len(view):
         if got == 0:
             raise CheckpointCorruptError(
-                f"{label} ended {len(view)} bytes early: the file became shorter while it was read. "
+                f"{label()} ended {len(view)} bytes early: the file became shorter while it was read. "
                 "Restore it, then merge again."
             )
         view, offset = view[got:], offset + got

@@ -24,6 +24,8 @@ from merge_lib.streaming.headers import FLOATING, read_source
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from merge_lib.streaming.devices import Device
+
 DTYPE_CODES = {
     **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"},
     **{"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"},
@@ -119,6 +121,7 @@ class MergePlan:
         reference: loads the torch functions.
         why_torch: why the arithmetic is not in kernels, in words; empty where it is.
         variant: whose mathematics they are, where they are not those of the papers.
+        device: what merges, where it is not the kernels on the CPU.
     """
 
     method: str
@@ -134,6 +137,7 @@ class MergePlan:
     reference: Callable[[], Reference]
     why_torch: str
     variant: str = ""
+    device: "Device | None" = None
 
     @property
     def is_compiled(self) -> bool:
@@ -143,6 +147,8 @@ class MergePlan:
     @property
     def arithmetic(self) -> str:
         """The route, as it is reported."""
+        if self.device is not None:
+            return self.device.label
         return "kernels" if self.is_compiled else f"torch: {self.why_torch}"
 
     @property
@@ -176,7 +182,7 @@ class MergePlan:
         return {"recipe": dict(self.recipe), **named}
 
     def fingerprint(self, outputs: Mapping[str, Any]) -> str:
-        """Changes with the recipe, the input files and the layout of the result."""
+        """Changes with the recipe, the input files, the layout of the result and the device."""
         files = [
             [[str(path.resolve()), *state.identity] for path, state in source.states.items()]
             for source in self.sources
@@ -186,8 +192,15 @@ class MergePlan:
             [work.name, work.params, [header and (places[header.key], header.name) for header in work.inputs]]
             for work in self.works
         ]
-        told = json.dumps([self.recorded, self.base is not None, files, made_of, outputs], sort_keys=True)
-        return xxhash.xxh3_128_hexdigest(told.encode())
+        told = [
+            self.recorded,
+            self.base is not None,
+            files,
+            made_of,
+            outputs,
+            self.device and self.arithmetic,
+        ]
+        return xxhash.xxh3_128_hexdigest(json.dumps(told, sort_keys=True).encode())
 
 
 def make_plan(spec: MergeSpec) -> MergePlan:

@@ -10,6 +10,7 @@ from typing import Any
 from merge_lib.errors import MergeError
 from merge_lib.spec import MergeSpec
 from merge_lib.streaming.companions import companion_files
+from merge_lib.streaming.devices import plan_for
 from merge_lib.streaming.memory_bound import bound_memory, usable_threads
 from merge_lib.streaming.planning import MergePlan, make_plan
 from merge_lib.streaming.run import Asked, MergeOptions
@@ -28,7 +29,7 @@ class Preview:
         read_bytes: over all passes.
         estimated_s: a rough guess from the bytes.
         memory_bytes: the estimated resident size at the peak.
-        arithmetic: "kernels", or "torch: " and the reason.
+        arithmetic: "kernels", the device's name, or "torch: " and the reason.
     """
 
     problems: tuple[str, ...]
@@ -78,7 +79,7 @@ def examine_plan(make: Callable[[], MergePlan], out: Path, options: MergeOptions
     """As `examine`, whatever recipe the plan is made from."""
     options = options or MergeOptions()
     try:
-        plan = make()
+        plan = plan_for(make, options.device)
     except MergeError as exc:
         return Preview(tuple(str(exc).splitlines()))
     target = Target(Path(out))
@@ -95,7 +96,9 @@ def examine_all(asked: Sequence[Asked], options: MergeOptions | None = None) -> 
     problems: list[str] = []
     planned: list[tuple[MergePlan, Target]] = []
     for one in asked:
-        found = _refusal(lambda one=one: planned.append((one.make(), Target(one.out))))
+        found = _refusal(
+            lambda one=one: planned.append((plan_for(one.make, options.device), Target(one.out)))
+        )
         problems += [f"{one.out.name}: {line}" for text in found for line in text.splitlines()]
     problems += _refusal(partial(check_apart, [target for _, target in planned]))
     sources = [source for plan, _ in planned for source in plan.sources]

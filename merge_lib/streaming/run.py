@@ -13,6 +13,7 @@ import xxhash
 from merge_lib.errors import MergeError
 from merge_lib.files.hashes import FileHash
 from merge_lib.spec import MergeSpec
+from merge_lib.streaming.devices import plan_for
 from merge_lib.streaming.finishing import describe_merge, finish
 from merge_lib.streaming.journal import Journal
 from merge_lib.streaming.layout import Shard
@@ -28,7 +29,7 @@ _HASH_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """How a merge is run; none of it changes a byte of the tensors.
+    """How a merge is run; none of it changes a byte of the tensors, but a GPU may by one rounding step.
 
     Attributes:
         threads: None uses the cores that this process may use.
@@ -36,6 +37,7 @@ class MergeOptions:
         max_shard_bytes: a folder's files are no larger, unless one tensor is.
         file_hashes: more hashes of whole files for the manifest; they take longer than the merge.
         progress: told the bytes that were read since the last call.
+        device: "cpu" for the kernels; "cuda" or "cuda:1" for torch on a GPU; "torch:cpu" to check the latter.
     """
 
     threads: int | None = None
@@ -43,6 +45,7 @@ class MergeOptions:
     max_shard_bytes: int = 5_000_000_000
     progress: Callable[[int], None] = lambda _read: None
     file_hashes: tuple[FileHash, ...] = ()
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class StreamedMerge:
     Attributes:
         continued: tensors that an interrupted run had finished.
         elapsed_s: until it was whole, from the start of what it was made together with.
-        arithmetic: "kernels", or "torch: " and the reason.
+        arithmetic: "kernels", the device's name, or "torch: " and the reason.
         was_finished: it was there already, and left as it was.
     """
 
@@ -99,7 +102,7 @@ def merge_to(spec: MergeSpec, out: Path, options: MergeOptions | None = None) ->
         Where the merge is and what it is.
 
     Raises:
-        SpecError: the output would overwrite something, or the memory is too small.
+        SpecError: the output would overwrite something, the memory is too small, or there is no such device.
         CheckpointError: a checkpoint is missing or damaged, does not match the others, or cannot be written.
         MethodInputError: an expert or the result is not finite.
     """
@@ -167,18 +170,10 @@ class RefusedError(MergeError):
         self.refused = dict(refused)
 
 
-def make_plans(asked: Sequence[Asked]) -> list[MergePlan]:
-    """The plans of several merges.
-
-    Raises:
-        MergeError: everything that is wrong with any of them, each with its output where there are several.
-    """
-    return gather([partial(_make_plan, one, is_alone=len(asked) == 1) for one in asked])
-
-
-def _make_plan(asked: Asked, *, is_alone: bool) -> MergePlan:
+def _make_plan(asked: Asked, device: str, *, is_alone: bool) -> MergePlan:
+    """A plan; what is wrong with it is told with its output where there are several."""
     try:
-        return asked.make()
+        return plan_for(asked.make, device)
     except MergeError as exc:
         if is_alone:
             raise
@@ -190,7 +185,8 @@ def _merge(
 ) -> list[StreamedMerge | MergeError]:
     """Each merge, or why it cannot be made."""
     started = perf_counter()
-    plans, targets = make_plans(asked), [Target(Path(one.out)) for one in asked]
+    plans = gather([partial(_make_plan, one, options.device, is_alone=len(asked) == 1) for one in asked])
+    targets = [Target(Path(one.out)) for one in asked]
     manifests = _check_targets(plans, targets, leaves_finished=leaves_finished)
     outcomes: dict[Path, StreamedMerge | MergeError] = {
         target.out: _left(plan, target, manifest)

@@ -16,7 +16,7 @@ import numpy as np
 from merge_lib.errors import CheckpointError
 from merge_lib.files.headers import TensorHeader
 from merge_lib.kernels.calls import TILE
-from merge_lib.streaming.calls import Call, Workspace
+from merge_lib.streaming.calls import Call, Workspace, address_of
 from merge_lib.streaming.output import read_exactly
 from merge_lib.streaming.planning import ROW_PIECE, MergePlan, Work
 
@@ -25,6 +25,7 @@ Piece = tuple[Work, int, int]  # a work, the first element, how many
 
 SAMPLE = 4096  # elements of each piece that is looked at for an estimate
 _SAMPLED_SHARE = 16
+_TOLD_BYTES = 8 << 20  # between two calls of the progress function
 
 
 class StoppedEarlyError(CheckpointError):
@@ -45,7 +46,7 @@ class Inputs:
 
     def __init__(self, files: Iterable[Path], progress: Progress) -> None:
         self.stop = Event()
-        self._progress = progress
+        self._progress, self._read = progress, 0
         self._stack = ExitStack()
         self._files: dict[Path, int] = {}
         try:
@@ -61,9 +62,16 @@ class Inputs:
         """Fill a buffer with bytes of a tensor, from its byte `start`."""
         if self.stop.is_set():
             raise StoppedEarlyError("Another piece of the merge failed.")
-        label = f"Tensor '{header.name}' of {header.path}"
-        read_exactly(self._files[header.path], view, header.offset + start, label)  # type: ignore[index]
-        self._progress(len(view))
+        read_exactly(
+            self._files[header.path],  # type: ignore[index]
+            view,
+            header.offset + start,
+            lambda: f"Tensor '{header.name}' of {header.path}",
+        )
+        self._read += len(view)  # threads may lose a little to one another; it is only shown
+        if self._read >= _TOLD_BYTES:
+            told, self._read = self._read, 0
+            self._progress(told)
 
     def read_piece(self, piece: Piece, space: Workspace, places: Iterable[int]) -> list[memoryview | None]:
         """Fill a thread's rows with a piece of some inputs; each input's bytes, None for the others."""
@@ -83,6 +91,7 @@ class Inputs:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._progress(self._read)
         self._stack.close()
 
 
@@ -134,12 +143,17 @@ class Taken:
 
 @dataclass(frozen=True)
 class Scan:
-    """Passes over some tensors that fold them into statistics."""
+    """Passes over some tensors that fold them into statistics.
+
+    Attributes:
+        mask_bytes: how much may be kept of masks between two passes.
+    """
 
     works: Sequence[Work]
     inputs: Inputs
     spaces: Sequence[Workspace]
     pool: Executor | None
+    mask_bytes: int = 0
 
     @property
     def threads(self) -> int:
@@ -173,15 +187,17 @@ class Scan:
         def drain(space: Workspace) -> None:
             space.hold(size)
             for index, piece in taken:
-                self._fold(piece, space, call, partial[index].ctypes.data)
+                self._fold(piece, space, call, address_of(partial[index]))
 
         self._spread([(lambda s=s: drain(s)) for s in self.spaces])
         return [fsum(column) for column in partial.reshape(-1, columns).T]
 
-    def in_order(self, call: Call) -> None:
-        """Give every piece to the call, one after another."""
+    def in_order(self, call: Call, is_done: Callable[[], bool]) -> None:
+        """Give piece after piece to the call, until it has what it looks for."""
         for work in self.works:
             for piece in pieces(work, self.spaces[0].chunk):
+                if is_done():
+                    return
                 self._fold(piece, self.spaces[0], call, 0)
 
     def _fold(self, piece: Piece, space: Workspace, call: Call, out: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from merge_lib.kernels import calls as layout
 from merge_lib.kernels.calls import BF16, CODE_OF, NOT_FINITE, ROW_WORDS
-from merge_lib.streaming.calls import Call
+from merge_lib.streaming.calls import Call, address_of
 from merge_lib.streaming.scanning import Scan
 
 _HISTOGRAM_BYTES = 16 << 20  # of all rows and threads together
@@ -91,8 +91,9 @@ def find_cuts(
     """For each (expert, bits, n) the offset after the n-th entry with those bits, from the start; n is at least 1."""
     rows = [[expert, bits, -1, 0, 0, count, 0] for expert, bits, count in wanted]
     words = np.array([len(rows), kind, *(word for row in rows for word in row)], np.int64)
-    scan.in_order(Call("selection.find_cut", places, words=words))
-    return [int(row[layout.ROW_HIGH]) for row in words[2:].reshape(-1, ROW_WORDS)]
+    found = words[2:].reshape(-1, ROW_WORDS)[:, layout.ROW_HIGH]
+    scan.in_order(Call("selection.find_cut", places, words=words), lambda: bool((found >= 0).all()))
+    return found.tolist()
 
 
 def _whole(*, is_coarse: bool) -> _Range:
@@ -140,7 +141,7 @@ def _count(
     calls = []
     for own in counts:
         rows = [
-            [expert, one.low, one.high, one.shift, bins.ctypes.data, 0, 0]
+            [expert, one.low, one.high, one.shift, address_of(bins), 0, 0]
             for expert, one, bins in zip(experts, ranges, own, strict=True)
         ]
         words = np.array([len(rows), kind, *(word for row in rows for word in row)], np.int64)

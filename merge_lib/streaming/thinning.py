@@ -8,7 +8,7 @@ import numpy as np
 from merge_lib.kernels import calls as layout
 from merge_lib.kernels.calls import EXPERT_WORDS, HEAD_WORDS, NOT_FINITE
 from merge_lib.ops.keys import DRAWS, draw_key
-from merge_lib.streaming.calls import Call, RowMasks
+from merge_lib.streaming.calls import Call, MaskStore, RowMasks
 from merge_lib.streaming.planning import Work
 from merge_lib.streaming.rounding import rounded
 from merge_lib.streaming.scanning import Scan
@@ -97,7 +97,10 @@ def _della(work: Work, scan: Scan, seed: int, _thresholds: object) -> Thinned:
     for k, (density, epsilon) in enumerate(zip(work.params["density"], work.params["epsilon"], strict=True)):
         numbers += [2.0, 0.0] if density >= 1 else [density, epsilon]  # a probability of 2 keeps everything
         keys += draw_key(seed, k, work.name)
-    masks = RowMasks(max(length, 1), np.array(numbers, np.float64), tuple(keys))
+    size = len(_experts(work)) * work.count
+    has_room = work.params["rescale"] and size <= scan.mask_bytes
+    store = MaskStore(np.empty(size, np.uint8)) if has_room else None
+    masks = RowMasks(max(length, 1), np.array(numbers, np.float64), tuple(keys), store)
     empty = [[0] * EXPERT_WORDS for _ in _experts(work)]
     return _rescaled(work, scan, _thinned(work, layout.MASKED, empty, masks))
 
@@ -196,6 +199,8 @@ def _rescaled(work: Work, scan: Scan, thinned: Thinned) -> Thinned:
         return thinned
     call = Call("task_vectors.magnitudes", _places(work), words=thinned.words, masks=thinned.masks)
     sums = [rounded(one, work.arithmetic) for one in scan.sums(call, 2 * len(_experts(work)))]
+    if thinned.masks is not None and thinned.masks.store is not None:
+        thinned.masks.store.is_filled = True
     factors = [
         rounded(before / after, work.arithmetic) if after else 0.0
         for before, after in zip(sums[::2], sums[1::2], strict=True)

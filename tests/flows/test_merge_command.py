@@ -98,6 +98,16 @@ def test_a_dry_run_writes_nothing(recipe, tmp_path):
     assert "Nothing was written." in shown.output
 
 
+def test_a_dry_run_names_the_device(recipe, tmp_path):
+    command = ["merge", str(recipe), "--out", str(tmp_path / "out"), "--dry-run", "--device"]
+    shown = CliRunner().invoke(app, [*command, "torch:cpu"])
+    assert shown.exit_code == 0, shown.output
+    assert "route     torch on the CPU" in shown.output
+    refused = CliRunner().invoke(app, [*command, "gpu"])
+    assert refused.exit_code == 2
+    assert "Device 'gpu' is not known. Give cpu, cuda, or cuda:N" in refused.output
+
+
 def test_a_dry_run_with_problems_fails(recipe, tmp_path):
     result = CliRunner().invoke(
         app, ["merge", str(recipe), "--out", str(tmp_path / "base"), "--dry-run", "--json"]

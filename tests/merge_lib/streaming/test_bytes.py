@@ -26,6 +26,7 @@ VARIANTS = [
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     monkeypatch.setattr(memory_bound, "CHUNK", 4096)
+    monkeypatch.setattr(memory_bound, "DEVICE_CHUNK", 3072)
 
 
 @pytest.mark.parametrize(("method", "params"), VARIANTS)
@@ -41,6 +42,20 @@ def test_kernels_give_the_bytes_of_the_torch_functions(
     streamed = merge_to(spec, tmp_path / "streamed.safetensors", MergeOptions(threads=2))
     assert streamed.arithmetic == "kernels" or (method, count) == ("slerp", 4)
     assert streamed.path.read_bytes() == reference.path.read_bytes()
+
+
+@pytest.mark.parametrize(("method", "params"), VARIANTS)
+@pytest.mark.parametrize("dtypes", [(BF16,), (F16,), (F32,), (BF16, F16, F32)])
+def test_a_device_gives_what_the_kernels_give(
+    method, params, dtypes, device, make_checkpoints, assert_as_on_the_cpu, tmp_path
+):
+    base, experts = make_checkpoints(2 if method == "slerp" else 3, dtypes)
+    dtype = "float16" if len(dtypes) > 1 else None
+    spec = MergeSpec(method=method, params=params, base=base, experts=experts, seed=7, dtype=dtype)
+    kernels = merge_to(spec, tmp_path / "kernels.safetensors", MergeOptions(threads=2))
+    there = merge_to(spec, tmp_path / "device.safetensors", MergeOptions(threads=2, device=device))
+    assert there.arithmetic.startswith("torch on the CPU" if device == "torch:cpu" else "cuda (")
+    assert_as_on_the_cpu(there.path, kernels.path)
 
 
 @pytest.mark.parametrize("method", ["average", "ties", "dare", "slerp"])

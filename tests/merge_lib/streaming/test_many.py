@@ -348,3 +348,16 @@ def test_every_refusal_is_told(make_checkpoints):
         merge_many_in_memory(specs)
     assert "merged by 'magmax'" in str(caught.value)
     assert "merged by 'task_arithmetic'" in str(caught.value)
+
+
+def test_a_device_shares_the_reading_too(make_checkpoints, tmp_path):
+    base, experts = make_checkpoints(3)
+    specs = [
+        *(MergeSpec(method=name, base=base, experts=experts) for name in ("task_arithmetic", "dare", "ties")),
+        MergeSpec(method="average", experts=experts[1:]),
+    ]
+    options = MergeOptions(threads=2, device="torch:cpu")
+    together = merge_all(asked_for(specs, tmp_path / "together"), options)
+    for spec, done in zip(specs, together, strict=True):
+        alone = merge_to(spec, tmp_path / "alone" / done.path.name, options)
+        assert (done.digest, done.arithmetic) == (alone.digest, "torch on the CPU")

@@ -37,11 +37,13 @@ RECIPES = [
     ("sce", "select_topk: 0.2", ""),
     ("sce", "select_topk: 1.0", ""),
 ]
+DTYPES = [((BF16,), ""), ((F16,), ""), ((F32,), ""), ((F32,), "bfloat16"), ((BF16, F16, F32), "float32")]
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     monkeypatch.setattr(memory_bound, "CHUNK", 4096)
+    monkeypatch.setattr(memory_bound, "DEVICE_CHUNK", 3072)
 
 
 def planned(
@@ -67,10 +69,7 @@ def test_the_plan_knows_which_methods_have_kernels():
 
 
 @pytest.mark.parametrize(("method", "shared", "own"), RECIPES)
-@pytest.mark.parametrize(
-    ("dtypes", "dtype"),
-    [((BF16,), ""), ((F16,), ""), ((F32,), ""), ((F32,), "bfloat16"), ((BF16, F16, F32), "float32")],
-)
+@pytest.mark.parametrize(("dtypes", "dtype"), DTYPES)
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_kernels_give_the_bytes_of_the_torch_functions(
     method, shared, own, dtypes, dtype, count, make_checkpoints, tmp_path
@@ -86,3 +85,17 @@ def test_kernels_give_the_bytes_of_the_torch_functions(
     assert compiled.digest == reference.digest
     files = [folder / "model.safetensors" for folder in (compiled.path, reference.path)]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("dtypes", "dtype"), DTYPES)
+def test_a_device_gives_what_the_kernels_give(
+    recipe, dtypes, dtype, device, make_checkpoints, assert_as_on_the_cpu, tmp_path
+):
+    method, shared, own = recipe
+    base, experts = make_checkpoints(1 if method in ONE else 3, dtypes)
+    plan = planned(method, shared, own, base, experts, dtype)
+    kernels = merge_planned(lambda: plan, tmp_path / "kernels", MergeOptions(threads=2))
+    there = merge_planned(lambda: plan, tmp_path / "device", MergeOptions(threads=2, device=device))
+    assert there.arithmetic.startswith("torch on the CPU" if device == "torch:cpu" else "cuda (")
+    assert_as_on_the_cpu(there.path / "model.safetensors", kernels.path / "model.safetensors")
