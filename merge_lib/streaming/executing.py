@@ -1,12 +1,12 @@
 """The work itself: threads take tensor after tensor, read pieces, merge, write and hash them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from threading import Condition, Lock
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
@@ -16,6 +16,7 @@ from merge_lib.errors import CheckpointMismatchError
 from merge_lib.files.layout import DTYPE_BYTES
 from merge_lib.kernels import calls as layout
 from merge_lib.streaming.calls import Call, Made, Workspace
+from merge_lib.streaming.hashing import Hashes, Turns
 from merge_lib.streaming.memory_bound import Bound
 from merge_lib.streaming.operations import Context, prepare
 from merge_lib.streaming.planning import MergePlan, Work
@@ -52,24 +53,6 @@ class Group:
     def widened(self) -> "Group":
         """The parts with the inputs of all."""
         return Group([(run, self.reading.widened(work)) for run, work in self.parts], self.reading)
-
-
-@dataclass
-class Turns:
-    """Pieces are hashed in their order, whichever thread has made them."""
-
-    next: int = 0
-    changed: Condition = field(default_factory=Condition)
-
-    def take(self, index: int, act: Callable[[], None], inputs: Inputs) -> None:
-        """Act once all pieces before have had their turn."""
-        with self.changed:
-            while self.next != index and not inputs.stop.is_set():
-                self.changed.wait(0.1)
-        act()
-        with self.changed:
-            self.next += 1
-            self.changed.notify_all()
 
 
 @dataclass
@@ -165,7 +148,11 @@ class Executor:
     ) -> tuple[list[str], list[str | None]]:
         """Every result of a group and its inputs' digests; calls on pieces of one size share the reading."""
         calls = [self._prepare(group, run, work, spaces, pool) for run, work in group.parts]
-        hashes = Hashes(group, [header and self.known.get(header.key) for header in group.first.inputs])
+        hashes = Hashes(
+            group.first,
+            len(group.parts),
+            [header and self.known.get(header.key) for header in group.first.inputs],
+        )
         sizes = [piece_size(call, self.bound.piece) for call in calls]
         for size in dict.fromkeys(sizes):
             made = [place for place, own in enumerate(sizes) if own == size]
@@ -204,7 +191,7 @@ class Executor:
                     if pool is None:
                         hashed()
                     else:
-                        turns.take(made.index, hashed, self.inputs)
+                        turns.take(made.index, hashed, self.inputs.stop)
 
         if pool is None:
             drain(spaces[0])
@@ -243,45 +230,6 @@ def _write(run: Run, work: Work, made: Made, out: memoryview | None) -> memoryvi
         raise NotFiniteError(work.name, run.plan)
     run.output.write(work.name, made.first * DTYPE_BYTES[work.dtype], out)
     return out
-
-
-class Hashes:
-    """The digests of a group's inputs and results, taken piece by piece."""
-
-    def __init__(self, group: Group, known: Sequence[str | None]) -> None:
-        self._found = list(known)
-        self._inputs = {
-            place: xxhash.xxh3_128()
-            for place, header in enumerate(group.first.inputs)
-            if header is not None and known[place] is None
-        }
-        self._outputs = [xxhash.xxh3_128() for _ in group.parts]
-
-    @property
-    def wanted(self) -> set[int]:
-        """The inputs that must be read to be hashed."""
-        return set(self._inputs)
-
-    def update(self, inputs: Sequence[memoryview | None], outputs: Mapping[int, memoryview]) -> None:
-        """Add the next piece."""
-        for place, hashed in self._inputs.items():
-            hashed.update(inputs[place])  # type: ignore[arg-type]
-        for place, view in outputs.items():
-            self._outputs[place].update(view)
-
-    def inputs_are_done(self) -> None:
-        """All their pieces were added."""
-        for place, hashed in self._inputs.items():
-            self._found[place] = hashed.hexdigest()
-        self._inputs = {}
-
-    def outputs(self) -> list[str]:
-        """Of each result."""
-        return [hashed.hexdigest() for hashed in self._outputs]
-
-    def inputs(self) -> list[str | None]:
-        """Of each input; None where there is none."""
-        return self._found
 
 
 @dataclass(frozen=True)
