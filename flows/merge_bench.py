@@ -86,7 +86,7 @@ def measure(
         find_device(device)  # before the checkpoints are made
     llama = Llama.of_parameters(size_bytes // 2)
     base, experts_ = make_checkpoints(folder / f"inputs-{size_bytes}", llama, experts)
-    makers = {method: _maker(method, base, experts_) for method in methods}
+    makers = {method: plan_maker(method, base, experts_) for method in methods}
     plans = {method: make() for method, make in makers.items()}
     times: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
     written = sum(file.stat().st_size for file in plans[methods[0]].sources[0].files)
@@ -126,7 +126,7 @@ def _time_merge(make: Callable[[], MergePlan], out: Path, options: MergeOptions)
     return elapsed, done.arithmetic
 
 
-def _maker(method: str, base: Path, experts: tuple[Path, ...]) -> Callable[[], MergePlan]:
+def plan_maker(method: str, base: Path, experts: tuple[Path, ...]) -> Callable[[], MergePlan]:
     """What plans the merge: of the library's method, or of mergekit's where its name begins so."""
     if method.startswith(MERGEKIT):
         recipe = parse_recipe(mergekit_yaml(method.removeprefix(MERGEKIT), base, experts))

@@ -91,6 +91,28 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
         out.print(f"{line.method:<26}{sizes}{line.floor_s:>9.2f}{line.merge_s:>9.2f}{line.ratio:>7.2f}")
 
 
+@bench.command("kernels")
+def kernels(
+    method: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="The best of so many counts.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Time the arithmetic alone: one thread, three experts, a piece that stays in the caches."""
+    import tempfile
+
+    from flows.kernel_bench import measure_kernels
+
+    with tempfile.TemporaryDirectory() as folder, err.status("timing kernels"):
+        times = measure_kernels(Path(folder), method or (), rounds)
+    if as_json:
+        print_json([asdict(line) for line in times])
+        return
+    out.print("seconds of one thread for 200 M parameters, base and three experts in bfloat16")
+    out.print(f"{'method':<26}{'statistics':>12}{'merge':>8}")
+    for line in times:
+        out.print(f"{line.method:<26}{line.statistics_s:>12.2f}{line.merge_s:>8.2f}")
+
+
 @bench.command("peers")
 def peers(
     size: Annotated[str, typer.Option(help="Of one checkpoint.")] = "400MB",

@@ -83,6 +83,15 @@ def _cut(values, count, row, offset):
 
 
 @tile
+def _is_wanted(places, expert, finds_cut):
+    """Whether a row is about this expert, and still open where it looks for a cut."""
+    for place in range(len(places)):
+        if places[place, ROW_EXPERT] == expert and not (finds_cut and places[place, ROW_HIGH] >= 0):
+            return True
+    return False
+
+
+@tile
 def _walk(args, finds_cut):
     experts, count, rounding = args[EXPERTS], args[COUNT], args[ROUNDING]
     inputs = carray(pointer(args[INPUTS]), experts + 1, np.int64)
@@ -97,7 +106,8 @@ def _walk(args, finds_cut):
         size = min(TILE, count - start)
         worst = max(worst, widen_base(inputs, codes, start, size, base, rounding))
         for k in range(experts):
-            worst = max(worst, task_vector(inputs, codes, k, start, size, base, rows[k], rounding))
+            if head[1] != MAGNITUDE or _is_wanted(places, k, finds_cut):
+                worst = max(worst, task_vector(inputs, codes, k, start, size, base, rows[k], rounding))
         if head[1] != MAGNITUDE:
             variance(rows, experts, size, mean, values, rounding)
         for place in range(head[0]):

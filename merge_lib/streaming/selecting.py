@@ -23,10 +23,20 @@ _MARGIN = 0.01  # of the rank, on both sides of what the sample says
 
 @dataclass(frozen=True)
 class Wanted:
-    """An order statistic: of an expert's magnitudes, or of the variances, counted from the largest, from 1."""
+    """An order statistic: of an expert's magnitudes, or of the variances.
+
+    Attributes:
+        rank: counted from the largest, from 1; 0 where it depends on how many are 0.
+        share: of those that are not 0, rounded down, where it does.
+    """
 
     expert: int
-    rank: int
+    rank: int = 0
+    share: float = 0.0
+
+    def rank_among(self, count: int, zeros: int) -> int:
+        """The rank, once it is known how many are 0."""
+        return self.rank or int(self.share * (count - zeros))
 
 
 @dataclass(frozen=True)
@@ -37,11 +47,13 @@ class Found:
         bits: of the k-th largest.
         above: how many are larger.
         equal: how many equal it.
+        rank: its own; 0 where a share of those that are not 0 is none, and nothing was looked for.
     """
 
     bits: int
     above: int
     equal: int
+    rank: int
 
 
 @dataclass
@@ -59,13 +71,6 @@ class _Range:
         return 1 + ((self.high - 1 - self.low) >> self.shift)
 
 
-def count_zeros(scan: Scan, places: tuple[int, ...], kind: int) -> int:
-    """How many keys are 0."""
-    ranges = [_Range(0, 1, 0)]
-    _count(scan, places, kind, [0], ranges, samples=False)
-    return ranges[0].zeros
-
-
 def find_largest(scan: Scan, places: tuple[int, ...], kind: int, wanted: Sequence[Wanted]) -> list[Found]:
     """The order statistics of all that the scan passes over."""
     experts = [one.expert for one in wanted]
@@ -81,7 +86,8 @@ def find_largest(scan: Scan, places: tuple[int, ...], kind: int, wanted: Sequenc
             scan, places, kind, [experts[i] for i in open_], [ranges[i] for i in open_], samples=False
         )
         for i, row in zip(open_, counts, strict=True):
-            found[i], ranges[i] = _narrow(ranges[i], row, wanted[i].rank, bins, is_coarse=is_coarse)
+            rank = wanted[i].rank_among(scan.count, ranges[i].zeros)
+            found[i], ranges[i] = _narrow(ranges[i], row, rank, bins, is_coarse=is_coarse)
     return found  # type: ignore[return-value]
 
 
@@ -119,7 +125,8 @@ def _guess(
     counts = _count(scan, places, kind, [one.expert for one in wanted], ranges, samples=True)
     guessed = []
     for one, row in zip(wanted, counts, strict=True):
-        share, total = one.rank / scan.count, int(row.sum())
+        total = int(row.sum())
+        share = one.rank_among(total, int(row[0])) / total if one.share else one.rank / scan.count
         from_top = np.cumsum(row[::-1])
         high = len(row) - 1 - int(np.searchsorted(from_top, max(share - _MARGIN, 0) * total))
         low = len(row) - 1 - int(np.searchsorted(from_top, min(share + _MARGIN, 1) * total))
@@ -136,7 +143,17 @@ def _count(
     *,
     samples: bool,
 ) -> list[np.ndarray]:
-    """One pass: the counts of each range's bins; `above` and `zeros` go to the ranges."""
+    """One pass: the counts of each range's bins, equal ones once; `above` and `zeros` go to the ranges."""
+    keys = [(expert, one.low, one.high, one.shift) for expert, one in zip(experts, ranges, strict=True)]
+    unique = list(dict.fromkeys(keys))
+    if len(unique) < len(keys):
+        firsts = [keys.index(key) for key in unique]
+        chosen = [ranges[i] for i in firsts]
+        rows = _count(scan, places, kind, [experts[i] for i in firsts], chosen, samples=samples)
+        told = {key: (one, row) for key, one, row in zip(unique, chosen, rows, strict=True)}
+        for key, one in zip(keys, ranges, strict=True):
+            one.above, one.zeros = told[key][0].above, told[key][0].zeros
+        return [told[key][1] for key in keys]
     counts = [[np.zeros(one.bins, np.uint32) for one in ranges] for _ in range(scan.threads)]
     calls = []
     for own in counts:
@@ -158,6 +175,8 @@ def _narrow(
     counted: _Range, row: np.ndarray, rank: int, bins: int, *, is_coarse: bool
 ) -> tuple[Found | None, _Range]:
     """The answer, or the bin that holds it; the whole range where the one that was counted does not."""
+    if rank == 0:
+        return Found(NOT_FINITE, 0, 0, 0), counted
     left = rank - counted.above
     from_top = np.cumsum(row[::-1])
     if left < 1 or left > from_top[-1]:
@@ -167,5 +186,5 @@ def _narrow(
     low = counted.low + (bin_ << counted.shift)
     above = counted.above + int(from_top[place] - row[bin_])
     if counted.shift == 0 or is_coarse:
-        return Found(low, above, int(row[bin_])), counted
+        return Found(low, above, int(row[bin_]), rank), counted
     return None, _finer(low, min(low + (1 << counted.shift), counted.high), bins)

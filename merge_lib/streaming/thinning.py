@@ -12,7 +12,7 @@ from merge_lib.streaming.calls import Call, MaskStore, RowMasks
 from merge_lib.streaming.planning import Work
 from merge_lib.streaming.rounding import rounded
 from merge_lib.streaming.scanning import Scan
-from merge_lib.streaming.selecting import Found, Wanted, count_zeros, find_cuts, find_largest
+from merge_lib.streaming.selecting import Found, Wanted, find_cuts, find_largest
 
 _EVERYWHERE = 1 << 62  # an offset behind every entry
 
@@ -163,16 +163,10 @@ def _sce(work: Work, scan: Scan, _seed: int, _thresholds: object) -> Thinned:
     share = work.params["select_topk"]
     if share >= 1 or not work.count:
         return Thinned.nothing(work)
-    varied = work.count - count_zeros(scan, _places(work), layout.VARIANCE)
-    kept = int(share * varied)
-    rows = [_row() for _ in _experts(work)]
-    if kept == 0:
-        rows[0] = _row(high=0)
-    else:
-        wanted = [Wanted(0, kept)]
-        found = find_largest(scan, _places(work), layout.VARIANCE, wanted)
-        (cut,) = _cuts(work, scan, layout.VARIANCE, wanted, found, [kept - found[0].above])
-        rows[0] = _row(found[0].bits, cut)
+    wanted = [Wanted(0, share=share)]
+    found = find_largest(scan, _places(work), layout.VARIANCE, wanted)
+    (cut,) = _cuts(work, scan, layout.VARIANCE, wanted, found, [found[0].rank - found[0].above])
+    rows = [_row(found[0].bits, cut), *(_row() for _ in _experts(work)[1:])]
     return _thinned(work, layout.VARIED, rows)
 
 
