@@ -124,7 +124,7 @@ def _merge_and_evaluate(
     asked: dict[str, Any] = {"base": base, "experts": tuple(experts), "seed": seed}
     specs = [MergeSpec(method=entry.method, params=entry.params, **asked) for entry in config.methods]
     outs = [scratch / f"{len(list(scratch.iterdir()))}-{n}.safetensors" for n in range(len(specs))]
-    for merged in merge_many(specs, outs):
+    for merged in merge_many(specs, outs, threads=config.resources.threads):
         workload.evaluate(merged.path, config.tasks)
 
 

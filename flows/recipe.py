@@ -81,6 +81,44 @@ def load_any_recipe(path: Path, seed: int | None = None) -> LoadedRecipe:
     return LoadedRecipe(spec.method, partial(make_plan, spec))
 
 
+def find_recipes(folder: Path, seed: int | None = None) -> dict[str, Callable[[], MergePlan]]:
+    """What makes the plan of each recipe in a folder, ours or mergekit's, by the recipe's name without its ending.
+
+    Args:
+        folder: its YAML files are recipes; folders in it are not looked into.
+        seed: of those of mergekit's recipes that draw at random.
+
+    Raises:
+        SpecError: there is no recipe, two have one name, or none has a use for the seed.
+    """
+    paths = sorted(path for path in folder.glob("*") if path.suffix in (".yaml", ".yml") and path.is_file())
+    if not paths:
+        raise SpecError(f"{folder} holds no recipe. Give --many a folder with .yaml or .yml files.")
+    stems = [path.stem for path in paths]
+    twins = [str(path) for path in paths if stems.count(path.stem) > 1]
+    if twins:
+        raise SpecError(f"{' and '.join(twins)} would be merged into one folder. Rename one of them.")
+    random = {path for path in paths if seed is not None and _draws_in_mergekit(path)}
+    if seed is not None and not random:
+        raise SpecError(
+            f"--seed was given, but no mergekit recipe in {folder} draws at random. Leave it out."
+        )
+    return {path.stem: partial(_plan, path, seed if path in random else None) for path in paths}
+
+
+def _plan(path: Path, seed: int | None) -> MergePlan:
+    return load_any_recipe(path, seed).plan()
+
+
+def _draws_in_mergekit(path: Path) -> bool:
+    """Whether it is a recipe of mergekit's with a method that draws at random; False where it cannot be read."""
+    try:
+        method = YamlDocument.read(path).plain().get("merge_method")
+    except SpecError:
+        return False
+    return method in SIGNATURES and SIGNATURES[method].randomised
+
+
 def _load_mergekit(path: Path, seed: int | None) -> LoadedRecipe:
     recipe = read_recipe(path)
     if seed is not None and not SIGNATURES[recipe.merge_method].randomised:

@@ -8,10 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from merge_lib.engine import MergeReport, merge_checkpoints, merge_many
+    from merge_lib.engine import MergeReport, merge_checkpoints
     from merge_lib.memory import merge
     from merge_lib.registry import get, merge_method, methods, names
     from merge_lib.spec import MergeSpec
+    from merge_lib.streaming.many import merge_many, merge_many_in_memory
 
 _HOMES = {
     "MergeReport": "engine",
@@ -19,7 +20,8 @@ _HOMES = {
     "get": "registry",
     "merge": "memory",
     "merge_checkpoints": "engine",
-    "merge_many": "engine",
+    "merge_many": "streaming.many",
+    "merge_many_in_memory": "streaming.many",
     "merge_method": "registry",
     "methods": "registry",
     "names": "registry",
@@ -32,6 +34,7 @@ __all__ = [
     "merge",
     "merge_checkpoints",
     "merge_many",
+    "merge_many_in_memory",
     "merge_method",
     "methods",
     "names",

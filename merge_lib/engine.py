@@ -82,12 +82,7 @@ class DigestedCheckpoint:
             elif name not in self._digests:
                 self.tensor(name)
         digest = combine_digests(self._digests)
-        recorded = self._reader.lineage.get("digest", digest)
-        if digest != recorded:
-            raise CheckpointCorruptError(
-                f"Checkpoint {self.label} has the digest {digest}, but its lineage recorded {recorded}. "
-                "It changed after it was written. Make or fetch it again."
-            )
+        check_recorded(self.label, digest, self._reader.lineage)
         remember(stored, {name: self._digests[name].rpartition(" ")[2] for name in stored.tensors})
         return digest
 
@@ -98,8 +93,22 @@ class DigestedCheckpoint:
         return Source(self.label, reader.path, reader.shards, places, states=reader.states)
 
 
+def check_recorded(label: str, digest: str, lineage: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that is not what its own lineage says.
+
+    Raises:
+        CheckpointCorruptError: names both digests.
+    """
+    recorded = lineage.get("digest", digest)
+    if digest != recorded:
+        raise CheckpointCorruptError(
+            f"Checkpoint {label} has the digest {digest}, but its lineage recorded {recorded}. "
+            "It changed after it was written. Make or fetch it again."
+        )
+
+
 def merge_checkpoints(spec: MergeSpec, out: Path, *, lineage: Mapping[str, Any] | None = None) -> MergeReport:
-    """Merge checkpoints into one file.
+    """Merge checkpoints into one file, in torch.
 
     Args:
         spec: what to merge and how.
@@ -113,35 +122,21 @@ def merge_checkpoints(spec: MergeSpec, out: Path, *, lineage: Mapping[str, Any] 
         CheckpointError: a checkpoint is missing or damaged, does not match the others, or cannot be written.
         MethodInputError: an expert or the result is not finite.
     """
-    return merge_many([spec], [out], lineages=[lineage or {}])[0]
+    return merge_in_torch([spec], [out], [lineage or {}])[0]
 
 
-def merge_many(
-    specs: Sequence[MergeSpec], outs: Sequence[Path], *, lineages: Sequence[Mapping[str, Any]] | None = None
+def merge_in_torch(
+    specs: Sequence[MergeSpec], outs: Sequence[Path], lineages: Sequence[Mapping[str, Any]]
 ) -> list[MergeReport]:
-    """Make several merges from one reading of the base and the experts.
-
-    Args:
-        specs: merges with the same base; their experts may be any of the files, in any order.
-        outs: a path for each.
-        lineages: more lineage for each.
-
-    Returns:
-        A report for each; none of the files appears unless all of them are whole.
-
-    Raises:
-        SpecError: the bases differ, or a path is used twice.
-        CheckpointError, MethodInputError: as `merge_checkpoints`.
-    """
+    """As `merge_many`, which takes this route where there are no kernels."""
     started = perf_counter()
-    extras = [{} for _ in specs] if lineages is None else list(lineages)
-    _check_paths(specs, outs)
+    check_paths(specs, outs)
     paths = list(dict.fromkeys(path for spec in specs for path in spec.experts))
     with ExitStack() as stack:
         base = _open(stack, specs[0].base)
         experts = {path: _open(stack, path, specs[0].base) for path in paths}
         plan = Plan([_job(spec, paths) for spec in specs], base, list(experts.values()))
-        drafts = [_lineage(spec, extra, None, None) for spec, extra in zip(specs, extras, strict=True)]
+        drafts = [_lineage(spec, extra, None, None) for spec, extra in zip(specs, lineages, strict=True)]
         writers = [
             stack.enter_context(CheckpointWriter(out, layout, draft))
             for out, layout, draft in zip(outs, plan.layouts, drafts, strict=True)
@@ -150,7 +145,7 @@ def merge_many(
             writers[index].write(name, tensor)
         finals = [
             _lineage(spec, extra, base and base.digest(), [experts[path].digest() for path in spec.experts])
-            for spec, extra in zip(specs, extras, strict=True)
+            for spec, extra in zip(specs, lineages, strict=True)
         ]
         written = [writer.finish(final) for writer, final in zip(writers, finals, strict=True)]
     shared = max(perf_counter() - started - sum(plan.elapsed_s), 0.0) / len(specs)
@@ -206,8 +201,12 @@ def _lineage(
     }
 
 
-def _check_paths(specs: Sequence[MergeSpec], outs: Sequence[Path]) -> None:
-    """Refuse runs whose files would overwrite one another."""
+def check_paths(specs: Sequence[MergeSpec], outs: Sequence[Path]) -> None:
+    """Refuse runs whose files would overwrite one another.
+
+    Raises:
+        SpecError: they would, or bases or numbers of merges and outputs differ.
+    """
     if not specs or len(specs) != len(outs):
         raise SpecError(
             f"{len(specs)} merges and {len(outs)} outputs were given. Give one output for each merge."

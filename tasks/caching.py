@@ -19,7 +19,12 @@ COMPUTING_LIBRARIES = ("torch", "numpy")
 
 
 def cache_key(
-    kind: str, *, inputs: Mapping[str, str], params: Mapping[str, Any], code: tuple[str, ...]
+    kind: str,
+    *,
+    inputs: Mapping[str, str],
+    params: Mapping[str, Any],
+    code: tuple[str, ...],
+    compilers: tuple[str, ...] = (),
 ) -> str:
     """A 32-digit hexadecimal key that changes exactly when the result could.
 
@@ -28,13 +33,14 @@ def cache_key(
         inputs: name to content digest.
         params: JSON-serialisable parameters.
         code: the modules whose source matters, with all that they import of this project.
+        compilers: packages that turn that source into what is run, where it is not Python itself.
     """
     content = {
         "kind": kind,
         "inputs": dict(inputs),
         "params": dict(params),
         "code": code_digest(*code),
-        "libraries": {name: version(name) for name in COMPUTING_LIBRARIES},
+        "libraries": {name: version(name) for name in (*COMPUTING_LIBRARIES, *compilers)},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 

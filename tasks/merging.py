@@ -8,13 +8,16 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from merge_lib import registry
+from merge_lib import kernels, registry
 from merge_lib.errors import MergeError
 from tasks.caching import cache_key
 from tasks.jobs import Finished, MergeEntry, MergeJob, Setting
 from tasks.progress import Step, StoppedError, report
 from tasks.slots import compute_slot, sole_worker
 from tasks.training import CHECKPOINT, find_checkpoint
+
+_ARITHMETIC = ("merge_lib.engine", "merge_lib.streaming.executing", *kernels.modules())
+_COMPILERS = ("numba", "llvmlite")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ def merging_key(
     if info.needs_base:
         inputs["base"] = base_digest
     params = {"method": entry.method, "params": entry.params, "seed": seed if info.randomised else 0}
-    key = cache_key("merge", inputs=inputs, params=params, code=("merge_lib.engine", info.module))
+    key = cache_key(
+        "merge", inputs=inputs, params=params, code=(*_ARITHMETIC, info.module), compilers=_COMPILERS
+    )
     return key, inputs, params
 
 
@@ -98,7 +103,8 @@ def _merge_together(
     done: dict[str, Finished] = {}
     with ExitStack() as stack:
         places = [stack.enter_context(setting.store.writing("merge", work.key)) for work in missing]
-        reports = merge_many(specs, [folder / CHECKPOINT for folder, _ in places], lineages=lineages)
+        outs = [folder / CHECKPOINT for folder, _ in places]
+        reports = merge_many(specs, outs, lineages=lineages, threads=setting.threads)
         for work, (_, commit), made in zip(missing, places, reports, strict=True):
             values = {"checkpoint": CHECKPOINT, "digest": made.digest, "size_bytes": made.size_bytes}
             record = commit(

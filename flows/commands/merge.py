@@ -28,16 +28,23 @@ def register(app: typer.Typer) -> None:
 
 
 def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
-    recipe: Annotated[
-        Path,
-        typer.Argument(
-            help="A YAML file: method, params, base, experts, seed, exclude, dtype; or mergekit's as it is."
-        ),
-    ],
     target: Annotated[
         Path,
         typer.Option("--out", help="A new folder, or a file that ends in .safetensors.", show_default=False),
     ],
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A YAML file: method, params, base, experts, seed, exclude, dtype; or mergekit's as it is."
+        ),
+    ] = None,
+    many: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of recipes: each becomes a folder in --out, all from one reading.",
+            show_default=False,
+        ),
+    ] = None,
     max_shard_size: Annotated[str, typer.Option(help="Of a folder's files, such as 500MB or 2G.")] = "5GB",
     is_dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Look at the headers, say what would happen.")
@@ -55,15 +62,23 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Merge; the same command continues a merge that was interrupted."""
+    from flows.commands.merge_many import merge_folder
     from flows.recipe import load_any_recipe
     from merge_lib.files.hashes import check_kinds
     from merge_lib.streaming.preflight import examine_plan
     from merge_lib.streaming.run import MergeOptions, merge_planned
 
-    loaded = load_any_recipe(recipe, seed)
     memory_bytes = None if memory is None else parse_size(memory)
     shard_bytes, hashes = parse_size(max_shard_size), check_kinds(file_hash or ())
     options = MergeOptions(threads, memory_bytes, shard_bytes, file_hashes=hashes, device=device)
+    if many is not None and recipe is None:
+        merge_folder(many, target, options, seed=seed, is_dry_run=is_dry_run, as_json=as_json)
+        return
+    if many is not None or recipe is None:
+        raise SpecError(
+            "A merge needs a recipe, or --many and a folder of recipes, but not both. Give one of them."
+        )
+    loaded = load_any_recipe(recipe, seed)
     plan = cache(loaded.plan)  # headers are read once
     preview = examine_plan(plan, target, options)
     if is_dry_run:

@@ -1,12 +1,13 @@
 """The work itself: threads take tensor after tensor, read pieces, merge, write and hash them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from threading import Condition, Lock
+from threading import Lock
+from time import perf_counter
 from typing import Any
 
 import xxhash
@@ -15,11 +16,11 @@ from merge_lib.errors import CheckpointMismatchError
 from merge_lib.files.layout import DTYPE_BYTES
 from merge_lib.kernels import calls as layout
 from merge_lib.streaming.calls import Call, Made, Workspace
-from merge_lib.streaming.journal import Journal
+from merge_lib.streaming.hashing import Hashes, Turns
 from merge_lib.streaming.memory_bound import Bound
 from merge_lib.streaming.operations import Context, prepare
-from merge_lib.streaming.output import Output
 from merge_lib.streaming.planning import MergePlan, Work
+from merge_lib.streaming.runs import Run
 from merge_lib.streaming.scanning import (
     Inputs,
     NotFiniteError,
@@ -31,54 +32,27 @@ from merge_lib.streaming.scanning import (
     run_all,
 )
 from merge_lib.streaming.selecting import Wanted, find_largest
+from merge_lib.streaming.sharing import Reading, share_readings
 
 _SHARED_FROM = 1 << 22  # elements from which all threads work on one tensor
 Known = Mapping[tuple[Path | None, str], str]
 
 
-@dataclass
-class Run:
-    """One merge of those that are made from one reading."""
-
-    plan: MergePlan
-    output: Output
-    journal: Journal
-    thresholds: Sequence[int] | None = None
-
-    @property
-    def left(self) -> list[Work]:
-        """What the journal does not have yet."""
-        return [work for work in self.plan.works if work.name not in self.journal.finished]
-
-
 @dataclass(frozen=True)
 class Group:
-    """Tensors of several results that are made of the same inputs."""
+    """Tensors of several results that are made from one reading."""
 
     parts: list[tuple[Run, Work]]
+    reading: Reading
 
     @property
     def first(self) -> Work:
         """For the inputs, which are those of all."""
-        return self.parts[0][1]
+        return self.reading.work
 
-
-@dataclass
-class Turns:
-    """Pieces are hashed in their order, whichever thread has made them."""
-
-    next: int = 0
-    changed: Condition = field(default_factory=Condition)
-
-    def take(self, index: int, act: Callable[[], None], inputs: Inputs) -> None:
-        """Act once all pieces before have had their turn."""
-        with self.changed:
-            while self.next != index and not inputs.stop.is_set():
-                self.changed.wait(0.1)
-        act()
-        with self.changed:
-            self.next += 1
-            self.changed.notify_all()
+    def widened(self) -> "Group":
+        """The parts with the inputs of all."""
+        return Group([(run, self.reading.widened(work)) for run, work in self.parts], self.reading)
 
 
 @dataclass
@@ -103,8 +77,7 @@ class Executor:
         shared = [group for group in groups if group.first.count >= _SHARED_FROM]
         with ThreadPoolExecutor(self.bound.threads) as pool:
             spaces = [self._space(groups) for _ in range(self.bound.threads)] if groups else []
-            for run in self.runs:
-                self._find_thresholds(run, spaces, pool)
+            self._find_thresholds(spaces, pool)
             for group in shared:
                 self._do(group, spaces, pool)
             taken = Taken(groups[len(shared) :])
@@ -124,28 +97,39 @@ class Executor:
         return Lane(self.runs[0].plan.device.torch_name, self.bound, inputs, outputs)
 
     def _groups(self) -> list[Group]:
-        found: dict[Any, Group] = {}
-        for run in self.runs:
-            for work in run.left:
-                key = (work.kind, *(header and (header.path, header.offset) for header in work.inputs))
-                if not work.count:  # empty tensors may lie at one place
-                    key = (*key, work.name)
-                found.setdefault(key, Group([])).parts.append((run, work))
-        return list(found.values())
+        readings = share_readings([run.left for run in self.runs])
+        return [
+            Group([(self.runs[index], work) for index, work in reading.parts], reading)
+            for reading in readings
+        ]
 
-    def _find_thresholds(self, run: Run, spaces: Sequence[Workspace], pool: ThreadPoolExecutor) -> None:
+    def _find_thresholds(self, spaces: Sequence[Workspace], pool: ThreadPoolExecutor) -> None:
         """What TIES must know of the whole model, unless an earlier run has found it."""
-        if run.plan.threshold_share is None or not run.left:
-            return
-        run.thresholds = run.journal.statistics
-        works = [work for work in run.plan.works if work.kind == "merge"]
-        if run.thresholds is None:
-            scan = Scan(works, self.inputs, spaces, pool)
-            places = tuple(range(len(works[0].inputs))) if works else ()
-            kept = max(1, min(scan.count, int(run.plan.threshold_share * scan.count + 0.5)))
-            wanted = [Wanted(k, kept) for k in range(len(places) - 1)] if scan.count else []
-            found = find_largest(scan, places, layout.MAGNITUDE, wanted) if wanted else []
-            run.thresholds = [one.bits for one in found]
+        alike: dict[Any, list[Run]] = {}
+        for run in self.runs:
+            if run.plan.threshold_share is not None and run.left:
+                run.thresholds = run.journal.statistics
+                if run.thresholds is None:
+                    works = tuple(work for work in run.plan.works if work.kind == "merge")
+                    alike.setdefault(tuple(work.inputs for work in works), []).append(run)
+        for runs in alike.values():
+            works = [work for work in runs[0].plan.works if work.kind == "merge"]
+            with told_of(runs[0].plan):
+                self._find_together(runs, Scan(works, self.inputs, spaces, pool))
+
+    def _find_together(self, runs: Sequence[Run], scan: Scan) -> None:
+        """The thresholds of merges of the same tensors at several densities, from the same passes."""
+        places = tuple(range(len(scan.works[0].inputs))) if scan.works else ()
+        experts = range(len(places) - 1) if scan.count else range(0)
+        wanted = [
+            Wanted(k, max(1, min(scan.count, int(run.plan.threshold_share * scan.count + 0.5))))  # type: ignore[operator]
+            for run in runs
+            for k in experts
+        ]
+        found = find_largest(scan, places, layout.MAGNITUDE, wanted) if wanted else []
+        for i, run in enumerate(runs):
+            own = found[i * len(experts) : (i + 1) * len(experts)]
+            run.thresholds = [one.bits for one in own]
             run.journal.note_statistics(list(run.thresholds))
 
     def _do(self, group: Group, spaces: Sequence[Workspace], pool: ThreadPoolExecutor | None) -> None:
@@ -157,26 +141,36 @@ class Executor:
             outputs = [output] * len(group.parts)
         with self._lock:
             for (run, work), output in zip(group.parts, outputs, strict=True):
-                run.journal.finish(work.name, output, inputs)
+                run.journal.finish(work.name, output, group.reading.digests_of(work, inputs))
 
     def _merge(
         self, group: Group, spaces: Sequence[Workspace], pool: ThreadPoolExecutor | None
     ) -> tuple[list[str], list[str | None]]:
         """Every result of a group and its inputs' digests; calls on pieces of one size share the reading."""
-        calls = [
-            prepare(work, Context(run.plan.seed, self._scan(work, spaces, pool), run.thresholds))
-            for run, work in group.parts
-        ]
-        hashes = Hashes(group, [header and self.known.get(header.key) for header in group.first.inputs])
+        calls = [self._prepare(group, run, work, spaces, pool) for run, work in group.parts]
+        hashes = Hashes(
+            group.first,
+            len(group.parts),
+            [header and self.known.get(header.key) for header in group.first.inputs],
+        )
         sizes = [piece_size(call, self.bound.piece) for call in calls]
         for size in dict.fromkeys(sizes):
             made = [place for place, own in enumerate(sizes) if own == size]
-            self._pass(Passing(group, calls, made, hashes, size), spaces, pool)
+            self._pass(Passing(group.widened(), calls, made, hashes, size), spaces, pool)
             hashes.inputs_are_done()
         return hashes.outputs(), hashes.inputs()
 
-    def _scan(self, work: Work, spaces: Sequence[Workspace], pool: ThreadPoolExecutor | None) -> Scan:
-        return Scan([work], self.inputs, spaces, pool, self.bound.mask_bytes)
+    def _prepare(
+        self, group: Group, run: Run, work: Work, spaces: Sequence[Workspace], pool: ThreadPoolExecutor | None
+    ) -> Call:
+        """The call that makes a part, on the inputs of the group."""
+        started = perf_counter()
+        scan = Scan([work], self.inputs, spaces, pool, self.bound.mask_bytes)
+        with told_of(run.plan):
+            call = group.reading.moved(prepare(work, Context(run.plan.seed, scan, run.thresholds)), work)
+        with self._lock:
+            run.elapsed_s += perf_counter() - started
+        return call
 
     def _pass(self, todo: "Passing", spaces: Sequence[Workspace], pool: ThreadPoolExecutor | None) -> None:
         """Read each piece once, do every call on it, and hash in order."""
@@ -197,7 +191,7 @@ class Executor:
                     if pool is None:
                         hashed()
                     else:
-                        turns.take(made.index, hashed, self.inputs)
+                        turns.take(made.index, hashed, self.inputs.stop)
 
         if pool is None:
             drain(spaces[0])
@@ -238,45 +232,6 @@ def _write(run: Run, work: Work, made: Made, out: memoryview | None) -> memoryvi
     return out
 
 
-class Hashes:
-    """The digests of a group's inputs and results, taken piece by piece."""
-
-    def __init__(self, group: Group, known: Sequence[str | None]) -> None:
-        self._found = list(known)
-        self._inputs = {
-            place: xxhash.xxh3_128()
-            for place, header in enumerate(group.first.inputs)
-            if header is not None and known[place] is None
-        }
-        self._outputs = [xxhash.xxh3_128() for _ in group.parts]
-
-    @property
-    def wanted(self) -> set[int]:
-        """The inputs that must be read to be hashed."""
-        return set(self._inputs)
-
-    def update(self, inputs: Sequence[memoryview | None], outputs: Mapping[int, memoryview]) -> None:
-        """Add the next piece."""
-        for place, hashed in self._inputs.items():
-            hashed.update(inputs[place])  # type: ignore[arg-type]
-        for place, view in outputs.items():
-            self._outputs[place].update(view)
-
-    def inputs_are_done(self) -> None:
-        """All their pieces were added."""
-        for place, hashed in self._inputs.items():
-            self._found[place] = hashed.hexdigest()
-        self._inputs = {}
-
-    def outputs(self) -> list[str]:
-        """Of each result."""
-        return [hashed.hexdigest() for hashed in self._outputs]
-
-    def inputs(self) -> list[str | None]:
-        """Of each input; None where there is none."""
-        return self._found
-
-
 @dataclass(frozen=True)
 class Passing:
     """The calls of a group that take pieces of one size."""
@@ -286,6 +241,16 @@ class Passing:
     made: Sequence[int]
     hashes: Hashes
     size: int
+
+
+@contextmanager
+def told_of(plan: MergePlan) -> Iterator[None]:
+    """Say which merge it was that met a value that is not finite."""
+    try:
+        yield
+    except NotFiniteError as exc:
+        exc.plan = exc.plan or plan
+        raise
 
 
 def _differs(work: Work, place: int) -> CheckpointMismatchError:

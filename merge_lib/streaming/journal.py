@@ -7,18 +7,33 @@ from types import TracebackType
 from typing import Any, Self
 
 
-class Journal:
-    """A file of JSON lines beside the unfinished shards; the first names the merge that they belong to.
+class Notes:
+    """What is finished of a merge.
 
     Attributes:
         finished: for each finished tensor the digests of its result and of every input.
         statistics: what passes over the whole model have found; None before that.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self.path = path
+    def __init__(self) -> None:
         self.finished: dict[str, dict[str, Any]] = {}
         self.statistics: list[int] | None = None
+
+    def finish(self, tensor: str, output: str, inputs: list[str | None]) -> None:
+        """Record a tensor whose bytes are in their place."""
+        self.finished[tensor] = {"tensor": tensor, "output": output, "inputs": inputs}
+
+    def note_statistics(self, values: list[int]) -> None:
+        """Record what the passes over the whole model found."""
+        self.statistics = values
+
+
+class Journal(Notes):
+    """The same in a file of JSON lines beside the unfinished shards; the first names the merge that they belong to."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        super().__init__()
+        self.path = path
         lines = _read_lines(path)
         self.continues = bool(lines) and lines[0] == {"merge": fingerprint}
         for line in lines[1:] if self.continues else ():
@@ -35,13 +50,12 @@ class Journal:
 
     def finish(self, tensor: str, output: str, inputs: list[str | None]) -> None:
         """Record a tensor whose bytes are in their place."""
-        line = {"tensor": tensor, "output": output, "inputs": inputs}
-        self.finished[tensor] = line
-        self._write(line)
+        super().finish(tensor, output, inputs)
+        self._write(self.finished[tensor])
 
     def note_statistics(self, values: list[int]) -> None:
         """Record what the passes over the whole model found."""
-        self.statistics = values
+        super().note_statistics(values)
         self._write({"statistics": values})
 
     def close(self) -> None:

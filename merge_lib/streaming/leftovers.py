@@ -1,8 +1,6 @@
 """What interrupted runs leave beside the files of a merge."""
 
-import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from merge_lib.files.folders import INDEX
@@ -28,12 +26,3 @@ def remove_others(folder: Path, shards: Sequence[Shard]) -> None:
         for path in folder.glob(pattern):
             if path.name not in kept and path.is_file():
                 path.unlink()
-
-
-def remove_journal(work: Path, journal: str, *, is_folder_of_its_own: bool) -> None:
-    """Remove the journal of a finished merge, with its folder where that holds nothing else."""
-    if is_folder_of_its_own:
-        with suppress(FileNotFoundError):
-            shutil.rmtree(work)
-    else:
-        (work / journal).unlink(missing_ok=True)

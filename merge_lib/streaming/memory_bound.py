@@ -1,11 +1,14 @@
 """How large the pieces may be so that the process stays within its memory."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from merge_lib.errors import SpecError
 from merge_lib.kernels.calls import SPARE_ROWS, TILE
-from merge_lib.streaming.planning import ROW_PIECE, MergePlan, Work
+from merge_lib.streaming.passes_memory import passes_bytes
+from merge_lib.streaming.planning import ROW_PIECE, MergePlan
+from merge_lib.streaming.sharing import count_rows
 
 CHUNK = 128 * 1024  # elements: the inputs of a piece stay in the second cache
 DEVICE_CHUNK = 1 << 20  # elements of a piece for a device: MBs a copy, yet many pieces of a large tensor
@@ -13,8 +16,6 @@ DEVICE_SETS = 2  # of buffers for pieces on their way
 _MASK_BYTES = 256 << 20  # of all threads
 _SMALLEST_CHUNK = 4096
 _SCRATCH_BYTES = 4096  # of a thread, for each input
-_COUNTS_BYTES = 16 << 20  # of all rows and threads together, if the fewest bins allow it
-_FEWEST_BINS, _MOST_BINS = 1 << 16, 1 << 20
 # measured on Python 3.11 with `mergeline bench memory`
 _RESERVE = 16 << 20  # machine code, stacks and the allocator's gaps, which come after the start
 _RESERVE_OF_HEADER = 800  # digests, journal and manifest, for each input of each tensor
@@ -24,7 +25,6 @@ _RSS_OF_HEADER = 500  # the plan, for each input of each tensor
 _TORCH_RSS = 290 << 20  # Python, torch and the command line
 _TEMPORARIES = 5  # of the torch route, each of the size of a tensor of all inputs in float32
 _TEMPORARIES_OF = {"mergekit.karcher": 10}
-_COUNTING = ("ties", "mergekit.ties", "mergekit.breadcrumbs", "mergekit.sce")
 
 
 @dataclass(frozen=True)
@@ -53,46 +53,58 @@ class Bound:
 
 
 def bound_memory(
-    plan: MergePlan, threads: int, memory_bytes: int | None, resident: int | None = None
+    plans: Sequence[MergePlan], threads: int, memory_bytes: int | None, resident: int | None = None
 ) -> Bound:
     """Choose the piece's size.
 
     Args:
-        plan: the merge.
+        plans: the merges that are made together; those with kernels first, then those in torch one by one.
         threads: how many work at once.
         memory_bytes: the bound on the process; None uses pieces of the best size.
         resident: what the process takes already; None takes the measured figure for a fresh one.
 
     Raises:
-        SpecError: the merge does not fit.
+        SpecError: the merges do not fit.
     """
-    if not plan.is_compiled:
-        return _bound_torch(plan, memory_bytes)
-    if plan.device is not None:
-        return _bound_device(plan, threads, memory_bytes, resident or resident_bytes())
-    start = _start_bytes(plan, threads, resident)
-    row_bytes = (len(plan.experts) + 2) * 4  # base, experts and result, at most float32
-    fixed = _fixed_bytes(plan)
+    compiled = [plan for plan in plans if plan.is_compiled]
+    bounds = [_bound_torch(plan, memory_bytes) for plan in plans if not plan.is_compiled]
+    if compiled and compiled[0].device is not None:
+        bounds.insert(0, _bound_device(compiled, threads, memory_bytes, resident or resident_bytes()))
+    elif compiled:
+        bounds.insert(0, _bound_kernels(compiled, threads, memory_bytes, resident))
+    return replace(bounds[0], process_bytes=max(bound.process_bytes for bound in bounds))
+
+
+def _bound_kernels(
+    plans: Sequence[MergePlan], threads: int, memory_bytes: int | None, resident: int | None
+) -> Bound:
+    """Pieces of all inputs and results of a reading, for each thread."""
+    start = _start_bytes(plans, threads, resident)
+    rows = count_rows([plan.works for plan in plans])
+    row_bytes = sum(rows) * 4  # at most float32
+    fixed = max(_fixed_bytes(plan, rows) for plan in plans)
     chunk = CHUNK
     if memory_bytes is not None:
         room = (memory_bytes - start) // threads - fixed
         chunk = min(CHUNK, max(room, 0) // row_bytes // 1024 * 1024)
         if chunk < _SMALLEST_CHUNK:
             needed = start + threads * (fixed + row_bytes * _SMALLEST_CHUNK)
-            raise SpecError(_too_small(memory_bytes, needed, "Use fewer threads or give it more."))
+            raise SpecError(_too_small(memory_bytes, needed, _remedy(plans)))
     buffers = threads * (fixed + row_bytes * chunk)
-    masks = _mask_bytes(plan, memory_bytes)
-    return Bound(threads, chunk, buffers, start + buffers + masks, masks // threads)
+    masks, each = _mask_bytes(plans, threads, memory_bytes)
+    return Bound(threads, chunk, buffers, start + buffers + masks, each)
 
 
-def _bound_device(plan: MergePlan, threads: int, memory_bytes: int | None, resident: int) -> Bound:
+def _bound_device(plans: Sequence[MergePlan], threads: int, memory_bytes: int | None, resident: int) -> Bound:
     """With the pinned buffers, two sets a thread, beside those for statistics."""
-    row_bytes = (len(plan.experts) + 2) * 4
-    largest = max((work.count for work in plan.works), default=1)
+    rows = count_rows([plan.works for plan in plans])
+    row_bytes = sum(rows) * 4
+    largest = max((work.count for plan in plans for work in plan.works), default=1)
     most = min(DEVICE_CHUNK, max(-(-largest // TILE), 1) * TILE)
     least = min(_SMALLEST_CHUNK, most)
-    fixed = (DEVICE_SETS + 1) * _fixed_bytes(plan)  # masks are made in the sets
-    start = _start_bytes(plan, threads, resident) + _DEVICE_RESERVE
+    # masks are made in the sets
+    fixed = (DEVICE_SETS + 1) * max(_fixed_bytes(plan, rows) for plan in plans)
+    start = _start_bytes(plans, threads, resident) + _DEVICE_RESERVE
     room = None if memory_bytes is None else (memory_bytes - start) // threads - fixed
     # a third of it for statistics, as far as they have a use for it
     chunk = CHUNK if room is None else min(CHUNK, max(room, 0) // (3 * row_bytes) // TILE * TILE)
@@ -100,72 +112,40 @@ def _bound_device(plan: MergePlan, threads: int, memory_bytes: int | None, resid
     device_chunk = min(most, left)
     if memory_bytes is not None and (chunk < _SMALLEST_CHUNK or device_chunk < least):
         needed = start + threads * (fixed + row_bytes * (_SMALLEST_CHUNK + DEVICE_SETS * _SMALLEST_CHUNK))
-        raise SpecError(_too_small(memory_bytes, needed, "Use fewer threads or give it more."))
+        raise SpecError(_too_small(memory_bytes, needed, _remedy(plans)))
     buffers = threads * (fixed + row_bytes * (chunk + DEVICE_SETS * device_chunk))
-    masks = _mask_bytes(plan, memory_bytes)
-    return Bound(threads, chunk, buffers, start + buffers + masks, masks // threads, device_chunk)
+    masks, each = _mask_bytes(plans, threads, memory_bytes)
+    return Bound(threads, chunk, buffers, start + buffers + masks, each, device_chunk)
 
 
-def _mask_bytes(plan: MergePlan, memory_bytes: int | None) -> int:
-    return _MASK_BYTES if plan.method.startswith("mergekit.della") and memory_bytes is None else 0
+def _mask_bytes(plans: Sequence[MergePlan], threads: int, memory_bytes: int | None) -> tuple[int, int]:
+    """For all masks, and for those that one merge keeps of a tensor."""
+    masked = sum(plan.method.startswith("mergekit.della") for plan in plans)
+    if not masked or memory_bytes is not None:
+        return 0, 0
+    return _MASK_BYTES, _MASK_BYTES // (threads * masked)
 
 
-def _start_bytes(plan: MergePlan, threads: int, resident: int | None) -> int:
+def _remedy(plans: Sequence[MergePlan]) -> str:
+    fewer = "Use fewer threads, merge fewer together," if len(plans) > 1 else "Use fewer threads"
+    return f"{fewer} or give it more."
+
+
+def _start_bytes(plans: Sequence[MergePlan], threads: int, resident: int | None) -> int:
     """All but the pieces: the process as it is, what it will take beside them, and what all threads share."""
-    headers = sum(len(work.inputs) for work in plan.works)
+    headers = sum(len(work.inputs) for plan in plans for work in plan.works)
     before = resident or _KERNELS_RSS + _RSS_OF_HEADER * headers
-    return before + _RESERVE + _RESERVE_OF_HEADER * headers + _shared_bytes(plan, threads)
+    scratch = threads * _SCRATCH_BYTES * (count_rows([plan.works for plan in plans])[0] + SPARE_ROWS)
+    return before + _RESERVE + _RESERVE_OF_HEADER * headers + scratch + passes_bytes(plans, threads)
 
 
-def bins_of(rows: int, threads: int) -> int:
-    """Bins of each row of counts, a power of two.
-
-    Args:
-        rows: order statistics that are looked for at a time.
-        threads: how many count, each into rows of its own.
-    """
-    room = _COUNTS_BYTES // (4 * rows * max(threads, 2))
-    return max(_FEWEST_BINS, min(_MOST_BINS, 1 << max(room.bit_length() - 1, 0)))
-
-
-def _counting_bytes(rows: int, threads: int) -> int:
-    """Counts of every row and thread, uint32, and one row's stacked, summed and added up."""
-    bins = bins_of(rows, threads)
-    return 4 * bins * rows * threads + bins * (4 * threads + 16)
-
-
-def _shared_bytes(plan: MergePlan, threads: int) -> int:
-    """What passes before the merging take of all threads together, beside their pieces."""
-    most = max((len(work.inputs) - 1 for work in plan.works), default=1)
-    if plan.method.startswith(_COUNTING):
-        rows = {"mergekit.sce": 1}.get(plan.method, 2 * most if "breadcrumbs" in plan.method else most)
-        counts = max(_counting_bytes(rows, threads), threads * _counting_bytes(rows, 1))
-    else:
-        counts = 0
-    sums = max((work.count * _columns(work) * 8 // TILE for work in plan.works), default=0)
-    return counts + sums
-
-
-def _columns(work: Work) -> int:
-    """Sums that a pass over a tensor takes of each tile, float64."""
-    experts = len(work.inputs) - 1
-    if "slerp" in work.method:
-        return 3
-    if work.method == "mergekit.model_stock":
-        return experts * (experts + 1) // 2
-    if work.method == "mergekit.sce":
-        return experts
-    return 2 * experts if work.params.get("rescale") else 0
-
-
-def _fixed_bytes(plan: MergePlan) -> int:
+def _fixed_bytes(plan: MergePlan, rows: tuple[int, int]) -> int:
     """What a thread takes whatever the size of its pieces."""
-    most = max((len(work.inputs) for work in plan.works), default=1)
-    scratch = _SCRATCH_BYTES * (most + SPARE_ROWS)
     if not plan.method.startswith("mergekit.della"):
-        return scratch
-    rows = max((work.shape[-1] for work in plan.works if work.shape), default=1)
-    return scratch + max(ROW_PIECE, rows) * (5 * most + 12)
+        return 0
+    most = max((len(work.inputs) for work in plan.works), default=1)
+    longest = max((work.shape[-1] for work in plan.works if work.shape), default=1)
+    return max(ROW_PIECE, longest) * (4 * sum(rows) + most + 8)
 
 
 def _bound_torch(plan: MergePlan, memory_bytes: int | None) -> Bound:
@@ -187,6 +167,11 @@ def _itemsize(work: object) -> int:
 
 def _too_small(got: int, needed: int, remedy: str) -> str:
     return f"The merge is to stay within {got >> 20} MiB, but needs about {-(-needed // (1 << 20))} MiB. {remedy}"
+
+
+def usable_threads(asked: int | None) -> int:
+    """So many as were asked for, or as the cores that this process may use."""
+    return asked or len(os.sched_getaffinity(0))
 
 
 def resident_bytes() -> int:

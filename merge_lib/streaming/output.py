@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from merge_lib.durability import remedy_for, sync_folder
 from merge_lib.errors import CheckpointCorruptError, CheckpointError
@@ -15,6 +15,14 @@ from merge_lib.streaming.layout import Shard
 
 PARTIAL = ".partial"
 _FLUSH_EVERY_S = 0.1
+
+
+class Sink(Protocol):
+    """What takes the bytes of a result."""
+
+    def write(self, name: str, start: int, data: memoryview) -> None:
+        """Put bytes at a place of a tensor."""
+        ...
 
 
 class Output:

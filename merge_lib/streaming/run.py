@@ -1,32 +1,30 @@
 """Merging into a folder that transformers loads, or into one file: resumable, with the manifest last."""
 
-import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import xxhash
 
-from merge_lib.errors import SpecError
-from merge_lib.files.folders import INDEX
+from merge_lib.errors import MergeError
 from merge_lib.files.hashes import FileHash
-from merge_lib.files.layout import LINEAGE_KEY, NO_DIGEST, encode_header
 from merge_lib.spec import MergeSpec
-from merge_lib.streaming import manifest as texts
-from merge_lib.streaming.companions import copy_companions
 from merge_lib.streaming.devices import plan_for
+from merge_lib.streaming.finishing import describe_merge, finish
 from merge_lib.streaming.journal import Journal
-from merge_lib.streaming.layout import Shard, index_of, lay_out, lay_out_shards
-from merge_lib.streaming.leftovers import remove_journal, remove_others, take_back
-from merge_lib.streaming.memory_bound import Bound, bound_memory, resident_bytes
-from merge_lib.streaming.output import Output, explained, write_text
-from merge_lib.streaming.planning import MergePlan, make_plan
-from merge_lib.streaming.provenance import FileHashes, check_unchanged, complete_digests, known_by_key
+from merge_lib.streaming.layout import Shard
+from merge_lib.streaming.leftovers import remove_others, take_back
+from merge_lib.streaming.memory_bound import bound_memory, resident_bytes, usable_threads
+from merge_lib.streaming.output import Output, explained
+from merge_lib.streaming.planning import MergePlan, gather, make_plan
+from merge_lib.streaming.provenance import FileHashes, check_unchanged
+from merge_lib.streaming.runs import Run, make_tensors
+from merge_lib.streaming.target import JOURNAL, Target, check_apart, lay_out_result
 
-JOURNAL = ".merge_journal.jsonl"
 _HASH_BYTES = 1 << 20
 
 
@@ -57,7 +55,9 @@ class StreamedMerge:
 
     Attributes:
         continued: tensors that an interrupted run had finished.
+        elapsed_s: until it was whole, from the start of what it was made together with.
         arithmetic: "kernels", the device's name, or "torch: " and the reason.
+        was_finished: it was there already, and left as it was.
     """
 
     path: Path
@@ -67,57 +67,26 @@ class StreamedMerge:
     tensors: int
     continued: int
     arithmetic: str
+    was_finished: bool = False
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where a result goes: a folder, or one file with a folder of unfinished work beside it."""
+class Asked:
+    """One of several merges: what makes its plan, and where its result goes, as `merge_to` takes it."""
 
+    make: Callable[[], MergePlan]
     out: Path
 
-    @property
-    def is_file(self) -> bool:
-        """One safetensors file instead of a folder."""
-        return self.out.suffix == ".safetensors"
 
-    @property
-    def work(self) -> Path:
-        """Where the unfinished shards and the journal are."""
-        return self.out.with_name(f".{self.out.name}.unfinished") if self.is_file else self.out
+@dataclass(frozen=True)
+class _Open:
+    """A merge whose files are open."""
 
-    @property
-    def manifest(self) -> Path:
-        """The file whose presence means that the merge is finished."""
-        return self.out.with_suffix(".merge_manifest.json") if self.is_file else self.out / texts.MANIFEST
-
-    def check(self, plan: MergePlan) -> None:
-        """Refuse to write over inputs, finished merges and other people's files."""
-        inputs = {
-            file.resolve()
-            for source in plan.sources
-            for file in (source.path, *source.files, *([source.base] if source.base else []))
-        }
-        if self.out.resolve() in inputs or any(path.parent == self.out.resolve() for path in inputs):
-            raise SpecError(f"The output {self.out} is or holds an input. Give the merge a path of its own.")
-        if self.manifest.exists():
-            raise SpecError(
-                f"{self.out} holds a finished merge ({self.manifest.name} is there). Name another path, or remove it."
-            )
-        if not self.out.exists() or (self.work / JOURNAL).exists():
-            return
-        if not self.out.is_dir() or any(self.out.iterdir()):
-            raise SpecError(
-                f"The output {self.out} exists and is no unfinished merge. Name an empty or a new folder, or a "
-                "file that ends in .safetensors."
-            )
-
-    def places(self, shards: Sequence[Shard]) -> list[Path]:
-        """Where the shards will lie."""
-        return [self.out] if self.is_file else [self.out / shard.file for shard in shards]
-
-    def remove_journal(self) -> None:
-        """Of a finished merge."""
-        remove_journal(self.work, JOURNAL, is_folder_of_its_own=self.is_file)
+    run: Run
+    target: Target
+    shards: tuple[Shard, ...]
+    output: Output
+    earlier: frozenset[str]
 
 
 def merge_to(spec: MergeSpec, out: Path, options: MergeOptions | None = None) -> StreamedMerge:
@@ -145,16 +114,121 @@ def merge_planned(
     make: Callable[[], MergePlan], out: Path, options: MergeOptions | None = None
 ) -> StreamedMerge:
     """Do what a plan says; as `merge_to`, whatever recipe the plan is made from."""
-    options = options or MergeOptions()
+    (done,) = _merge([Asked(make, out)], options or MergeOptions(), leaves_finished=False)
+    if isinstance(done, MergeError):
+        raise done
+    return done
+
+
+def merge_all(
+    asked: Sequence[Asked], options: MergeOptions | None = None, *, leaves_finished: bool = False
+) -> list[StreamedMerge]:
+    """Make several merges from one reading of their inputs, as far as they have inputs in common.
+
+    All of them are checked before anything is written. Those with kernels share the reading; those on the torch
+    route follow, each by itself. What was interrupted is continued by calling this again; the merges that are asked
+    for need not be the same then.
+
+    Args:
+        asked: the merges.
+        options: threads, memory, shard size; for all of them together.
+        leaves_finished: merges that are finished are told, not refused.
+
+    Returns:
+        Each merge, in the order in which it was asked for.
+
+    Raises:
+        MergeError: all that is wrong, in one error of the first one's kind.
+        RefusedError: some of the merges cannot be made; the others are finished.
+    """
+    outcomes = _merge(asked, options or MergeOptions(), leaves_finished=leaves_finished)
+    refused = {
+        one.out: outcome
+        for one, outcome in zip(asked, outcomes, strict=True)
+        if isinstance(outcome, MergeError)
+    }
+    done = [outcome for outcome in outcomes if isinstance(outcome, StreamedMerge)]
+    if refused:
+        raise RefusedError(done, refused)
+    return done
+
+
+class RefusedError(MergeError):
+    """Some of several merges cannot be made.
+
+    Attributes:
+        done: those that are finished.
+        refused: for each other output the reason.
+    """
+
+    def __init__(self, done: Sequence[StreamedMerge], refused: Mapping[Path, MergeError]) -> None:
+        told = [f"{out}: {reason}" for out, reason in refused.items()]
+        count = (
+            f"{len(refused)} of {len(refused) + len(done)} merges cannot be made; the others are finished."
+        )
+        super().__init__("\n".join([count, *told]))
+        self.done = tuple(done)
+        self.refused = dict(refused)
+
+
+def _make_plan(asked: Asked, device: str, *, is_alone: bool) -> MergePlan:
+    """A plan; what is wrong with it is told with its output where there are several."""
+    try:
+        return plan_for(asked.make, device)
+    except MergeError as exc:
+        if is_alone:
+            raise
+        raise type(exc)("\n".join(f"{asked.out.name}: {line}" for line in str(exc).splitlines())) from exc
+
+
+def _merge(
+    asked: Sequence[Asked], options: MergeOptions, *, leaves_finished: bool
+) -> list[StreamedMerge | MergeError]:
+    """Each merge, or why it cannot be made."""
     started = perf_counter()
-    plan, target = plan_for(make, options.device), Target(Path(out))
-    if target.manifest.exists():
-        target.remove_journal()  # where the run that finished was stopped before it could
-    target.check(plan)
-    threads = options.threads or len(os.sched_getaffinity(0))
-    if plan.is_compiled:
-        import merge_lib.streaming.executing  # noqa: F401 -- its memory is counted from here on
-    bound = bound_memory(plan, threads, options.memory_bytes, resident_bytes())
+    plans = gather([partial(_make_plan, one, options.device, is_alone=len(asked) == 1) for one in asked])
+    targets = [Target(Path(one.out)) for one in asked]
+    for target in targets:
+        target.tidy()
+    manifests = _check_targets(plans, targets, leaves_finished=leaves_finished)
+    outcomes: dict[Path, StreamedMerge | MergeError] = {
+        target.out: _left(plan, target, manifest)
+        for plan, target, manifest in zip(plans, targets, manifests, strict=True)
+        if manifest is not None
+    }
+    todo = [(plan, target) for plan, target in zip(plans, targets, strict=True) if target.out not in outcomes]
+    threads = usable_threads(options.threads)
+    if todo:
+        if any(plan.is_compiled for plan, _ in todo):
+            import merge_lib.streaming.executing  # noqa: F401 -- its memory is counted from here on
+        bound = bound_memory([plan for plan, _ in todo], threads, options.memory_bytes, resident_bytes())
+        with ExitStack() as stack:
+            opened = [stack.enter_context(_opened(plan, target, options)) for plan, target in todo]
+            with ExitStack() as flushing:
+                for one in opened:
+                    flushing.enter_context(one.output.flushing())
+                refused = make_tensors([one.run for one in opened], bound, options.progress)
+            for one in opened:
+                finish_it = partial(_finish, one, FileHashes(options.file_hashes, threads), started)
+                outcomes[one.target.out] = refused.get(one.run) or _outcome(finish_it)
+    return [outcomes[target.out] for target in targets]
+
+
+def _check_targets(
+    plans: Sequence[MergePlan], targets: Sequence[Target], *, leaves_finished: bool
+) -> list[dict[str, Any] | None]:
+    """The manifests of the merges that are finished and may be left as they are."""
+    sources = [source for plan in plans for source in plan.sources]
+    checks = [
+        partial(target.check_all, plan, sources, leaves_finished=leaves_finished)
+        for plan, target in zip(plans, targets, strict=True)
+    ]
+    return gather([partial(check_apart, targets), *checks])[1:]  # type: ignore[return-value]
+
+
+@contextmanager
+def _opened(plan: MergePlan, target: Target, options: MergeOptions) -> Iterator[_Open]:
+    """Journal and shards of a merge, with what an earlier run has finished."""
     shards = lay_out_result(plan, target, options.max_shard_bytes)
     with explained(target.work):
         target.work.mkdir(parents=True, exist_ok=True)
@@ -166,37 +240,7 @@ def merge_planned(
         Output(target.work, shards, continues=journal.continues) as output,
     ):
         earlier = _check_finished(plan, journal, output)
-        with output.flushing():
-            _execute(plan, bound, output, journal, options.progress)
-        manifest = _manifest(plan, journal, shards, earlier)
-        hashes = FileHashes(options.file_hashes, threads)
-        hashes.add_inputs(manifest, plan.sources)
-        check_unchanged(plan.sources)
-        _finish(plan, target, shards, output, manifest, hashes)
-    size = sum(shard.size_bytes for shard in shards)
-    digest = manifest["output"]["digest"]
-    elapsed_s = perf_counter() - started
-    return StreamedMerge(target.out, digest, size, elapsed_s, len(plan.works), len(earlier), plan.arithmetic)
-
-
-def lay_out_result(plan: MergePlan, target: Target, max_shard_bytes: int) -> tuple[Shard, ...]:
-    """The shards of a folder, or the one file with its lineage."""
-    if not target.is_file:
-        return lay_out_shards(plan.tensors, max_shard_bytes, {"format": "pt"})
-    metadata = _metadata(plan, None, [], NO_DIGEST)
-    return (lay_out(target.out.name, plan.tensors, metadata),)
-
-
-def _metadata(plan: MergePlan, base: str | None, experts: list[str], digest: str) -> dict[str, str]:
-    """The lineage in the header of a single file, as `merge_checkpoints` writes it."""
-    lineage = {
-        **(plan.recorded if plan.variant else plan.recipe),
-        "kind": "merge",
-        "base": None if plan.base is None else base or NO_DIGEST,
-        "experts": experts or [NO_DIGEST] * len(plan.experts),
-        "digest": digest,
-    }
-    return {"format": "pt", LINEAGE_KEY: json.dumps(lineage, sort_keys=True, separators=(",", ":"))}
+        yield _Open(Run(plan, output, journal), target, shards, output, earlier)
 
 
 def _check_finished(plan: MergePlan, journal: Journal, output: Output) -> frozenset[str]:
@@ -214,66 +258,35 @@ def _check_finished(plan: MergePlan, journal: Journal, output: Output) -> frozen
     return frozenset(journal.finished)
 
 
-def _execute(
-    plan: MergePlan, bound: Bound, output: Output, journal: Journal, progress: Callable[[int], None]
-) -> None:
-    if not plan.is_compiled:
-        from merge_lib.streaming.torch_route import run_in_torch
-
-        run_in_torch(plan, output, journal, progress)
-        return
-    from merge_lib.streaming.executing import Executor, Run
-    from merge_lib.streaming.scanning import Inputs, NotFiniteError
-
-    files = (file for source in plan.sources for file in source.files)
-    with Inputs(files, progress) as inputs:
-        try:
-            known = known_by_key(plan.sources)
-            Executor([Run(plan, output, journal)], bound, inputs, known).run()
-        except NotFiniteError as exc:
-            from merge_lib.streaming.torch_route import explain_not_finite
-
-            explain_not_finite(exc.plan or plan, exc.name)
+def _outcome(act: Callable[[], StreamedMerge]) -> StreamedMerge | MergeError:
+    try:
+        return act()
+    except MergeError as exc:
+        return exc
 
 
-def _manifest(
-    plan: MergePlan, journal: Journal, shards: tuple[Shard, ...], earlier: frozenset[str]
-) -> dict[str, Any]:
-    """What will be recorded of the merge; what this run has digested of the inputs is remembered."""
-    taken, fresh = {}, {}
-    for work in plan.works:
-        for header, digest in zip(work.inputs, journal.finished[work.name]["inputs"], strict=True):
-            if header is not None and digest is not None:
-                (taken if work.name in earlier else fresh)[header.key] = digest
-    inputs = [texts.input_entry(source, complete_digests(source, taken, fresh)) for source in plan.sources]
-    results = {name: line["output"] for name, line in journal.finished.items()}
-    output = texts.output_entry(plan.works, results, shards)
-    base, experts = (None, inputs) if plan.base is None else (inputs[0], inputs[1:])
-    return texts.make_manifest(plan, base, experts, output)
+def _finish(one: _Open, hashes: FileHashes, started: float) -> StreamedMerge:
+    """All that follows once the tensors are made."""
+    plan = one.run.plan
+    manifest = describe_merge(plan, one.run.journal, one.shards, one.earlier)
+    hashes.add_inputs(manifest, plan.sources)
+    check_unchanged(plan.sources)
+    finish(plan, one.target, one.shards, one.output, manifest, hashes)
+    return StreamedMerge(
+        one.target.out,
+        manifest["output"]["digest"],
+        sum(shard.size_bytes for shard in one.shards),
+        perf_counter() - started,
+        len(plan.works),
+        len(one.earlier),
+        plan.arithmetic,
+    )
 
 
-def _finish(
-    plan: MergePlan,
-    target: Target,
-    shards: tuple[Shard, ...],
-    output: Output,
-    manifest: dict[str, Any],
-    hashes: FileHashes,
-) -> None:
-    """Flush and name the shards, write what belongs to them, and last the manifest."""
-    headers, targets = [shard.header for shard in shards], target.places(shards)
-    if target.is_file:
-        base = manifest["base"] and manifest["base"]["digest"]
-        experts = [entry["digest"] for entry in manifest["experts"]]
-        metadata = _metadata(plan, base, experts, manifest["output"]["digest"])
-        headers = [encode_header(shards[0].tensors, metadata)]
-    output.complete(headers)
-    hashes.add_outputs(manifest, dict(zip(targets, output.paths, strict=True)))
-    output.name(targets)
-    if not target.is_file:
-        if len(shards) > 1:
-            write_text(target.out / INDEX, index_of(shards))
-        copy_companions(plan, target.out)
-        write_text(target.out / texts.CARD, texts.card_text(plan, manifest))
-    write_text(target.manifest, texts.manifest_text(manifest))
-    target.remove_journal()
+def _left(plan: MergePlan, target: Target, manifest: Mapping[str, Any]) -> StreamedMerge:
+    """A merge that was finished before."""
+    output = manifest["output"]
+    size, count = sum(output["size_bytes"].values()), len(plan.works)
+    return StreamedMerge(
+        target.out, output["digest"], size, 0.0, count, count, manifest["arithmetic"], was_finished=True
+    )

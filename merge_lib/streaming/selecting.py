@@ -13,7 +13,7 @@ import numpy as np
 from merge_lib.kernels import calls as layout
 from merge_lib.kernels.calls import BF16, CODE_OF, NOT_FINITE, ROW_WORDS
 from merge_lib.streaming.calls import Call, address_of
-from merge_lib.streaming.memory_bound import bins_of
+from merge_lib.streaming.passes_memory import bins_of
 from merge_lib.streaming.scanning import Scan
 
 _SAMPLED_FROM = 1 << 19  # elements; smaller tensors are counted whole

@@ -14,6 +14,7 @@ from merge_lib.checkpoints import (
     write_state_dict,
 )
 from merge_lib.checkpoints.reader import CheckpointReader
+from merge_lib.engine import merge_in_torch
 from merge_lib.errors import (
     CheckpointCorruptError,
     CheckpointError,
@@ -129,7 +130,7 @@ def test_many_merges_are_each_the_one_made_alone(make_models, on_disk, tmp_path)
         assert alone.path.read_bytes() == report.path.read_bytes()
 
 
-def test_many_merges_read_each_tensor_once_a_pass(make_models, on_disk, tmp_path, monkeypatch):
+def test_many_merges_in_torch_read_each_tensor_once_a_pass(make_models, on_disk, tmp_path, monkeypatch):
     base, experts = on_disk(make_models(3, dtype=torch.float32))
     reads = []
     read = CheckpointReader.tensor
@@ -140,7 +141,7 @@ def test_many_merges_read_each_tensor_once_a_pass(make_models, on_disk, tmp_path
     def count(*methods) -> int:
         reads.clear()
         specs = [MergeSpec(method=method, base=base, experts=experts) for method in methods]
-        merge_many(specs, [tmp_path / "out" / str(i) for i in range(len(specs))])
+        merge_in_torch(specs, [tmp_path / "out" / str(i) for i in range(len(specs))], [{} for _ in specs])
         return len(reads)
 
     tensors, floating, files = 7, 5, 4

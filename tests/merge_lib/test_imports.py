@@ -58,6 +58,7 @@ def test_the_public_names():
         "merge",
         "merge_checkpoints",
         "merge_many",
+        "merge_many_in_memory",
         "merge_method",
         "methods",
         "names",

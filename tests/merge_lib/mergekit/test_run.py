@@ -23,7 +23,8 @@ from merge_lib.streaming.companions import adapt_config
 from merge_lib.streaming.executing import Executor
 from merge_lib.streaming.planning import ConfigChange
 from merge_lib.streaming.preflight import examine_plan
-from merge_lib.streaming.run import JOURNAL, MergeOptions
+from merge_lib.streaming.run import MergeOptions
+from merge_lib.streaming.target import JOURNAL
 
 LINEAR = "merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n"
 DARE = """

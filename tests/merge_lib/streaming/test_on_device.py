@@ -170,7 +170,7 @@ def test_several_results_are_made_from_one_reading(
             runs.append(executing.Run(plan, output, journal))
             outputs[name] = (output, shard.header)
         inputs = stack.enter_context(Inputs((base, *experts), read.append))
-        executing.Executor(runs, bound_memory(runs[0].plan, 2, None), inputs).run()
+        executing.Executor(runs, bound_memory([run.plan for run in runs], 2, None), inputs).run()
         for name, (output, header) in outputs.items():
             output.complete([header])
             output.name([tmp_path / name / "merged.safetensors"])
@@ -237,11 +237,11 @@ def test_the_bound_on_memory_counts_the_buffers_of_the_device(tmp_path, device):
         write_state_dict(path, {"w": torch.zeros(3 << 20, dtype=torch.bfloat16)}, lineage={})
     plan = plan_for(lambda: make_plan(MergeSpec(method="average", experts=paths)), device)
     resident, row = 100 << 20, 4 * 4
-    wide = bound_memory(plan, 2, None, resident)
+    wide = bound_memory([plan], 2, None, resident)
     assert (wide.chunk, wide.piece) == (memory_bound.CHUNK, memory_bound.DEVICE_CHUNK)
     assert wide.buffer_bytes == 2 * row * (wide.chunk + 2 * wide.piece)
-    tight = bound_memory(plan, 2, 170 << 20, resident)
+    tight = bound_memory([plan], 2, 170 << 20, resident)
     assert memory_bound.CHUNK <= tight.piece < wide.piece
     assert tight.process_bytes <= 170 << 20
     with pytest.raises(SpecError, match="to stay within 148 MiB, but needs about 149 MiB"):
-        bound_memory(plan, 2, 148 << 20, resident)
+        bound_memory([plan], 2, 148 << 20, resident)

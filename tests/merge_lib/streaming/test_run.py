@@ -16,9 +16,11 @@ from merge_lib.errors import CheckpointError, CheckpointMismatchError, MergeErro
 from merge_lib.kernels.loading import load
 from merge_lib.streaming import memory_bound
 from merge_lib.streaming.executing import Executor
+from merge_lib.streaming.passes_memory import bins_of
 from merge_lib.streaming.planning import make_plan
 from merge_lib.streaming.preflight import examine
-from merge_lib.streaming.run import JOURNAL, MergeOptions, merge_to
+from merge_lib.streaming.run import MergeOptions, merge_to
+from merge_lib.streaming.target import JOURNAL
 
 
 class StoppedError(Exception):
@@ -185,20 +187,20 @@ def test_a_preview_lists_every_problem(make_checkpoints, tmp_path):
 def test_a_bound_on_memory_makes_pieces_smaller_or_is_refused(make_checkpoints):
     plan = make_plan(MergeSpec(method="average", experts=make_checkpoints(2)[1]))
     resident = 100 << 20
-    wide = memory_bound.bound_memory(plan, 2, None, resident)
+    wide = memory_bound.bound_memory([plan], 2, None, resident)
     assert wide.chunk == memory_bound.CHUNK
-    tight = memory_bound.bound_memory(plan, 2, wide.process_bytes - 2 * 4 * 4 * 100_000, resident)
+    tight = memory_bound.bound_memory([plan], 2, wide.process_bytes - 2 * 4 * 4 * 100_000, resident)
     assert 16_384 < tight.chunk < 32_768
     assert tight.process_bytes <= wide.process_bytes - 2 * 4 * 4 * 100_000
     with pytest.raises(SpecError, match="to stay within 110 MiB, but needs about 117 MiB"):
-        memory_bound.bound_memory(plan, 2, 110 << 20, resident)
+        memory_bound.bound_memory([plan], 2, 110 << 20, resident)
 
 
 def test_counts_and_sums_are_part_of_the_memory(make_checkpoints):
     base, experts = make_checkpoints(3)
     plans = [make_plan(MergeSpec(method=name, base=base, experts=experts)) for name in ("magmax", "ties")]
-    plain, counting = (memory_bound.bound_memory(plan, 2, None).process_bytes for plan in plans)
-    bins = memory_bound.bins_of(3, 2)
+    plain, counting = (memory_bound.bound_memory([plan], 2, None).process_bytes for plan in plans)
+    bins = bins_of(3, 2)
     assert bins == 1 << 19
     assert counting - plain >= 4 * bins * 3 * 2
 
