@@ -24,7 +24,7 @@ Progress = Callable[[int], None]  # bytes read since the last call
 Piece = tuple[Work, int, int]  # a work, the first element, how many
 
 SAMPLE = 4096  # elements of each piece that is looked at for an estimate
-_SAMPLED_SHARE = 16
+_SAMPLED_SHARE = 64
 _TOLD_BYTES = 8 << 20  # between two calls of the progress function
 
 
@@ -106,10 +106,15 @@ def piece_size(call: Call, chunk: int) -> int:
     return chunk if call.masks is None else max(1, ROW_PIECE // call.masks.length) * call.masks.length
 
 
-def _samples(work: Work, chunk: int) -> Iterator[Piece]:
+def _samples(works: Iterable[Work], chunk: int) -> Iterator[Piece]:
+    """A little of every stretch, as if the tensors were one; small ones are left out as often as they should be."""
     size = min(SAMPLE, chunk)
-    for start in range(0, work.count, size * _SAMPLED_SHARE):
-        yield work, start, min(size, work.count - start)
+    left = 0  # elements until the next sample
+    for work in works:
+        while left < work.count:
+            yield work, left, min(size, work.count - left)
+            left += size * _SAMPLED_SHARE
+        left -= work.count
 
 
 def run_all(tasks: Sequence[Callable[[], Any]], pool: Executor, stop: Event) -> list[Any]:
@@ -168,8 +173,8 @@ class Scan:
     def run(self, calls: Sequence[Call], *, samples: bool = False) -> None:
         """Give every piece, or a sample of them, to one of the calls, which fold into their own words."""
         chunk = self.spaces[0].chunk
-        every = (_samples(work, chunk) if samples else pieces(work, chunk) for work in self.works)
-        taken = Taken(piece for one in every for piece in one)
+        whole = (piece for work in self.works for piece in pieces(work, chunk))
+        taken = Taken(_samples(self.works, chunk) if samples else whole)
 
         def drain(space: Workspace, call: Call) -> None:
             for _, piece in taken:

@@ -7,6 +7,7 @@ range is counted coarsely first.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from merge_lib.streaming.passes_memory import bins_of
 from merge_lib.streaming.scanning import Scan
 
 _SAMPLED_FROM = 1 << 19  # elements; smaller tensors are counted whole
-_MARGIN = 0.01  # of the rank, on both sides of what the sample says
+_MARGIN = 0.002  # of the rank, on both sides of what the sample says, as it is not drawn at random
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,9 @@ def _guess(
         total = int(row.sum())
         share = one.rank_among(total, int(row[0])) / total if one.share else one.rank / scan.count
         from_top = np.cumsum(row[::-1])
-        high = len(row) - 1 - int(np.searchsorted(from_top, max(share - _MARGIN, 0) * total))
-        low = len(row) - 1 - int(np.searchsorted(from_top, min(share + _MARGIN, 1) * total))
+        margin = _MARGIN + 2 / sqrt(total)  # four standard errors, if the sample were drawn at random
+        high = len(row) - 1 - int(np.searchsorted(from_top, max(share - margin, 0) * total))
+        low = len(row) - 1 - int(np.searchsorted(from_top, min(share + margin, 1) * total))
         guessed.append(_finer(max(low, 0) << 15, min((high + 1) << 15, NOT_FINITE), bins))
     return guessed
 
