@@ -14,7 +14,7 @@ from merge_lib.errors import CheckpointCorruptError, CheckpointError
 from merge_lib.streaming.layout import Shard
 
 PARTIAL = ".partial"
-_FLUSH_EVERY_S = 0.1
+_FLUSH_EVERY_S = 0.02
 
 
 class Sink(Protocol):
