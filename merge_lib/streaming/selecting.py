@@ -17,6 +17,7 @@ from merge_lib.streaming.calls import Call, address_of
 from merge_lib.streaming.passes_memory import bins_of
 from merge_lib.streaming.scanning import Scan
 
+_BIN_OVERFLOWS = 1 << 32
 _SAMPLED_FROM = 1 << 19  # elements; smaller tensors are counted whole
 _MARGIN = 0.002  # of the rank, on both sides of what the sample says, as it is not drawn at random
 
@@ -156,7 +157,19 @@ def _count(
         told = [call.words[2:].reshape(-1, ROW_WORDS)[place] for call in calls]
         one.above = sum(int(row[layout.ROW_ABOVE]) for row in told)
         one.zeros = sum(int(row[layout.ROW_ZEROS]) for row in told)
-    return (np.sum([own[place] for own in counts], axis=0, dtype=np.int64) for place in places_of)
+    return (_added([own[place] for own in counts], calls, place) for place in places_of)
+
+
+def _added(counts: Sequence[np.ndarray], calls: Sequence[Call], place: int) -> np.ndarray:
+    """The counts of all threads, int64; the zeros of a large model may be more than the first bin's 32 bits hold."""
+    total = np.sum(counts, axis=0, dtype=np.int64)
+    rows = [call.words[2:].reshape(-1, ROW_WORDS)[place] for call in calls]
+    if rows[0][layout.ROW_LOW] == 0:
+        zeros = [int(row[layout.ROW_ZEROS]) for row in rows]
+        total[0] = sum(
+            (int(own[0]) - zero) % _BIN_OVERFLOWS + zero for own, zero in zip(counts, zeros, strict=True)
+        )
+    return total
 
 
 def _narrow(
