@@ -35,6 +35,7 @@ from merge_lib.streaming.selecting import Wanted, find_largest
 from merge_lib.streaming.sharing import Reading, share_readings
 
 _SHARED_FROM = 1 << 22  # elements from which all threads work on one tensor
+_ALONE_BELOW = 1 << 16  # elements below which threads would only wait for one another's Python
 Known = Mapping[tuple[Path | None, str], str]
 
 
@@ -80,12 +81,16 @@ class Executor:
             self._find_thresholds(spaces, pool)
             for group in shared:
                 self._do(group, spaces, pool)
-            taken = Taken(groups[len(shared) :])
-            run_all([partial(self._drain, taken, space) for space in spaces], pool, self.inputs.stop)
+            taken = Taken(group for group in groups[len(shared) :] if group.first.count >= _ALONE_BELOW)
+            small = Taken(group for group in groups[len(shared) :] if group.first.count < _ALONE_BELOW)
+            lists = [[small, taken] if place == 0 else [taken] for place in range(len(spaces))]
+            tasks = [partial(self._drain, own, space) for own, space in zip(lists, spaces, strict=True)]
+            run_all(tasks, pool, self.inputs.stop)
 
-    def _drain(self, taken: Taken, space: Workspace) -> None:
-        for _, group in taken:
-            self._do(group, [space], None)
+    def _drain(self, lists: Sequence[Taken], space: Workspace) -> None:
+        for taken in lists:
+            for _, group in taken:
+                self._do(group, [space], None)
 
     def _space(self, groups: Sequence[Group]) -> Workspace:
         inputs = max(len(group.first.inputs) for group in groups)
