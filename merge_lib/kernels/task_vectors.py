@@ -44,7 +44,9 @@ from merge_lib.kernels.calls import (
 )  # fmt: skip
 from merge_lib.kernels.chance import keep_drawn
 from merge_lib.kernels.tiles import (
+    add,
     magnitude_bits,
+    multiply,
     narrow,
     pointer,
     round_row,
@@ -137,18 +139,13 @@ def _thinned(args, words, numbers, rows, k, start, size, kept, spare):
         for i in range(size):
             row[i] *= kept[i]
     if own[FACTOR] != 0:
-        for i in range(size):
-            row[i] *= own[FACTOR]
-        round_row(row, size, rounding)
+        multiply(row, own[FACTOR], size, rounding)
 
 
 @tile
 def _weigh(rows, experts, count, numbers, rounding):
     for k in range(experts):
-        weight = numbers[1 + k * EXPERT_NUMBERS + WEIGHT]
-        for i in range(count):
-            rows[k, i] *= weight
-        round_row(rows[k], count, rounding)
+        multiply(rows[k], numbers[1 + k * EXPERT_NUMBERS + WEIGHT], count, rounding)
 
 
 @tile
@@ -184,9 +181,7 @@ def _elected(rows, experts, count, numbers, combine, rounding, total, sign, divi
         for i in range(count):
             agrees[i] = np.float32(1) if rows[k, i] * sign[i] > 0 else np.float32(0)
         if combine == ELECT_PLAIN:
-            for i in range(count):
-                rows[k, i] *= weight
-            round_row(rows[k], count, rounding)
+            multiply(rows[k], weight, count, rounding)
         for i in range(count):
             total[i] += rows[k, i] * agrees[i]
             divisor[i] += share * agrees[i]
@@ -254,12 +249,8 @@ def merge(args):
             _thinned(args, words, numbers, rows, k, start, size, kept, spare)
         _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor, kept)
         if words[calls.HAS_SCALE]:
-            for i in range(size):
-                total[i] *= numbers[0]
-            round_row(total, size, rounding)
-        for i in range(size):
-            total[i] += base[i]
-        round_row(total, size, rounding)
+            multiply(total, numbers[0], size, rounding)
+        add(total, base, size, rounding)
         worst = max(worst, narrow(total, size, args[OUT], args[OUT_CODE], start))
     return np.int64(worst >= np.uint32(calls.NOT_FINITE))
 

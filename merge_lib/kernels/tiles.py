@@ -164,14 +164,48 @@ def narrow(row, count, address, code, start):
 
 
 @tile
+def subtract(row, other, count, rounding):
+    """`row` minus `other`, rounded, in `row`."""
+    if rounding == BF16:
+        for i in range(count):
+            row[i] = float_of(to_bf16(bits_of(np.float32(row[i] - other[i]))))
+        return
+    for i in range(count):
+        row[i] -= other[i]
+    round_row(row, count, rounding)
+
+
+@tile
+def add(row, other, count, rounding):
+    """`row` plus `other`, rounded, in `row`."""
+    if rounding == BF16:
+        for i in range(count):
+            row[i] = float_of(to_bf16(bits_of(np.float32(row[i] + other[i]))))
+        return
+    for i in range(count):
+        row[i] += other[i]
+    round_row(row, count, rounding)
+
+
+@tile
+def multiply(row, factor, count, rounding):
+    """`row` times a number, rounded, in `row`."""
+    if rounding == BF16:
+        for i in range(count):
+            row[i] = float_of(to_bf16(bits_of(np.float32(row[i] * factor))))
+        return
+    for i in range(count):
+        row[i] *= factor
+    round_row(row, count, rounding)
+
+
+@tile
 def task_vector(inputs, codes, place, start, count, base, row, rounding):
     """Expert `place` minus base, [count], in `row`; returns the largest magnitude's bits of the expert."""
     worst = widen(inputs[place + 1], codes[place + 1], start, count, row)
     if codes[place + 1] != rounding:
         round_row(row, count, rounding)
-    for i in range(count):
-        row[i] -= base[i]
-    round_row(row, count, rounding)
+    subtract(row, base, count, rounding)
     return worst
 
 
