@@ -106,6 +106,13 @@ def variance(rows, experts, count, mean, values, rounding):
 
 
 @tile
+def _keep_varied(words, rows, experts, count, first, rounding, mean, values, kept):
+    """Ones where the variance over the experts lies in the first expert's band."""
+    variance(rows, experts, count, mean, values, rounding)
+    keep_band(values, count, words[HEAD_WORDS : HEAD_WORDS + EXPERT_WORDS], first, kept)
+
+
+@tile
 def keep(words, k, first, start, count, total, row, kept, spare):
     """The mask of one task vector, by the head's THIN."""
     own = words[HEAD_WORDS + k * EXPERT_WORDS : HEAD_WORDS + (k + 1) * EXPERT_WORDS]
@@ -243,8 +250,7 @@ def merge(args):
         for k in range(experts):
             worst = max(worst, task_vector(inputs, codes, k, start, size, base, rows[k], rounding))
         if words[calls.THIN] == VARIED:
-            variance(rows, experts, size, sign, total, rounding)
-            keep_band(total, size, words[HEAD_WORDS : HEAD_WORDS + EXPERT_WORDS], args[FIRST] + start, kept)
+            _keep_varied(words, rows, experts, size, args[FIRST] + start, rounding, sign, total, kept)
         for k in range(experts):
             _thinned(args, words, numbers, rows, k, start, size, kept, spare)
         _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor, kept)
@@ -298,8 +304,7 @@ def energies(args):
         for k in range(experts):
             worst = max(worst, task_vector(inputs, codes, k, start, size, base, rows[k], rounding))
         if words[calls.THIN] == VARIED:
-            variance(rows, experts, size, mean, total, rounding)
-            keep_band(total, size, words[HEAD_WORDS : HEAD_WORDS + EXPERT_WORDS], args[FIRST] + start, kept)
+            _keep_varied(words, rows, experts, size, args[FIRST] + start, rounding, mean, total, kept)
         else:
             kept[:size] = np.float32(1)
         for k in range(experts):

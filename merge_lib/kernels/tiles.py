@@ -56,6 +56,14 @@ def magnitude_bits(value):
 
 
 @tile
+def _finite_half(half):
+    """A finite float16's bits as float32."""
+    size = np.uint32(half & np.uint32(0x7FFF))
+    sign = np.uint32(np.uint32(half & np.uint32(0x8000)) << np.uint32(16))
+    return float_of(np.uint32(sign | np.uint32(size << np.uint32(13)))) * _UP_112
+
+
+@tile
 def widen(address, code, start, count, row):
     """A tile in float32, exactly; returns the largest magnitude's bits."""
     worst = np.uint32(0)
@@ -70,9 +78,8 @@ def widen(address, code, start, count, row):
         halves = carray(pointer(address + 2 * start), count, np.uint16)
         for i in range(count):
             half = np.uint32(halves[i])
+            row[i] = _finite_half(half)
             size = np.uint32(half & np.uint32(0x7FFF))
-            sign = np.uint32(np.uint32(half & np.uint32(0x8000)) << np.uint32(16))
-            row[i] = float_of(np.uint32(sign | np.uint32(size << np.uint32(13)))) * _UP_112
             worst = size if size > worst else worst
         worst = _WORST if worst >= np.uint32(0x7C00) else np.uint32(0)
     else:
@@ -109,8 +116,7 @@ def to_f16(value):
 def from_f16(half):
     """A float16's bits as float32."""
     size = np.uint32(half & np.uint32(0x7FFF))
-    sign = np.uint32(np.uint32(half & np.uint32(0x8000)) << np.uint32(16))
-    value = float_of(np.uint32(sign | np.uint32(size << np.uint32(13)))) * _UP_112
+    value = _finite_half(half)
     return np.float32(np.copysign(np.inf, value)) if size >= np.uint32(0x7C00) else value
 
 
