@@ -4,9 +4,10 @@ Floating tensors are merged in float32, or in float64 where any of them is float
 Other tensors must be equal in all experts and are copied.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NoReturn
 
 import torch
@@ -14,15 +15,18 @@ from torch import Tensor
 
 from merge_lib.compatibility import TensorSource
 from merge_lib.errors import CheckpointMismatchError, MergeError, MethodInputError
+from merge_lib.layers import Layer
+from merge_lib.learned import NOTHING_LEARNED, Learned
 from merge_lib.ops.chance import TensorGenerator
 from merge_lib.registry import MethodInfo
+from merge_lib.trail import NO_TRAIL, Trail
 
 
 @dataclass(frozen=True)
 class Inputs:
     """One tensor of the base and of all experts, as stored."""
 
-    name: str
+    layer: Layer
     base: Tensor | None
     experts: tuple[Tensor, ...]
     dtype: torch.dtype  # of the arithmetic
@@ -50,6 +54,8 @@ class Merge:
     method: MethodInfo
     params: dict[str, Any]
     seed: int
+    learned: Learned = NOTHING_LEARNED
+    trail: Trail = NO_TRAIL
 
     def begin(self, count: int, dtype: torch.dtype) -> Any:
         """The statistics before the first tensor; None where the method has none."""
@@ -58,7 +64,8 @@ class Merge:
 
     def fold(self, state: Any, inputs: Inputs) -> Any:
         """Add one tensor to the statistics."""
-        return self.method.implementation.statistics.fold(state, self._rows(inputs))  # type: ignore[union-attr]
+        statistics = self.method.implementation.statistics
+        return statistics.fold(state, self._rows(inputs), inputs.layer)  # type: ignore[union-attr]
 
     def close(self, state: Any) -> Any:
         """End a pass of the statistics."""
@@ -67,45 +74,83 @@ class Merge:
     def apply(self, inputs: Inputs, statistics: Any, dtype: torch.dtype) -> Tensor:
         """The merged tensor in the result's dtype."""
         try:
-            merged = (
-                self._batch(inputs, statistics) if self.method.kind == "batch" else self._continual(inputs)
-            )
+            merged = self._merged(inputs, statistics)
         except MergeError as exc:
-            exc.add_note(f"in method '{self.method.name}', tensor '{inputs.name}'")
+            exc.add_note(f"in method '{self.method.name}', tensor '{inputs.layer.name}'")
             raise
         if self.method.receives == "task_vectors":
             merged = inputs.wide_base + merged
         stored = merged.to(dtype)
         if not is_finite(stored).all():
-            refuse_result(inputs.name, self.method.name, stored.dtype)
+            refuse_result(inputs.layer.name, self.method.name, stored.dtype)
         return stored
+
+    def steps(self, inputs: Inputs, state: Any, shared: Any, row: int) -> Any:
+        """What a continual method makes of one more expert: (merged, state), or (state, addends)."""
+        given = {
+            "state": state,
+            "expert": self._rows(inputs)[row],
+            "task_vector": self._rows(inputs)[row],
+            "base": inputs.wide_base,
+            "layer": inputs.layer,
+            "shared": shared,
+        }
+        implementation = self.method.implementation
+        tensors = [given[name] for name in implementation.takes]
+        return implementation.step(*tensors, **self._keywords(inputs, implementation.step))  # type: ignore[misc]
+
+    def _merged(self, inputs: Inputs, statistics: Any) -> Tensor:
+        if self.method.kind == "batch":
+            return self._batch(inputs, statistics)
+        shared = self.method.implementation.shared
+        if shared is None:
+            return self._continual(inputs)
+        return statistics.read(inputs.layer.name)
 
     def _rows(self, inputs: Inputs) -> Tensor:
         return inputs.task_vectors if self.method.receives == "task_vectors" else inputs.stacked
 
     def _batch(self, inputs: Inputs, statistics: Any) -> Tensor:
-        implementation = self.method.implementation
+        implementation, name = self.method.implementation, inputs.layer.name
         given = {
-            "experts": self._rows(inputs),
-            "task_vectors": self._rows(inputs),
-            "base": inputs.wide_base,
-            "statistics": statistics,
+            "experts": self._rows,
+            "task_vectors": self._rows,
+            "base": lambda _: inputs.wide_base,
+            "layer": lambda _: inputs.layer,
+            "statistics": lambda _: statistics,
+            "observed": lambda _: self.learned.observations and self.learned.observations.observed(name),
+            "fitted": lambda _: self.learned.fitted.get(name),
         }
-        tensors = [given[name] for name in implementation.takes]
-        return implementation.merge(*tensors, **self._keywords(inputs))  # type: ignore[misc]
+        tensors = [given[word](inputs) for word in implementation.takes]
+        return implementation.merge(*tensors, **self._keywords(inputs, implementation.merge))  # type: ignore[misc]
 
     def _continual(self, inputs: Inputs) -> Tensor:
-        implementation = self.method.implementation
-        state = implementation.init(inputs.wide_base)  # type: ignore[misc]
+        state = self.method.implementation.init(inputs.wide_base)  # type: ignore[misc]
         merged = None
-        for row in self._rows(inputs):
-            merged, state = implementation.step(state, row, **self._keywords(inputs))  # type: ignore[misc]
+        for row in range(len(inputs.experts)):
+            merged, state = self.steps(inputs, state, None, row)
         return merged  # type: ignore[return-value]
 
-    def _keywords(self, inputs: Inputs) -> dict[str, Any]:
-        if not self.method.randomised:
-            return self.params
-        return {**self.params, "generator": TensorGenerator(self.seed, inputs.name)}
+    def _keywords(self, inputs: Inputs, function: Any) -> dict[str, Any]:
+        """The parameters that a function takes, and what the engine fills in."""
+        filled_in = self.method.implementation.filled_in
+        given = accepted(function, self.params)
+        if "generator" in filled_in:
+            given["generator"] = TensorGenerator(self.seed, inputs.layer.name)
+        if "trail" in filled_in:
+            given["trail"] = self.trail
+        return given
+
+
+def accepted(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the parameters that the function has as keywords."""
+    known = _signature(function)
+    return {name: value for name, value in params.items() if name in known}
+
+
+@cache
+def _signature(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def arithmetic_dtype(sources: Sequence[TensorSource]) -> torch.dtype:

@@ -1,7 +1,7 @@
 """Merging checkpoints on disk, tensor by tensor: memory for one tensor of each checkpoint."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -24,6 +24,7 @@ from merge_lib.compatibility import TensorSource
 from merge_lib.errors import CheckpointCorruptError, SpecError
 from merge_lib.files.folders import Source
 from merge_lib.files.remembered import known_digests, remember
+from merge_lib.ops.cores import one_core
 from merge_lib.plan import Job, Plan
 from merge_lib.spec import MergeSpec
 
@@ -164,12 +165,13 @@ def run_jobs(
 
 def run_plan(plan: Plan) -> Iterator[tuple[int, str, Tensor]]:
     """First the passes that gather statistics, then the one that merges."""
-    plan.gather_statistics()
-    for name in plan.names:
-        loaded = plan.load(name)
-        for index, layout in enumerate(plan.layouts):
-            if name in layout:
-                yield index, name, plan.result(index, loaded)
+    with one_core() if plan.works_on_rows else nullcontext():
+        plan.gather_statistics()
+        for name in plan.names:
+            loaded = plan.load(name)
+            for index, layout in enumerate(plan.layouts):
+                if name in layout:
+                    yield index, name, plan.result(index, loaded)
 
 
 def _job(spec: MergeSpec, paths: Sequence[Path]) -> Job:

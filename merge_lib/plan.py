@@ -8,8 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merge_lib.arithmetic import Inputs, Merge, arithmetic_dtype, check_finite, copy_equal
+from merge_lib.arithmetic import (
+    Inputs,
+    Merge,
+    arithmetic_dtype,
+    check_finite,
+    copy_equal,
+)
 from merge_lib.compatibility import TensorSource, check_compatible, match_excluded
+from merge_lib.folding import Folded
+from merge_lib.layers import Layer, describe_layers
+from merge_lib.learned import NOTHING_LEARNED, Learned
 from merge_lib.registry import MethodInfo
 
 
@@ -23,6 +32,7 @@ class Job:
     experts: tuple[int, ...]  # places among the experts of the run
     exclude: tuple[str, ...]
     dtype: torch.dtype | None = None  # of floating tensors in the result; None: as in the base, else expert 0
+    learned: Learned = NOTHING_LEARNED
 
 
 class Plan:
@@ -48,15 +58,26 @@ class Plan:
             self._layout(job, excluded) for job, excluded in zip(self.jobs, self._excluded, strict=True)
         ]
         self.names = tuple(sorted({name for layout in self.layouts for name in layout}))
-        self._merges = [Merge(job.method, job.params, job.seed) for job in self.jobs]
+        self._layers = [
+            describe_layers({name: shape for name, (_, shape) in layout.items()}) for layout in self.layouts
+        ]
+        self._merges = [Merge(job.method, job.params, job.seed, job.learned) for job in self.jobs]
         self._dtypes = [self._arithmetic_dtype(job) for job in self.jobs]
         self._statistics = [
             merge.begin(len(job.experts), dtype)
             for merge, job, dtype in zip(self._merges, self.jobs, self._dtypes, strict=True)
         ]
 
+    @property
+    def works_on_rows(self) -> bool:
+        """Some job's function needs more than an entry at a time, so it may multiply or decompose matrices."""
+        return any(job.method.works_on != "entry" for job in self.jobs)
+
     def gather_statistics(self) -> None:
         """Run passes over all tensors until every job knows what it must know of the whole model."""
+        for index, merge in enumerate(self._merges):
+            if merge.method.implementation.shared is not None and self._statistics[index] is None:
+                self._statistics[index] = self._folded(index)
         while waiting := [
             i for i, state in enumerate(self._statistics) if state is not None and not state.complete
         ]:
@@ -81,19 +102,35 @@ class Plan:
         if not dtype.is_floating_point:
             labels = [self._experts[place].label for place in job.experts]
             return copy_equal(name, [loaded.expert(place) for place in job.experts], labels)
-        inputs = loaded.inputs(job.experts, self._dtypes[index])
+        inputs = self._inputs(index, loaded)
         merged = self._merges[index].apply(inputs, self._statistics[index], dtype)
         self.elapsed_s[index] += perf_counter() - started
         return merged
 
     def _fold(self, index: int, loaded: "LoadedTensor") -> None:
-        layout, name = self.layouts[index], loaded.name
-        if name in self._excluded[index] or name not in layout or not layout[name][0].is_floating_point:
+        if not self._is_merged(index, loaded.name):
             return
         started = perf_counter()
-        inputs = loaded.inputs(self.jobs[index].experts, self._dtypes[index])
+        inputs = self._inputs(index, loaded)
         self._statistics[index] = self._merges[index].fold(self._statistics[index], inputs)
         self.elapsed_s[index] += perf_counter() - started
+
+    def _folded(self, index: int) -> Folded:
+        """All experts of a continual method, folded one after another."""
+        folded = Folded.begin(self._merges[index])
+        names = [name for name in self.names if self._is_merged(index, name)]
+        started = perf_counter()
+        for row in range(len(self.jobs[index].experts)):
+            folded.add(row, (self._inputs(index, self.load(name)) for name in names))
+        self.elapsed_s[index] += perf_counter() - started
+        return folded
+
+    def _is_merged(self, index: int, name: str) -> bool:
+        layout = self.layouts[index]
+        return name in layout and name not in self._excluded[index] and layout[name][0].is_floating_point
+
+    def _inputs(self, index: int, loaded: "LoadedTensor") -> Inputs:
+        return loaded.inputs(self._layers[index][loaded.name], self.jobs[index].experts, self._dtypes[index])
 
     def _sources(self, job: Job) -> list[TensorSource]:
         """The job's checkpoints, the one that the result looks like first."""
@@ -138,10 +175,10 @@ class LoadedTensor:
             self._read[place] = tensor
         return self._read[place]
 
-    def inputs(self, places: tuple[int, ...], dtype: torch.dtype) -> Inputs:
+    def inputs(self, layer: Layer, places: tuple[int, ...], dtype: torch.dtype) -> Inputs:
         """What a merge of these experts works on."""
         key = (places, dtype)
         if key not in self._inputs:
             base = None if self.base is None else self.expert(-1)
-            self._inputs[key] = Inputs(self.name, base, tuple(self.expert(place) for place in places), dtype)
+            self._inputs[key] = Inputs(layer, base, tuple(self.expert(place) for place in places), dtype)
         return self._inputs[key]

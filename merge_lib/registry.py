@@ -1,9 +1,11 @@
 """Which merge methods exist, what they declare, and where their functions are.
 
 A method declares itself with `@merge_method`. What its function receives is read from the names of its
-positional arguments: `experts` or `task_vectors` (stacked, [n, *shape]), `base`, and for methods that look at
-the whole model first, `statistics`. Its keyword-only arguments are its parameters; `generator` is filled in
-by the engine. Listing methods and checking parameters does not import torch (see `merge_lib.catalogue`).
+positional arguments: `experts` or `task_vectors` (stacked, [n, *shape]); `base`; `layer`, what is known of the
+tensor without its values; `statistics`, for methods that look at the whole model first; `observed`, what
+calibration data showed of the layer; `fitted`, what was learned for the tensor before the merge. Its
+keyword-only arguments are its parameters; `generator` and `trail` are filled in by the engine. Listing methods
+and checking parameters does not import torch (see `merge_lib.catalogue`).
 """
 
 import inspect
@@ -20,6 +22,13 @@ from merge_lib.parameters import Parameter, build_model, check_params, describe_
 
 Scope = Literal["tensor", "model"]
 Receives = Literal["experts", "task_vectors"]
+WorksOn = Literal["entry", "row", "tensor"]
+Data = Literal["none", "unlabelled", "labelled", "test inputs"]
+Observation = Literal["features", "gram", "fisher"]
+
+_FILLED_IN = ("generator", "trail")  # keywords that the engine gives
+_BESIDE_TENSORS = {"base", "layer", "statistics", "observed", "fitted"}
+_BESIDE_STATE = {"state", "base", "layer", "shared"}
 
 
 @dataclass(frozen=True)
@@ -28,13 +37,29 @@ class ModelStatistics:
 
     The state that travels through is frozen and has a boolean `complete`. `begin(count, dtype, **params)`
     makes it for `count` experts; while it is not complete, every tensor is folded in by
-    `fold(state, tensors)` and the pass is ended by `close(state)`. A state that is complete from the
+    `fold(state, tensors, layer)` and the pass is ended by `close(state)`. A state that is complete from the
     beginning costs no pass.
     """
 
     begin: Callable[..., Any]
-    fold: Callable[[Any, Any], Any]
+    fold: Callable[[Any, Any, Any], Any]
     close: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class SharedState:
+    """What a continual method with scope "model" keeps of the whole model, beside each tensor's state.
+
+    The step of such a method is `step(state, task_vector, shared, …) -> (State, addends)`, where `addends` is a
+    float64 vector that is summed over all tensors. `begin()` makes the shared state before the first expert, a
+    frozen dataclass of plain values; `settle(shared, sums)` ends a step of all tensors; and
+    `read(state, shared, *, …)` is the merged tensor, or task vector, at any time. Keyword-only arguments of
+    `read` are parameters of the method, too.
+    """
+
+    begin: Callable[[], Any]
+    settle: Callable[[Any, Any], Any]
+    read: Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -45,7 +70,10 @@ class Implementation:
     statistics: ModelStatistics | None = None
     init: Callable[..., Any] | None = None
     step: Callable[..., Any] | None = None
+    shared: SharedState | None = None
+    fit: Callable[..., Any] | None = None
     takes: tuple[str, ...] = ()  # names of the positional arguments of merge or step
+    filled_in: tuple[str, ...] = ()  # names of the keywords that the engine gives
 
 
 @dataclass(frozen=True)
@@ -61,9 +89,17 @@ class MethodInfo:
     needs_base: bool
     order_free: bool
     randomised: bool
+    works_on: WorksOn  # the least that the function can be given of a tensor: any part, whole rows, all of it
+    data: Data  # what it needs beside weights
+    observation: Observation | None  # what calibration must have collected
     module: str
     summary: str
     parameters: tuple[Parameter, ...] = field(default=())
+
+    @property
+    def decodes(self) -> bool:
+        """It gives a model for each task rather than one; the parameter `task` says which."""
+        return any(parameter.name == "task" for parameter in self.parameters)
 
     @cached_property
     def params_model(self) -> type[BaseModel]:
@@ -101,7 +137,7 @@ declared: dict[str, MethodInfo] = {}
 _implementations: dict[str, Implementation] = {}
 
 
-def merge_method(
+def merge_method(  # noqa: PLR0913 -- a declaration: each is one fact
     *,
     name: str,
     title: str,
@@ -109,8 +145,13 @@ def merge_method(
     needs_base: bool,
     order_free: bool,
     scope: Scope = "tensor",
+    works_on: WorksOn = "entry",
+    data: Data = "none",
+    observation: Observation | None = None,
     statistics: ModelStatistics | None = None,
     init: Callable[..., Any] | None = None,
+    shared: SharedState | None = None,
+    fit: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare the decorated function as a merge method.
 
@@ -126,9 +167,16 @@ def merge_method(
         paper: link to the paper that defines it.
         needs_base: cannot be computed without the base.
         order_free: the order of the experts changes nothing beyond rounding.
-        scope: "model" where one tensor's result depends on the others; then `statistics` is given.
+        scope: "model" where one tensor's result depends on the others; then `statistics` is given, or
+            `shared` by a continual method.
+        works_on: the least that the function can be given of a tensor: any part of it, whole rows of the first
+            axis, or all of it.
+        data: what it needs beside weights; "test inputs" marks a method that looks at what it is judged by.
+        observation: what `merge_lib.calibration` must have collected, for a function that takes `observed`.
         statistics: the pass over the whole model that comes first.
         init: makes the state of a continual method before the first expert.
+        shared: what a continual method keeps of the whole model.
+        fit: learns from data before the merge what the function takes as `fitted`.
 
     Returns:
         A decorator that returns the function unchanged.
@@ -139,8 +187,13 @@ def merge_method(
 
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
         takes, keywords = _split_signature(function, name)
-        _check_positional(name, takes, continual=init is not None, scope=scope, statistics=statistics)
+        _check_positional(name, takes, continual=init is not None)
+        _check_scope(name, takes, scope=scope, whole=statistics if init is None else shared)
+        _check_data(name, takes, data=data, observation=observation, fit=fit)
         texts = describe_arguments(function)
+        if shared is not None:
+            keywords = {**keywords, **_split_signature(shared.read, name)[1]}
+            texts = {**describe_arguments(shared.read), **texts}
         info = MethodInfo(
             name=name,
             title=title,
@@ -151,20 +204,24 @@ def merge_method(
             needs_base=needs_base,
             order_free=order_free,
             randomised="generator" in keywords,
+            works_on=works_on,
+            data=data,
+            observation=observation,
             module=function.__module__,
             summary=inspect.cleandoc(function.__doc__ or "").partition("\n")[0],
             parameters=tuple(
                 read_parameter(parameter, name, texts.get(key, ""))
                 for key, parameter in keywords.items()
-                if key != "generator"
+                if key not in _FILLED_IN
             ),
         )
         _check_name_is_free(info)
         declared[name] = info
+        filled_in = tuple(key for key in _FILLED_IN if key in keywords)
         _implementations[name] = (
-            Implementation(merge=function, statistics=statistics, takes=takes)
+            Implementation(merge=function, statistics=statistics, fit=fit, takes=takes, filled_in=filled_in)
             if init is None
-            else Implementation(init=init, step=function, takes=takes)
+            else Implementation(init=init, step=function, shared=shared, takes=takes, filled_in=filled_in)
         )
         return function
 
@@ -185,28 +242,46 @@ def _split_signature(
     return tuple(key for key in parameters if key not in keywords), keywords
 
 
-def _check_positional(
-    name: str, takes: tuple[str, ...], *, continual: bool, scope: Scope, statistics: ModelStatistics | None
-) -> None:
+def _check_positional(name: str, takes: tuple[str, ...], *, continual: bool) -> None:
     """Refuse a method whose positional arguments the engine could not fill in."""
-    tensors, others = (
-        ({"expert", "task_vector"}, {"state"})
-        if continual
-        else (
-            {"experts", "task_vectors"},
-            {"base", "statistics"},
-        )
-    )
+    tensors = {"expert", "task_vector"} if continual else {"experts", "task_vectors"}
+    others = _BESIDE_STATE if continual else _BESIDE_TENSORS
     if len(tensors & set(takes)) != 1 or set(takes) - tensors - others:
         raise SpecError(
             f"Method '{name}' takes the positional arguments {', '.join(takes) or 'none'}. It must take one "
             f"of {' or '.join(sorted(tensors))}, and beside it only {', '.join(sorted(others))}; "
             "put parameters behind a `*`."
         )
-    if (statistics is not None) != (scope == "model") or ("statistics" in takes) != (statistics is not None):
+
+
+def _check_scope(
+    name: str, takes: tuple[str, ...], *, scope: Scope, whole: ModelStatistics | SharedState | None
+) -> None:
+    """Refuse a method that says one thing of its scope and does another."""
+    if (whole is not None) != (scope == "model") or bool({"statistics", "shared"} & set(takes)) != (
+        whole is not None
+    ):
         raise SpecError(
             f"Method '{name}' has scope '{scope}'. A method with scope 'model', and no other, declares "
-            "`statistics=` and takes `statistics` as a positional argument."
+            "`statistics=` and takes `statistics` as a positional argument; a continual one `shared`."
+        )
+
+
+def _check_data(
+    name: str,
+    takes: tuple[str, ...],
+    *,
+    data: Data,
+    observation: Observation | None,
+    fit: Callable[..., Any] | None,
+) -> None:
+    """Refuse a method that does not say which data it needs."""
+    declared_needs = {"observed": observation is not None, "fitted": fit is not None}
+    wrong = [word for word, given in declared_needs.items() if (word in takes) != given]
+    if wrong or (data != "none") != any(declared_needs.values()):
+        raise SpecError(
+            f"Method '{name}' needs the data '{data}'. A method that takes `observed` declares `observation=`, one "
+            "that takes `fitted` declares `fit=`; those, and no others, declare `data=`."
         )
 
 

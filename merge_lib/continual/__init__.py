@@ -1,13 +1,7 @@
-"""Methods that fold experts in as they arrive; importing the package declares them."""
+"""Methods that fold experts in as they arrive, a file each; importing the package declares them."""
 
-from merge_lib.continual import (
-    ema,
-    magmax,
-    running_average,
-)
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    "ema",
-    "magmax",
-    "running_average",
-]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

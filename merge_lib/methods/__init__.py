@@ -1,19 +1,7 @@
-"""Methods that merge all experts at once; importing the package declares them."""
+"""Methods that merge all experts at once, a file each; importing the package declares them."""
 
-from merge_lib.methods import (
-    average,
-    dare,
-    linear,
-    slerp,
-    task_arithmetic,
-    ties,
-)
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    "average",
-    "dare",
-    "linear",
-    "slerp",
-    "task_arithmetic",
-    "ties",
-]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

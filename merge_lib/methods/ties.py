@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from merge_lib.layers import Layer
 from merge_lib.ops.quantile import (
     Thresholds,
     begin_thresholds,
@@ -24,6 +25,11 @@ def begin(count: int, dtype: torch.dtype, *, density: Density, trim: str, **_: A
     return begin_thresholds(count, dtype, share=density, complete=trim == "tensor")
 
 
+def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: Layer) -> Thresholds:
+    """Count one tensor."""
+    return fold_thresholds(state, task_vectors)
+
+
 @merge_method(
     name="ties",
     title="TIES",
@@ -31,7 +37,7 @@ def begin(count: int, dtype: torch.dtype, *, density: Density, trim: str, **_: A
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=ModelStatistics(begin, fold_thresholds, close_thresholds),
+    statistics=ModelStatistics(begin, fold, close_thresholds),
 )
 def ties(
     task_vectors: Float[Tensor, " n *shape"],

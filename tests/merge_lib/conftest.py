@@ -1,11 +1,17 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import merge_lib
+from merge_lib import registry
 from merge_lib.checkpoints import write_state_dict
+from merge_lib.layers import Layer, describe_layers
+from merge_lib.learned import Learned, Observed
 
 StateDicts = tuple[dict[str, Tensor], list[dict[str, Tensor]]]
 
@@ -61,3 +67,74 @@ def on_disk(tmp_path: Path) -> Callable[[StateDicts], tuple[Path, tuple[Path, ..
         return paths[0], tuple(paths[1:])
 
     return write
+
+
+ROWS = 9  # of made-up features
+
+
+@dataclass(frozen=True)
+class MadeUpObservations:
+    """Random observations, the same for a tensor and expert whatever the others are."""
+
+    kind: str
+    layers: Mapping[str, Layer]
+    experts: Sequence[int]
+
+    def observed(self, name: str) -> Observed | None:
+        layer = self.layers[name]
+        shape = self.shape(layer)
+        if shape is None:
+            return None
+        values = tuple(self.value(name, shape, expert) for expert in self.experts)
+        norms = tuple(1.0 + expert for expert in self.experts) if self.kind == "fisher" else ()
+        return Observed(values, (ROWS,) * len(values), norms)
+
+    def shape(self, layer: Layer) -> tuple[int, ...] | None:
+        if self.kind == "fisher":
+            return layer.shape
+        if layer.role == "scale":
+            return (ROWS, layer.shape[0])
+        if layer.role in ("linear", "convolution") and 0 not in layer.shape:
+            return (ROWS, int(torch.Size(layer.shape[1:]).numel()))
+        return None
+
+    def value(self, name: str, shape: tuple[int, ...], expert: int) -> Tensor:
+        generator = torch.Generator().manual_seed(sum(name.encode()) * 31 + expert)
+        rows = torch.randn(shape, generator=generator, dtype=torch.float64)
+        if self.kind == "features":
+            return rows
+        if self.kind == "fisher":
+            return rows**2
+        return (rows**2).mean(0) if self.layers[name].role == "scale" else rows.T @ rows / ROWS
+
+
+def learned_for(
+    method: str, base: Mapping[str, Tensor], count: int, params: Mapping[str, Any], order: Sequence[int] = ()
+) -> Learned:
+    """What a method needs beside weights, made up; `order` says which expert is which."""
+    info = registry.get(method)
+    layers = describe_layers({name: tuple(tensor.shape) for name, tensor in base.items()})
+    observations = info.observation and MadeUpObservations(info.observation, layers, order or range(count))
+    fitted = FITTED[method](base, order or range(count)) if method in FITTED else {}
+    return Learned(observations or None, fitted)
+
+
+FITTED: dict[str, Callable[..., dict[str, Tensor]]] = {}  # what `fit` would give, for methods that take it
+
+
+def merge_with_data(
+    method: str,
+    experts: Sequence[Mapping[str, Tensor]],
+    base: Mapping[str, Tensor],
+    *,
+    order: Sequence[int] = (),
+    **params: Any,
+) -> dict[str, Tensor]:
+    """`merge_lib.merge`, with made-up data for methods that need it."""
+    learned = learned_for(method, base, len(experts), params, order)
+    return merge_lib.merge(method, experts, base, learned=learned, **params)
+
+
+@pytest.fixture(name="merge_with_data")
+def _merge_with_data() -> Callable[..., dict[str, Tensor]]:
+    return merge_with_data
