@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from flows.yaml_errors import YamlDocument, explain
 from merge_lib import registry
 from merge_lib.errors import SpecError
+from merge_lib.layer_scales import LayerScales
 from merge_lib.mergekit import plan_recipe, read_recipe
 from merge_lib.mergekit.signatures import SIGNATURES
 from merge_lib.spec import MergeSpec, OutputDtype
@@ -31,6 +32,7 @@ class Recipe(BaseModel):
     seed: Seed = 0
     exclude: tuple[str, ...] = ()
     dtype: OutputDtype | None = None
+    layer_scales: LayerScales | None = None
 
     @model_validator(mode="after")
     def _check_params(self) -> Self:

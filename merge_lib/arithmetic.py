@@ -71,19 +71,24 @@ class Merge:
         """End a pass of the statistics."""
         return self.method.implementation.statistics.close(state)  # type: ignore[union-attr]
 
-    def apply(self, inputs: Inputs, statistics: Any, dtype: torch.dtype) -> Tensor:
-        """The merged tensor in the result's dtype."""
-        try:
-            merged = self._merged(inputs, statistics)
-        except MergeError as exc:
-            exc.add_note(f"in method '{self.method.name}', tensor '{inputs.layer.name}'")
-            raise
+    def apply(
+        self, inputs: Inputs, statistics: Any, dtype: torch.dtype, factor: float | None = None
+    ) -> Tensor:
+        """The merged tensor in the result's dtype; `factor` is on its task vector."""
+        merged = self._merged(inputs, statistics)
         if self.method.receives == "task_vectors":
-            merged = inputs.wide_base + merged
+            merged = inputs.wide_base + (merged if factor is None else factor * merged)
+        elif factor is not None:
+            merged = inputs.wide_base + factor * (merged - inputs.wide_base)
         stored = merged.to(dtype)
         if not is_finite(stored).all():
             refuse_result(inputs.layer.name, self.method.name, stored.dtype)
         return stored
+
+    def task_vector(self, inputs: Inputs, statistics: Any) -> Tensor:
+        """The merged task vector."""
+        merged = self._merged(inputs, statistics)
+        return merged if self.method.receives == "task_vectors" else merged - inputs.wide_base
 
     def steps(self, inputs: Inputs, state: Any, shared: Any, row: int) -> Any:
         """What a continual method makes of one more expert: (merged, state), or (state, addends)."""
@@ -100,6 +105,14 @@ class Merge:
         return implementation.step(*tensors, **self._keywords(inputs, implementation.step))  # type: ignore[misc]
 
     def _merged(self, inputs: Inputs, statistics: Any) -> Tensor:
+        """What the method's function gives: merged weights, or a merged task vector."""
+        try:
+            return self._call(inputs, statistics)
+        except MergeError as exc:
+            exc.add_note(f"in method '{self.method.name}', tensor '{inputs.layer.name}'")
+            raise
+
+    def _call(self, inputs: Inputs, statistics: Any) -> Tensor:
         if self.method.kind == "batch":
             return self._batch(inputs, statistics)
         shared = self.method.implementation.shared

@@ -26,7 +26,7 @@ from merge_lib.files.folders import Source
 from merge_lib.files.remembered import known_digests, remember
 from merge_lib.ops.cores import one_core
 from merge_lib.plan import Job, Plan
-from merge_lib.spec import MergeSpec
+from merge_lib.spec import MergeSpec, told_scales
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,15 @@ def run_plan(plan: Plan) -> Iterator[tuple[int, str, Tensor]]:
 def _job(spec: MergeSpec, paths: Sequence[Path]) -> Job:
     places = tuple(paths.index(path) for path in spec.experts)
     dtype = None if spec.dtype is None else getattr(torch, spec.dtype)
-    return Job(registry.get(spec.method), spec.params, spec.seed, places, spec.exclude, dtype)
+    return Job(
+        registry.get(spec.method),
+        spec.params,
+        spec.seed,
+        places,
+        spec.exclude,
+        dtype,
+        layer_scales=spec.layer_scales,
+    )
 
 
 def _open(stack: ExitStack, path: Path | None, base: Path | None = None) -> DigestedCheckpoint | None:
@@ -199,6 +207,7 @@ def _lineage(
         "exclude": list(spec.exclude),
         "base": None if spec.base is None else base or NO_DIGEST,
         **({} if spec.dtype is None else {"dtype": spec.dtype}),
+        **told_scales(spec),
         "experts": [NO_DIGEST] * len(spec.experts) if experts is None else list(experts),
     }
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from merge_lib import registry
 from merge_lib.engine import Job, run_jobs
 from merge_lib.errors import MethodInputError
+from merge_lib.layer_scales import LayerScales
 from merge_lib.learned import NOTHING_LEARNED, Learned, check_learned
 from merge_lib.spec import check_base_is_there
 from merge_lib.types import StateDict
@@ -49,6 +50,7 @@ def merge(
     exclude: Sequence[str] = (),
     dtype: torch.dtype | None = None,
     learned: Learned = NOTHING_LEARNED,
+    layer_scales: LayerScales | None = None,
     **params: Any,
 ) -> dict[str, Tensor]:
     """Merge state dicts; the same mathematics and bytes as `merge_checkpoints` on files.
@@ -61,6 +63,7 @@ def merge(
         exclude: names or patterns of tensors to leave as in the base.
         dtype: of floating tensors in the result; None: as in the base, without one as in the first expert.
         learned: what data said before the merge, for methods that need it.
+        layer_scales: factors on the merged task vector by depth.
         params: the method's parameters; those not given keep their defaults.
 
     Returns:
@@ -75,13 +78,13 @@ def merge(
     info = registry.get(method)
     checked = info.check_params(params)
     if base is None:
-        check_base_is_there(method, exclude=tuple(exclude))
+        check_base_is_there(method, exclude=tuple(exclude), is_scaled=layer_scales is not None)
     check_learned(info, learned)
     if not experts:
         raise MethodInputError(
             f"Method '{method}' was given no expert. A merge needs at least one. Give `experts`."
         )
     sources = tuple(NamedTensors(f"expert {index}", tensors) for index, tensors in enumerate(experts))
-    job = Job(info, checked, seed, tuple(range(len(sources))), tuple(exclude), dtype, learned)
+    job = Job(info, checked, seed, tuple(range(len(sources))), tuple(exclude), dtype, learned, layer_scales)
     base_source = None if base is None else NamedTensors("base", base)
     return {name: tensor for _, name, tensor in run_jobs([job], base_source, sources)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -17,6 +18,7 @@ from merge_lib.arithmetic import (
 )
 from merge_lib.compatibility import TensorSource, check_compatible, match_excluded
 from merge_lib.folding import Folded
+from merge_lib.layer_scales import LayerScales
 from merge_lib.layers import Layer, describe_layers
 from merge_lib.learned import NOTHING_LEARNED, Learned
 from merge_lib.registry import MethodInfo
@@ -33,6 +35,7 @@ class Job:
     exclude: tuple[str, ...]
     dtype: torch.dtype | None = None  # of floating tensors in the result; None: as in the base, else expert 0
     learned: Learned = NOTHING_LEARNED
+    layer_scales: LayerScales | None = None
 
 
 class Plan:
@@ -61,6 +64,10 @@ class Plan:
         self._layers = [
             describe_layers({name: shape for name, (_, shape) in layout.items()}) for layout in self.layouts
         ]
+        for job, layers in zip(self.jobs, self._layers, strict=True):
+            if job.layer_scales is not None:
+                job.layer_scales.check(layers)
+        self._shallow = [_stated_shallow(job.layer_scales) for job in self.jobs]
         self._merges = [Merge(job.method, job.params, job.seed, job.learned) for job in self.jobs]
         self._dtypes = [self._arithmetic_dtype(job) for job in self.jobs]
         self._statistics = [
@@ -88,6 +95,10 @@ class Plan:
             for index in waiting:
                 self._statistics[index] = self._merges[index].close(self._statistics[index])
 
+        for index, job in enumerate(self.jobs):
+            if job.layer_scales is not None and job.layer_scales.is_automatic:
+                self._shallow[index] = self._automatic_shallow(index)
+
     def load(self, name: str) -> "LoadedTensor":
         """One tensor, of which each checkpoint's copy is read when it is first asked for."""
         return LoadedTensor(name, self._base, self._experts)
@@ -103,7 +114,7 @@ class Plan:
             labels = [self._experts[place].label for place in job.experts]
             return copy_equal(name, [loaded.expert(place) for place in job.experts], labels)
         inputs = self._inputs(index, loaded)
-        merged = self._merges[index].apply(inputs, self._statistics[index], dtype)
+        merged = self._merges[index].apply(inputs, self._statistics[index], dtype, self._factor(index, name))
         self.elapsed_s[index] += perf_counter() - started
         return merged
 
@@ -124,6 +135,21 @@ class Plan:
             folded.add(row, (self._inputs(index, self.load(name)) for name in names))
         self.elapsed_s[index] += perf_counter() - started
         return folded
+
+    def _factor(self, index: int, name: str) -> float | None:
+        scales = self.jobs[index].layer_scales
+        return scales and scales.factor(self._layers[index][name], self._shallow[index])
+
+    def _automatic_shallow(self, index: int) -> float:
+        """‖Σ_t τ_t‖₁ / (T·‖Δ‖₁) over all tensors that are merged; 1 / T where nothing moved."""
+        summed = merged = 0.0
+        for name in filter(partial(self._is_merged, index), self.names):
+            inputs = self._inputs(index, self.load(name))
+            summed += float(inputs.task_vectors.double().sum(0).abs().sum())
+            merged += float(
+                self._merges[index].task_vector(inputs, self._statistics[index]).double().abs().sum()
+            )
+        return (summed / merged if merged else 1.0) / len(self.jobs[index].experts)
 
     def _is_merged(self, index: int, name: str) -> bool:
         layout = self.layouts[index]
@@ -153,6 +179,10 @@ class Plan:
 
     def _arithmetic_dtype(self, job: Job) -> torch.dtype:
         return arithmetic_dtype(self._sources(job))
+
+
+def _stated_shallow(scales: LayerScales | None) -> float:
+    return 1.0 if scales is None or scales.shallow == "auto" else scales.shallow
 
 
 @dataclass

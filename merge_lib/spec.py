@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from merge_lib import registry
 from merge_lib.errors import SpecError, UnknownMethodError
+from merge_lib.layer_scales import LayerScales
 from merge_lib.types import Seed
 
 OutputDtype = Literal["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
@@ -30,6 +31,7 @@ class MergeSpec(BaseModel):
     seed: Seed = 0
     exclude: tuple[str, ...] = ()  # names or patterns (`head.*`) of tensors to leave as in the base
     dtype: OutputDtype | None = None  # of floating tensors in the result; None: as in the base, else expert 0
+    layer_scales: LayerScales | None = None  # factors on the merged task vector by depth; they need the base
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -48,12 +50,16 @@ class MergeSpec(BaseModel):
     @model_validator(mode="after")
     def _check_base(self) -> Self:
         if self.base is None:
-            check_base_is_there(self.method, exclude=self.exclude)
+            check_base_is_there(self.method, exclude=self.exclude, is_scaled=self.layer_scales is not None)
         return self
 
 
-def check_base_is_there(method: str, *, exclude: tuple[str, ...]) -> None:
+def check_base_is_there(method: str, *, exclude: tuple[str, ...], is_scaled: bool = False) -> None:
     """Refuse a merge without a base that needs one."""
+    if is_scaled:
+        raise SpecError(
+            "`layer_scales` works on the merged task vector (merged − base) but no base is given. Give the `base`."
+        )
     if registry.get(method).needs_base:
         raise SpecError(
             f"Method '{method}' works on task vectors (expert − base) but no base is given. Give the `base`."
@@ -63,6 +69,11 @@ def check_base_is_there(method: str, *, exclude: tuple[str, ...]) -> None:
             f"`exclude` names {', '.join(exclude)}, which are left as in the base, but no base is given. "
             "Give the `base` or empty `exclude`."
         )
+
+
+def told_scales(spec: MergeSpec) -> dict[str, Any]:
+    """The layer scales as JSON values, if there are any."""
+    return {} if spec.layer_scales is None else {"layer_scales": spec.layer_scales.model_dump(mode="json")}
 
 
 def _spec_error(exc: ValidationError) -> SpecError:

@@ -81,4 +81,12 @@ class OwnReference:
         spec = self.spec
         dtype = None if spec.dtype is None else getattr(torch, spec.dtype)
         info = registry.get(spec.method)
-        return Job(info, spec.params, spec.seed, tuple(range(experts)), spec.exclude, dtype)
+        return Job(
+            info,
+            spec.params,
+            spec.seed,
+            tuple(range(experts)),
+            spec.exclude,
+            dtype,
+            layer_scales=spec.layer_scales,
+        )
