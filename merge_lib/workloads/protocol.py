@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-Split = Literal["validation", "test"]
+from merge_lib.probe import Probe, Split
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) every few steps; an exception raised in it stops the training."""
@@ -22,6 +22,15 @@ class TrainReport:
     steps: int
     losses: list[float]  # mean training loss of each epoch
     validation_accuracy: float  # mean over the tasks trained on, in [0, 1]
+
+
+@runtime_checkable
+class Probing(Protocol):
+    """A workload that merging methods may show inputs to; without it, methods that need data are refused."""
+
+    def probe(self) -> Probe:
+        """Its model, inputs and logits."""
+        ...
 
 
 @runtime_checkable

@@ -20,10 +20,12 @@ from merge_lib.errors import (
     UnknownMethodError,
     suggest,
 )
-from merge_lib.workloads.protocol import Progress, Split, TrainReport
+from merge_lib.probe import Split
+from merge_lib.workloads.protocol import Progress, TrainReport
 from merge_lib.workloads.vision.config import VisionConfig
 from merge_lib.workloads.vision.data import Examples, Snapshot, read_snapshot
 from merge_lib.workloads.vision.model import ViT, empty_model, initial_model
+from merge_lib.workloads.vision.probe import VisionProbe
 from merge_lib.workloads.vision.scenarios import ScenarioMap
 from merge_lib.workloads.vision.training import TrainingSet, step_count, train
 
@@ -138,6 +140,12 @@ class VisionWorkload:
         model = self._load(checkpoint)
         return {task: self._accuracy(model, task, split) for task in tasks}
 
+    def probe(self) -> VisionProbe:
+        """The model and the tasks' images, as data-dependent merging sees them."""
+        return VisionProbe(
+            self.config.model, len(self.classes), self._scenario, self._tasks, self._evaluation_sets
+        )
+
     def _position(self, task: str) -> int:
         """The index of the task in the task sequence."""
         if task not in self._tasks:
@@ -169,7 +177,7 @@ class VisionWorkload:
     @cached_property
     def _evaluation_sets(self) -> dict[tuple[str, Split], tuple[Tensor, Tensor]]:
         """For each task and split, the images and the outputs that are right."""
-        splits: tuple[Split, ...] = ("validation", "test")
+        splits: tuple[Split, ...] = ("train", "validation", "test")
         return {
             (task, split): (
                 scaled(snapshot.splits[split], snapshot),

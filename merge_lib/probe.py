@@ -1,0 +1,44 @@
+"""What data-dependent merging asks of a workload: its model, a task's inputs, and logits."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from merge_lib.types import StateDict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some examples of one task.
+
+    Attributes:
+        inputs: what the workload's model takes.
+        labels: [b], the right outputs of `Probe.logits`.
+        is_token: [b, s], False where a position is padding; None where there is none.
+    """
+
+    inputs: Any
+    labels: "Tensor"
+    is_token: "Tensor | None" = None
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """A workload seen from a merge: nothing is trained or written."""
+
+    def module(self, state: StateDict) -> "nn.Module":
+        """A model of its own with these weights, in float32 and evaluation mode, parameters named as in the state."""
+        ...
+
+    def batches(self, task: str, *, split: Split, count: int, seed: int, size: int) -> Iterator[Batch]:
+        """`count` examples of a task, or all if there are fewer, drawn with the seed, at most `size` a batch."""
+        ...
+
+    def logits(self, module: "nn.Module", batch: Batch, task: str) -> "Tensor":
+        """[b, c], one column for each answer that the task allows; differentiable in the module's parameters."""
+        ...
