@@ -26,7 +26,7 @@ WorksOn = Literal["entry", "row", "tensor"]
 Data = Literal["none", "unlabelled", "labelled", "test inputs"]
 Observation = Literal["features", "gram", "fisher"]
 
-_FILLED_IN = ("generator", "trail")  # keywords that the engine gives
+_FILLED_IN = ("generator", "trail", "seed", "progress")  # keywords that the engine gives
 _BESIDE_TENSORS = {"base", "layer", "statistics", "observed", "fitted"}
 _BESIDE_STATE = {"state", "base", "layer", "shared"}
 
@@ -176,7 +176,9 @@ def merge_method(  # noqa: PLR0913 -- a declaration: each is one fact
         statistics: the pass over the whole model that comes first.
         init: makes the state of a continual method before the first expert.
         shared: what a continual method keeps of the whole model.
-        fit: learns from data before the merge what the function takes as `fitted`.
+        fit: learns from data before the merge what the function takes as `fitted`:
+            `fit(probe, tasks, base, experts, *, …) -> dict` of tensors by tensor name, from state dicts and the
+            task of each expert. Its keywords are parameters of the method, too; `seed` and `progress` are given.
 
     Returns:
         A decorator that returns the function unchanged.
@@ -191,9 +193,11 @@ def merge_method(  # noqa: PLR0913 -- a declaration: each is one fact
         _check_scope(name, takes, scope=scope, whole=statistics if init is None else shared)
         _check_data(name, takes, data=data, observation=observation, fit=fit)
         texts = describe_arguments(function)
-        if shared is not None:
-            keywords = {**keywords, **_split_signature(shared.read, name)[1]}
-            texts = {**describe_arguments(shared.read), **texts}
+        filled_in = tuple(key for key in _FILLED_IN if key in keywords)
+        for other in (shared and shared.read, fit):
+            if other is not None:
+                keywords = {**_split_signature(other, name)[1], **keywords}
+                texts = {**describe_arguments(other), **texts}
         info = MethodInfo(
             name=name,
             title=title,
@@ -217,7 +221,6 @@ def merge_method(  # noqa: PLR0913 -- a declaration: each is one fact
         )
         _check_name_is_free(info)
         declared[name] = info
-        filled_in = tuple(key for key in _FILLED_IN if key in keywords)
         _implementations[name] = (
             Implementation(merge=function, statistics=statistics, fit=fit, takes=takes, filled_in=filled_in)
             if init is None

@@ -16,3 +16,5 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(allow_inf_nan=False)]  # factor on a task vector
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 TaskIndex = Annotated[int, Field(ge=-1)]  # whose model a decoding method gives; −1: none's, the shared one
+Count = Annotated[int, Field(ge=1)]
+PositiveScale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
