@@ -10,12 +10,20 @@ NAMES = registry.names()
 # Parameters with which one expert alone comes back unchanged, or why there are none; a new method adds its line.
 ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "average": {},
+    "breadcrumbs": {"density": 1, "outliers": 0, "scale": 1},
+    "consensus": {"tasks": 1, "scale": 1},
     "dare": {"density": 1, "scale": 1},
+    "dare_ties": {"density": 1, "scale": 1},
+    "della": {"density": 1, "window": 0, "scale": 1},
     "ema": {},
+    "emr": {},
     "linear": {},
+    "localize_and_stitch": {"density": 1},
     "magmax": {"scale": 1},
+    "pcb": "the last entry that competes weighs nothing",
     "running_average": {},
     "slerp": {},
+    "tall_masks": {},
     "task_arithmetic": {"scale": 1},
     "ties": {"density": 1, "scale": 1},
 }
@@ -24,7 +32,15 @@ ONE_EXPERT: dict[str, dict[str, object] | str] = {
 LIMITS = [
     ("task_arithmetic", {"scale": 1 / 3}, "average", {}),
     ("running_average", {}, "average", {}),
+    ("breadcrumbs", {"density": 1, "outliers": 0, "scale": 0.7}, "task_arithmetic", {"scale": 0.7}),
+    ("consensus", {"tasks": 0, "scale": 0.7}, "task_arithmetic", {"scale": 0.7}),
+    ("consensus", {"tasks": 1, "threshold": 0, "scale": 0.7}, "task_arithmetic", {"scale": 0.7}),
+    ("consensus", {"tasks": 0, "scale": 1, "combine": "ties"}, "tall_masks", {"combine": "ties"}),
     ("dare", {"density": 1, "scale": 0.7}, "task_arithmetic", {"scale": 0.7}),
+    ("dare_ties", {"density": 1, "scale": 0.7}, "ties", {"density": 1, "scale": 0.7}),
+    ("della", {"density": 1, "window": 0, "scale": 0.7}, "ties", {"density": 1, "scale": 0.7}),
+    ("localize_and_stitch", {"density": 1}, "average", {}),
+    ("tall_masks", {"threshold": 0, "task": 1}, "task_arithmetic", {"scale": 1}),
     ("ema", {"weight": 0.3}, "linear", {"position": 0.3}),
     ("ties", {"density": 1, "trim": "model"}, "ties", {"density": 1, "trim": "tensor"}),
 ]
