@@ -49,7 +49,7 @@ def breadcrumbs(
         rounded to the nearest and at least one; so many outliers are dropped that one entry is left. A kernel's
         row is all that makes one output channel; the authors' code takes the last axis alone. Of equal magnitudes
         the first counts as smaller.
-    Reference: Davari and Belilovsky, "Model Breadcrumbs", ECCV 2024, arXiv:2312.06795, section 3.
+    Reference: Davari and Belilovsky, "Model Breadcrumbs", ECCV 2024, arXiv:2312.06795.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.

@@ -45,7 +45,7 @@ def consensus(
         data. 0.3 is task arithmetic's scale for eight tasks. An expert alone has no consensus with anybody: with
         k = 2 the base comes back.
     Reference: Wang et al., "Localizing task information for improved model merging and compression", ICML
-        2024, arXiv:2405.07813, section 4.3.
+        2024, arXiv:2405.07813.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.

@@ -38,7 +38,7 @@ def dare_ties(
         spec, so another order is another draw.
     Differs from the paper: DARE takes the place of TIES's trimming; the authors' code then trims what is left by
         magnitude over the whole model, too. Where entries cancel, plus is elected.
-    Reference: Yu et al., "Language models are super mario", ICML 2024, arXiv:2311.03099, section 3.3.
+    Reference: Yu et al., "Language models are super mario", ICML 2024, arXiv:2311.03099.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.

@@ -45,10 +45,10 @@ def della(
     Scope: per row: what makes one output, the first axis against all others; a vector is one row.
     Variant: the paper's; each entry is divided by its own probability, so that E[τ̃] = τ. mergekit's della
         rescales to the L1 norm before the drop.
-    Differs from the paper: probabilities reach both ends of the window, as in the authors' code; the paper
-        divides by the length of the row, not by one less. A row of one entry has the probability d. Of equal
-        magnitudes the first counts as smaller; where entries cancel, plus is elected.
-    Reference: Deep et al., "DELLA-Merging", 2024, arXiv:2406.11617, section 3.
+    Differs from the paper: probabilities reach both ends of the window, as in the authors' code. A row of one
+        entry has the probability d. Of equal magnitudes the first counts as smaller; where entries cancel, plus is
+        elected.
+    Reference: Deep et al., "DELLA-Merging", 2024, arXiv:2406.11617.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.

@@ -64,7 +64,7 @@ def emr(
     Differs from the paper: nothing. Where u holds nothing of a task its rescaler is 0, for which the
         formula has 0/0 or a division by 0. `rescaler="official"` divides sums of each tensor's mean magnitude,
         as the authors' code for few tasks does.
-    Reference: Huang et al., "EMR-Merging", NeurIPS 2024, arXiv:2405.17461, section 3.3.
+    Reference: Huang et al., "EMR-Merging", NeurIPS 2024, arXiv:2405.17461.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.

@@ -50,7 +50,8 @@ def localize_and_stitch(
     Variant: the paper's without data, where the mask is the largest tenth of the whole flattened model.
     Differs from the paper: an entry that an expert did not change is in none of its masks, so a frozen expert
         does not thin out the others. Entries equal to the smallest one kept are kept, too.
-    Reference: He et al., "Localize-and-Stitch", TMLR 2025, arXiv:2408.13656, sections 3.2 and 3.3.
+    Reference: He et al., "Localize-and-Stitch: efficient model merging via sparse task arithmetic", TMLR,
+        arXiv:2408.13656.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.

@@ -40,7 +40,7 @@ def model_stock(
     Differs from the paper: t is kept within [0, 1]; for c < 0 the formula leaves the segment between base and
         mean, or divides by 0. An expert alone comes back. The paper, which is about experts of one task,
         also averages during training.
-    Reference: Jang et al., "Model Stock", ECCV 2024, arXiv:2403.19522, section 4.2 and appendix.
+    Reference: Jang et al., "Model Stock", ECCV 2024, arXiv:2403.19522.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.

@@ -70,11 +70,11 @@ def pcb(
         Σ_k tanh(τ̂_i τ̂_k) of places with signs. Magnitudes are clamped between their quantiles `tails` and
         1 − `tails`, the tensors that are merged, too. Their script clamps a hundredth.
     Differs from the paper: one untuned scale; it searches one for each expert. The density is the function's
-        default (the driver takes 0.05). Where the scores kept are all equal, each weighs 1 unless it is 0; where a task
-        vector's magnitudes all are, m is 0; the code divides by 0 there. Quantiles are the nearest
+        default (the driver takes 0.05). Where the scores kept are all equal, each weighs 1 unless it is 0; where
+        a task vector's magnitudes all are, m is 0; the code divides by 0 there. Quantiles are the nearest
         entries; the code's upper one is one entry lower.
     Reference: Du et al., "Parameter competition balancing for model merging", NeurIPS 2024,
-        arXiv:2410.02396, section 3.
+        arXiv:2410.02396.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.

@@ -66,7 +66,7 @@ def tall_masks(
     Differs from the paper: one threshold for all tasks; it chooses one for each from 0.2, 0.3, …, 0.6 on
         validation data. To choose so, merge with each and take the best for every task.
     Reference: Wang et al., "Localizing task information for improved model merging and compression", ICML
-        2024, arXiv:2405.07813, section 4.1.
+        2024, arXiv:2405.07813.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.
