@@ -65,8 +65,8 @@ def check_learned(method: MethodInfo, learned: Learned) -> None:
         if word in takes and not given
     ]
     if missing:
-        what = {"observed": f"observations of its {method.observation}", "fitted": "what is fitted on data"}
+        what = {"observed": f"observations of kind {method.observation}", "fitted": "fitted values"}
         raise MethodInputError(
-            f"Method '{method.name}' needs data ({method.data}), but no {what[missing[0]]} was given. "
+            f"Method '{method.name}' needs data ({method.data}), but no {what[missing[0]]} were given. "
             "Collect it with merge_lib.calibration, or run the method in a study, which does."
         )

@@ -77,7 +77,10 @@ def fit(
     rows = len(names) if scales == "by layer" else 1
     values = torch.full((rows, len(tasks)), start, requires_grad=True)
     adam = torch.optim.Adam([values], lr=learning_rate)
-    shown = [list(probe.batches(task, split=split, count=steps * batch_size, seed=seed, size=batch_size)) for task in tasks]
+    count = steps * batch_size
+    shown = [
+        list(probe.batches(task, split=split, count=count, seed=seed, size=batch_size)) for task in tasks
+    ]
     place = {name: position if rows > 1 else 0 for position, name in enumerate(names)}
     for step in range(steps):
         batches = [batches[step % len(batches)] for batches in shown]

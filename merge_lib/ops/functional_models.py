@@ -52,9 +52,7 @@ class TaskVectors:
         """The module's own parameters."""
         return {name: parameter.detach() for name, parameter in self.module.named_parameters()}
 
-    def gradients(
-        self, combine: Callable[[str], Tensor], loss: Loss
-    ) -> tuple[float, dict[str, Tensor]]:
+    def gradients(self, combine: Callable[[str], Tensor], loss: Loss) -> tuple[float, dict[str, Tensor]]:
         """A loss at base + combined task vectors, and its gradient by parameter.
 
         Args:

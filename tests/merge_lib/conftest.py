@@ -119,7 +119,32 @@ def learned_for(
     return Learned(observations or None, fitted)
 
 
-FITTED: dict[str, Callable[..., dict[str, Tensor]]] = {}  # what `fit` would give, for methods that take it
+def _scales(base: Mapping[str, Tensor], order: Sequence[int]) -> dict[str, Tensor]:
+    values = torch.tensor([1.0 / (2 + expert) for expert in order], dtype=torch.float64)
+    return {name: values for name, tensor in base.items() if tensor.is_floating_point()}
+
+
+def _masks(base: Mapping[str, Tensor], order: Sequence[int]) -> dict[str, Tensor]:
+    return {
+        name: torch.stack(
+            [torch.arange(tensor.numel()).reshape(tensor.shape) % (2 + one) == 0 for one in order]
+        )
+        for name, tensor in base.items()
+        if tensor.is_floating_point()
+    }
+
+
+def _shares(base: Mapping[str, Tensor], order: Sequence[int]) -> dict[str, Tensor]:
+    scales = _scales(base, order)
+    return {name: values / values.sum() for name, values in scales.items()}
+
+
+# what `fit` would give, for methods that take it
+FITTED: dict[str, Callable[..., dict[str, Tensor]]] = {
+    "adamerging": _scales,
+    "greedy_soup": _shares,
+    "localize_and_stitch_trained": _masks,
+}
 
 
 def merge_with_data(

@@ -9,6 +9,7 @@ NAMES = registry.names()
 
 # Parameters with which one expert alone comes back unchanged, or why there are none; a new method adds its line.
 ONE_EXPERT: dict[str, dict[str, object] | str] = {
+    "adamerging": "its scales are learned",
     "average": {},
     "breadcrumbs": {"density": 1, "outliers": 0, "scale": 1},
     "consensus": {"tasks": 1, "scale": 1},
@@ -17,9 +18,11 @@ ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "della": {"density": 1, "window": 0, "scale": 1},
     "ema": {},
     "emr": {},
+    "greedy_soup": {},
     "karcher": {},
     "linear": {},
     "localize_and_stitch": {"density": 1},
+    "localize_and_stitch_trained": "its masks are learned",
     "magmax": {"scale": 1},
     "model_stock": {},
     "multislerp": {},
