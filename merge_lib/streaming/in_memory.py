@@ -13,7 +13,8 @@ from merge_lib.spec import MergeSpec
 from merge_lib.streaming.journal import Notes
 from merge_lib.streaming.memory_bound import usable_threads
 from merge_lib.streaming.planning import MergePlan, gather, make_plan
-from merge_lib.streaming.runs import Run, checked_digests, make_or_refuse, output_digest, shares
+from merge_lib.streaming.runs import Run
+from merge_lib.streaming.together import checked_digests, make_or_refuse, output_digest, shares
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from merge_lib.streaming.layout import Shard, lay_out
 from merge_lib.streaming.memory_bound import usable_threads
 from merge_lib.streaming.output import Output, explained
 from merge_lib.streaming.planning import MergePlan, gather, make_plan
-from merge_lib.streaming.runs import Run, checked_digests, make_or_refuse, output_digest, shares
+from merge_lib.streaming.runs import Run
 from merge_lib.streaming.target import Digests, lineage_header
+from merge_lib.streaming.together import checked_digests, make_or_refuse, output_digest, shares
 
 
 @dataclass(frozen=True)

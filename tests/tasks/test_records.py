@@ -75,7 +75,8 @@ def test_the_first_of_two_writers_wins(tmp_path):
     store = RecordStore(tmp_path)
     with store.writing("train", "k") as (folder, done):
         (folder / "model.bin").write_bytes(b"mine")
-        with RecordStore(tmp_path).writing("train", "k") as (_, theirs):
+        with RecordStore(tmp_path).writing("train", "k") as (other, theirs):
+            (other / "model.bin").write_bytes(b"theirs")
             theirs(inputs=INPUTS, params=PARAMS, values={"digest": "theirs"})
         assert done(inputs=INPUTS, params=PARAMS, values={"digest": "mine"}).values["digest"] == "theirs"
 
