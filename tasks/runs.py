@@ -51,7 +51,8 @@ def start_run(project: Project, study: str, config: dict[str, Any], command: str
 
 def keeping(command: str) -> str:
     """The command that runs the same study and writes its merges, too; all other work of it is finished."""
-    return f"{command} --set keep_merged=true"
+    asked = command.replace(" --set 'keep_merged=false'", "")
+    return f"{asked} --set keep_merged=true"
 
 
 def save_run(project: Project, run: Run, **changes: Any) -> Run:

@@ -74,9 +74,8 @@ def lineage(
         out.print(line, markup=False, highlight=False, soft_wrap=True)
     if any(entry["model"]["path"] is None for entry in entries):
         again = keeping(load_run(project, results.run_id).command)
-        out.print(
-            f"Merges that are not kept are made again, with the same digests, by: {again}", soft_wrap=True
-        )
+        line = f"Merges that are not kept are made again, with the same digests, by: {again}"
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def verify(

@@ -187,7 +187,8 @@ def test_lineage_report_record_and_verify_say_that_a_merge_is_not_kept(project):
     assert "mergeline run digits.yaml --set keep_merged=true" in report
 
     answer = CliRunner().invoke(get_command(app), ["lineage", run_id, "--label", "average"])
-    assert "--set 'references=[]' --set keep_merged=true" in answer.output
+    again = "mergeline run studies/digits.yaml --set 'regimes=[parallel]' --set 'references=[]' --set keep_merged=true"
+    assert again in answer.output
     place = project.store / "merge" / model["key"] / "model.safetensors"
     answer = CliRunner().invoke(get_command(app), ["verify", str(place)])
     assert isinstance(answer.exception, CheckpointError)
