@@ -27,8 +27,8 @@ ASKING = """
 import json, sys
 from click.testing import CliRunner
 from typer.main import get_command
-from flows.cli import app
-command = get_command(app)
+from flows.cli import make_app
+command = get_command(make_app())
 lines = json.loads(sys.argv[1]) + [[name, "--help"] for name in command.commands]
 answers = {" ".join(line): CliRunner().invoke(command, line) for line in lines}
 told = {line: [answer.exit_code, answer.output] for line, answer in answers.items()}
