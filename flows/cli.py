@@ -7,15 +7,15 @@ import gc
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from merge_lib.errors import MergeError, SpecError
 
-_OBJECTS_BETWEEN_COLLECTIONS = (
-    50_000  # with Python's 700 a tenth of a short command goes into looking for garbage
-)
+if TYPE_CHECKING:
+    import typer
+
+# with Python's 700 a tenth of a short command goes into looking for garbage, and imports leave none
+_OBJECTS_BETWEEN_COLLECTIONS = 100_000
 _HOMES = {  # the module of each command, in the order of the help
     "run": "run",
     "plan": "plan",
@@ -34,8 +34,10 @@ _HOMES = {  # the module of each command, in the order of the help
 }
 
 
-def make_app(arguments: Sequence[str] = ()) -> typer.Typer:
+def make_app(arguments: Sequence[str] = ()) -> "typer.Typer":
     """The command line for these arguments: with the command that they begin with, else with all commands."""
+    import typer
+
     app = typer.Typer(
         name="mergeline",
         help="Fine-tune on one task after another, merge the checkpoints, measure what each merge kept and forgot.",

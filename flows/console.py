@@ -38,7 +38,7 @@ def say(line: str, *, is_remark: bool = False) -> None:
     if stream.isatty():
         _console(is_error=is_remark).print(line, markup=False, soft_wrap=True)
     else:
-        print(line, file=stream)  # noqa: T201
+        print(line, file=stream)
 
 
 def print_json(value: Any) -> None:
@@ -72,7 +72,9 @@ def work_shown(title: str, total: float) -> Iterator[tuple["Progress", Any]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_console(is_error=True), transient=True, speed_estimate_period=60) as progress:
+    with Progress(
+        *columns, console=_console(is_error=True), transient=True, speed_estimate_period=60
+    ) as progress:
         yield progress, progress.add_task(title, total=total)
 
 

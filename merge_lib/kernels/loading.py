@@ -32,6 +32,8 @@ _NEVER_CALLED = (
     "PyErr_SetString", "PyErr_WriteUnraisable", "PyUnicode_FromString", "Py_DecRef", "numba_do_raise",
     "numba_gil_ensure", "numba_gil_release", "numba_runtime_build_excinfo_struct", "numba_unpickle",
 )  # fmt: skip
+if sys.platform != "linux" or os.uname().machine != "x86_64":
+    import llvmlite.binding  # noqa: F401 -- object files will need it; a bound on memory counts what is there now
 _PROTOTYPE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
 _DIGEST_BYTES = 16
 _CPUINFO = 8192  # characters: more than the first processor's

@@ -148,7 +148,9 @@ def mergekit_recipe(recipe):
 
 
 def merge_with(recipe, *options):
-    return CliRunner().invoke(make_app(), ["merge", str(recipe), "--out", str(recipe.parent / "out"), *options])
+    return CliRunner().invoke(
+        make_app(), ["merge", str(recipe), "--out", str(recipe.parent / "out"), *options]
+    )
 
 
 def test_a_recipe_of_mergekit_is_taken_as_it_is(mergekit_recipe, tmp_path):

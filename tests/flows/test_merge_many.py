@@ -135,7 +135,8 @@ def test_a_merge_that_cannot_be_made_does_not_hold_up_the_others(recipes, tmp_pa
 
 def test_what_cannot_be_asked_for(recipes, tmp_path):
     both = CliRunner().invoke(
-        make_app(), ["merge", str(recipes / "sum.yaml"), "--many", str(recipes), "--out", str(tmp_path / "out")]
+        make_app(),
+        ["merge", str(recipes / "sum.yaml"), "--many", str(recipes), "--out", str(tmp_path / "out")],
     )
     assert "Give one of them" in str(both.exception)
     none = CliRunner().invoke(make_app(), ["merge", "--out", str(tmp_path / "out")])
