@@ -1,4 +1,4 @@
-"""What the flow asks of a workload: four operations on checkpoint paths, no tensors."""
+"""What the flow asks of a workload: training from path to path, and the evaluation of a state dict."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from merge_lib.probe import Probe, Split
+from merge_lib.types import StateDict
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) every few steps; an exception raised in it stops the training."""
@@ -66,6 +67,15 @@ class Workload(Protocol):
         """Train `start` on the tasks together (one task: an expert; several: joint training)."""
         ...
 
-    def evaluate(self, checkpoint: Path, tasks: Sequence[str], *, split: Split = "test") -> dict[str, float]:
-        """Accuracy in [0, 1] of the checkpoint on each of the tasks."""
+    def evaluate(
+        self, tensors: StateDict, tasks: Sequence[str], *, split: Split = "test"
+    ) -> dict[str, float]:
+        """Accuracy in [0, 1] of a model on each of the tasks.
+
+        Args:
+            tensors: all that the model's checkpoint holds, by name; not to be written to. They may never have been a
+                file.
+            tasks: names of the task sequence.
+            split: of each task's snapshot.
+        """
         ...
