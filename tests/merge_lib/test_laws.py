@@ -14,6 +14,7 @@ ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "ema": {},
     "linear": {},
     "magmax": {"scale": 1},
+    "neuromerging": {"density": 1, "parallel_scale": 1},
     "running_average": {},
     "slerp": {},
     "task_arithmetic": {"scale": 1},
