@@ -21,6 +21,7 @@ from merge_lib.ops.quantile import (
     fold_thresholds,
     survivor_count,
 )
+from merge_lib.ops.shares import ratio, share
 from merge_lib.ops.signs import elected_mean
 from merge_lib.ops.sparsify import keep_large
 from merge_lib.registry import ModelStatistics, merge_method
@@ -146,7 +147,7 @@ def neuromerging(  # noqa: PLR0913 -- the parameters, beside what the engine giv
     _note_masks(trail, task_vectors, masked, statistics, scale)
     if base.ndim <= 1:
         merged = elected_mean(masked)
-        trail.note("outvoted energy", lambda: _share(masked * (masked * merged <= 0), masked, power=2))
+        trail.note("outvoted energy", lambda: share(masked * (masked * merged <= 0), masked))
         return scale * merged
     rows, length = base.shape[0], prod(base.shape[1:])
     columns, neurons = masked.reshape(len(masked), rows, length), base.reshape(rows, length)
@@ -159,23 +160,13 @@ def neuromerging(  # noqa: PLR0913 -- the parameters, beside what the engine giv
         result[block] = (parallel_scale * parts.parallel + scale * parts.orthogonal).to(result.dtype)
         energies += parts.energies
     for place, quantity in enumerate(("parallel energy", "outvoted energy", "cut energy"), start=1):
-        trail.note(quantity, partial(_ratio, energies[place], energies[0]))
+        trail.note(quantity, partial(ratio, energies[place], energies[0]))
     return result.reshape(base.shape)
 
 
 def _note_masks(trail: Trail, task_vectors: Tensor, masked: Tensor, statistics: Masks, scale: float) -> None:
     """What the masks took from this tensor and from the model, and what makes up for it."""
-    trail.note("share kept", lambda: _share(masked != 0, task_vectors != 0))
-    trail.note("removed mass", lambda: _share(task_vectors - masked, task_vectors))
+    trail.note("share kept", lambda: share(masked.sign(), task_vectors.sign()))
+    trail.note("removed mass", lambda: share(task_vectors - masked, task_vectors, power=1))
     trail.note("removed mass of the model", lambda: torch.tensor(statistics.removed_shares))
     trail.note("orthogonal scale", lambda: torch.tensor(scale, dtype=torch.float64))
-
-
-def _share(part: Tensor, whole: Tensor, power: int = 1) -> Tensor:
-    """Σ|part|^p / Σ|whole|^p of each expert; 0 where there is nothing."""
-    sums = [values.double().abs().pow(power).reshape(len(values), -1).sum(dim=1) for values in (part, whole)]
-    return _ratio(*sums)
-
-
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(whole > 0, part / whole, 0.0)

@@ -10,6 +10,7 @@ NAMES = registry.names()
 # Parameters with which one expert alone comes back unchanged, or why there are none; a new method adds its line.
 ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "average": {},
+    "cat": {"scale": 1},
     "dare": {"density": 1, "scale": 1},
     "ema": {},
     "linear": {},
@@ -27,6 +28,7 @@ LIMITS = [
     ("running_average", {}, "average", {}),
     ("dare", {"density": 1, "scale": 0.7}, "task_arithmetic", {"scale": 0.7}),
     ("ema", {"weight": 0.3}, "linear", {"position": 0.3}),
+    ("cat", {"rank": 0, "masked_scales": 0, "masked_shifts": 0}, "task_arithmetic", {"scale": 0.4}),
     ("ties", {"density": 1, "trim": "model"}, "ties", {"density": 1, "trim": "tensor"}),
 ]
 
