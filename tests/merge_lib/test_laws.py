@@ -14,6 +14,7 @@ ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "dare": {"density": 1, "scale": 1},
     "ema": {},
     "linear": {},
+    "lot": {},  # on inputs that the data contain; here they contain all
     "magmax": {"scale": 1},
     "neuromerging": {"density": 1, "parallel_scale": 1},
     "running_average": {},
