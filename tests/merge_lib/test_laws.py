@@ -17,6 +17,7 @@ ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "lot": {},  # on inputs that the data contain; here they contain all
     "magmax": {"scale": 1},
     "neuromerging": {"density": 1, "parallel_scale": 1},
+    "regmean": {},
     "running_average": {},
     "slerp": {},
     "task_arithmetic": {"scale": 1},
@@ -30,6 +31,7 @@ LIMITS = [
     ("dare", {"density": 1, "scale": 0.7}, "task_arithmetic", {"scale": 0.7}),
     ("ema", {"weight": 0.3}, "linear", {"position": 0.3}),
     ("cat", {"rank": 0, "masked_scales": 0, "masked_shifts": 0}, "task_arithmetic", {"scale": 0.4}),
+    ("regmean", {"ridge": 1e15}, "average", {}),
     ("ties", {"density": 1, "trim": "model"}, "ties", {"density": 1, "trim": "tensor"}),
 ]
 
