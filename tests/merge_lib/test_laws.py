@@ -13,6 +13,7 @@ ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "cat": {"scale": 1},
     "dare": {"density": 1, "scale": 1},
     "ema": {},
+    "fisher": {},
     "linear": {},
     "lot": {},  # on inputs that the data contain; here they contain all
     "magmax": {"scale": 1},
@@ -32,6 +33,7 @@ LIMITS = [
     ("ema", {"weight": 0.3}, "linear", {"position": 0.3}),
     ("cat", {"rank": 0, "masked_scales": 0, "masked_shifts": 0}, "task_arithmetic", {"scale": 0.4}),
     ("regmean", {"ridge": 1e15}, "average", {}),
+    ("fisher", {"floor": 1e15}, "average", {}),
     ("ties", {"density": 1, "trim": "model"}, "ties", {"density": 1, "trim": "tensor"}),
 ]
 
