@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 _ROUNDING = 1e-12  # of all that was added up: what is smaller may be rounding
 _TIED = 1e-9  # relative; scores that are nearer than this are equal
@@ -40,9 +41,11 @@ def leading_directions(
     noise = _ROUNDING * ((rows**2).sum(dim=1) * weights.abs()).sum().item()
     if len(rows) >= rows.shape[1]:
         values, vectors = torch.linalg.eigh(rows.T @ (weights[:, None] * rows))
-    else:
-        basis, triangle = torch.linalg.qr(rows.T)
-        values, vectors = torch.linalg.eigh(triangle @ (weights[:, None] * triangle.T))
-        vectors = basis @ vectors
+        chosen = largest_positive(values, count, noise)
+        return vectors[:, chosen], values[chosen]
+    reflections, factors = torch.geqrf(rows.T)
+    triangle = reflections[: len(rows)].triu()
+    values, vectors = torch.linalg.eigh(triangle @ (weights[:, None] * triangle.T))
     chosen = largest_positive(values, count, noise)
-    return vectors[:, chosen], values[chosen]
+    padded = pad(vectors[:, chosen], (0, 0, 0, rows.shape[1] - len(rows)))
+    return torch.ormqr(reflections, factors, padded), values[chosen]
