@@ -6,7 +6,9 @@ entries that agree with what is already known: two passes for float32, four for 
 expert, whatever the size of the model.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import torch
 from jaxtyping import Float, Int
@@ -52,6 +54,15 @@ def kept_count(total: int, share: float) -> int:
     return max(1, min(total, int(share * total + 0.5)))
 
 
+def survivor_count(total: int, share: float) -> int:
+    """How many remain where the k-th smallest is the least that is kept, k = ⌊(1 − share)·total⌋: one more.
+
+    The share is taken as the decimal number that it was written as.
+    """
+    below = int((1 - Fraction(repr(share))) * total)
+    return total - below + 1 if below else total
+
+
 def begin_thresholds(
     count: int, dtype: torch.dtype, *, share: float, complete: bool = False, signed: bool = False
 ) -> Thresholds:
@@ -94,12 +105,12 @@ def _top_bit(dtype: torch.dtype) -> int:
     return -(1 << (dtype.itemsize * 8 - 1))
 
 
-def close_thresholds(state: Thresholds) -> Thresholds:
-    """End a pass: sixteen more bits are known."""
+def close_thresholds(state: Thresholds, count: Callable[[int, float], int] = kept_count) -> Thresholds:
+    """End a pass: sixteen more bits are known; `count` says how many entries of a total a share keeps."""
     rank = state.rank
     if state.known_bits == 0:
         totals = state.counts.sum(dim=1).tolist()
-        rank = torch.tensor([kept_count(total, state.share) if total else 0 for total in totals])
+        rank = torch.tensor([count(total, state.share) if total else 0 for total in totals])
     from_top = state.counts.flip(1).cumsum(1)  # [n, digits], the largest digit first
     place = (from_top < rank[:, None]).sum(dim=1)
     above = torch.where(place > 0, from_top.gather(1, (place - 1).clamp(min=0)[:, None])[:, 0], 0)

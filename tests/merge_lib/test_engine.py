@@ -8,8 +8,10 @@ import merge_lib
 from merge_lib import MergeSpec, merge_checkpoints, merge_many, registry
 from merge_lib.checkpoints import (
     checkpoint_digest,
+    combine_digests,
     open_checkpoint,
     read_state_dict,
+    tensor_digest,
     verify,
     write_state_dict,
 )
@@ -24,13 +26,15 @@ from merge_lib.errors import (
 )
 
 GOLDEN = Path("tests/golden")
+WITH_DATA = tuple(info.name for info in registry.methods() if info.data != "none")
+WITHOUT_DATA = tuple(name for name in registry.names() if name not in WITH_DATA)
 
 
 def same(left, right) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", WITHOUT_DATA)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_files_and_memory_give_the_same_bytes(name, dtype, make_models, on_disk, tmp_path):
     models = make_models(dtype=dtype)
@@ -47,13 +51,23 @@ def test_files_and_memory_give_the_same_bytes(name, dtype, make_models, on_disk,
     assert verify(out).matches
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", WITHOUT_DATA)
 def test_golden_digests(name, tmp_path):
     """Changed only together with a sentence in the changelog."""
     experts = (GOLDEN / "expert_1.safetensors", GOLDEN / "expert_2.safetensors")
     spec = MergeSpec(method=name, base=GOLDEN / "base.safetensors", experts=experts, seed=1)
     report = merge_checkpoints(spec, tmp_path / "out")
     assert report.digest == json.loads((GOLDEN / "digests.json").read_text())[name]
+
+
+@pytest.mark.parametrize("name", WITH_DATA)
+def test_golden_digests_with_made_up_data(name, merge_with_data):
+    base, *experts = (
+        read_state_dict(GOLDEN / f"{file}.safetensors") for file in ("base", "expert_1", "expert_2")
+    )
+    merged = merge_with_data(name, experts, base, seed=1)
+    digest = combine_digests({key: tensor_digest(tensor) for key, tensor in merged.items()})
+    assert digest == json.loads((GOLDEN / "digests.json").read_text())[name]
 
 
 def test_the_lineage_names_the_recipe_and_the_inputs(make_models, on_disk, tmp_path):
@@ -117,7 +131,7 @@ def test_many_merges_are_each_the_one_made_alone(make_models, on_disk, tmp_path)
     base, experts = on_disk(make_models(4))
     specs = [
         MergeSpec(method=name, base=base, experts=chosen, seed=3)
-        for name in registry.names()
+        for name in WITHOUT_DATA
         for chosen in (experts, experts[:2], experts[::-1])
     ]
     specs.append(
