@@ -33,6 +33,8 @@ class Recipe(BaseModel):
     exclude: tuple[str, ...] = ()
     dtype: OutputDtype | None = None
     layer_scales: LayerScales | None = None
+    observations: tuple[Path, ...] = ()
+    fitted: Path | None = None
 
     @model_validator(mode="after")
     def _check_params(self) -> Self:
@@ -146,5 +148,7 @@ def load_recipe(path: Path) -> MergeSpec:
     folder = path.parent
     fields = recipe.model_dump()
     fields["experts"] = tuple(folder / expert for expert in recipe.experts)
+    fields["observations"] = tuple(folder / one for one in recipe.observations)
+    fields["fitted"] = None if recipe.fitted is None else folder / recipe.fitted
     fields["base"] = None if recipe.base is None else folder / recipe.base
     return MergeSpec(**fields)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from merge_lib import registry
+from merge_lib.calibration.store import open_learned
 from merge_lib.checkpoints import (
     NO_DIGEST,
     Checkpoint,
@@ -26,7 +27,7 @@ from merge_lib.files.folders import Source
 from merge_lib.files.remembered import known_digests, remember
 from merge_lib.ops.cores import one_core
 from merge_lib.plan import Job, Plan
-from merge_lib.spec import MergeSpec, told_scales
+from merge_lib.spec import MergeSpec, told_beside
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ def _job(spec: MergeSpec, paths: Sequence[Path]) -> Job:
         places,
         spec.exclude,
         dtype,
+        learned=open_learned(spec.method, spec.observations, spec.fitted),
         layer_scales=spec.layer_scales,
     )
 
@@ -207,7 +209,7 @@ def _lineage(
         "exclude": list(spec.exclude),
         "base": None if spec.base is None else base or NO_DIGEST,
         **({} if spec.dtype is None else {"dtype": spec.dtype}),
-        **told_scales(spec),
+        **told_beside(spec),
         "experts": [NO_DIGEST] * len(spec.experts) if experts is None else list(experts),
     }
 

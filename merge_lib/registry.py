@@ -97,6 +97,11 @@ class MethodInfo:
     parameters: tuple[Parameter, ...] = field(default=())
 
     @property
+    def is_fitted(self) -> bool:
+        """It learns from data before the merge."""
+        return self.data != "none" and self.observation is None
+
+    @property
     def decodes(self) -> bool:
         """It gives a model for each task rather than one; the parameter `task` says which."""
         return any(parameter.name == "task" for parameter in self.parameters)

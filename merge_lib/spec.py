@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from merge_lib import registry
+from merge_lib.calibration.fitted import read_fitted_lineage
+from merge_lib.calibration.manifest import read_manifest
 from merge_lib.errors import SpecError, UnknownMethodError
 from merge_lib.layer_scales import LayerScales
 from merge_lib.types import Seed
@@ -32,6 +34,10 @@ class MergeSpec(BaseModel):
     exclude: tuple[str, ...] = ()  # names or patterns (`head.*`) of tensors to leave as in the base
     dtype: OutputDtype | None = None  # of floating tensors in the result; None: as in the base, else expert 0
     layer_scales: LayerScales | None = None  # factors on the merged task vector by depth; they need the base
+    observations: tuple[
+        Path, ...
+    ] = ()  # a folder of `merge_lib.calibration` for each expert, if the method needs it
+    fitted: Path | None = None  # what the method learned before (`merge_lib.fitting`), if it learns
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -46,6 +52,27 @@ class MergeSpec(BaseModel):
             return fields  # the fields' own checks say what is wrong
         info = registry.get(fields["method"])
         return {**fields, "params": info.check_params(fields.get("params") or {})}
+
+    @model_validator(mode="after")
+    def _check_data(self) -> Self:
+        info = registry.get(self.method)
+        kind, given, wanted = info.observation, len(self.observations), len(self.experts)
+        if given != (wanted if kind else 0):
+            takes = (
+                f"a folder of observations of kind '{kind}' for each expert" if kind else "no observations"
+            )
+            raise SpecError(
+                f"Method '{self.method}' takes {takes}, but {given} were given for {wanted} experts. "
+                "Correct `observations`, or run the method in a study, which collects them."
+            )
+        if info.is_fitted and self.fitted is None:
+            raise SpecError(
+                f"Method '{self.method}' learns from data first, but `fitted` names no file. "
+                "Run the method in a study, which does that."
+            )
+        if self.fitted is not None and not info.is_fitted:
+            raise SpecError(f"Method '{self.method}' learns nothing, but `fitted` is given. Leave it out.")
+        return self
 
     @model_validator(mode="after")
     def _check_base(self) -> Self:
@@ -71,9 +98,24 @@ def check_base_is_there(method: str, *, exclude: tuple[str, ...], is_scaled: boo
         )
 
 
-def told_scales(spec: MergeSpec) -> dict[str, Any]:
-    """The layer scales as JSON values, if there are any."""
-    return {} if spec.layer_scales is None else {"layer_scales": spec.layer_scales.model_dump(mode="json")}
+def told_beside(spec: MergeSpec) -> dict[str, Any]:
+    """Layer scales and data as JSON values, where there are any.
+
+    Raises:
+        CheckpointCorruptError: a folder of observations cannot be read.
+        SpecError: one holds another kind than the method needs.
+    """
+    told: dict[str, Any] = {}
+    if spec.layer_scales is not None:
+        told["layer_scales"] = spec.layer_scales.model_dump(mode="json")
+    if spec.observations:
+        manifests = [(folder, read_manifest(folder)) for folder in spec.observations]
+        for folder, manifest in manifests:
+            manifest.check_kind(registry.get(spec.method).observation or "", folder)
+        told["observations"] = [manifest.told for _, manifest in manifests]
+    if spec.fitted is not None:
+        told["fitted"] = read_fitted_lineage(spec.fitted)
+    return told
 
 
 def _spec_error(exc: ValidationError) -> SpecError:

@@ -1,4 +1,4 @@
-"""A folder of observations: one file a tensor, and a manifest, which is written last."""
+"""A folder of observations: one file a tensor, and a manifest."""
 
 import json
 from collections.abc import Sequence
@@ -10,38 +10,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from merge_lib import registry
+from merge_lib.calibration.fitted import read_fitted
+from merge_lib.calibration.manifest import MANIFEST, Manifest, read_manifest
 from merge_lib.durability import sync_folder
-from merge_lib.errors import CheckpointCorruptError, SpecError
-from merge_lib.learned import Observed
+from merge_lib.errors import CheckpointCorruptError
+from merge_lib.learned import Learned, Observed
 from merge_lib.registry import Observation
 
-MANIFEST = "observations.json"
 _VALUE = "value"
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a folder of observations holds.
-
-    Attributes:
-        kind: "features", "gram" or "fisher".
-        task: whose inputs were shown.
-        data: hash of the data that they come from.
-        model: digest of the weights that saw them.
-        examples: how many; `split` and `seed` say which.
-        counts: rows, or examples, behind each tensor's value, by name.
-        norm: of fisher, the 2-norm over all tensors.
-    """
-
-    kind: Observation
-    task: str
-    data: str
-    model: str
-    split: str
-    examples: int
-    seed: int
-    counts: dict[str, int]
-    norm: float | None = None
 
 
 class ObservationFolder:
@@ -53,13 +30,7 @@ class ObservationFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            self.manifest = Manifest(**fields)
-        except (OSError, ValueError, TypeError) as exc:
-            raise CheckpointCorruptError(
-                f"{folder} has no readable {MANIFEST}, which is written last. Collect the observations again."
-            ) from exc
+        self.manifest = read_manifest(folder)
 
     def value(self, name: str) -> Tensor | None:
         """The observation of one tensor; None if there is none."""
@@ -89,12 +60,8 @@ class Observations:
             SpecError: a folder holds another kind.
         """
         opened = tuple(ObservationFolder(folder) for folder in folders)
-        wrong = [one for one in opened if one.manifest.kind != kind]
-        if wrong:
-            raise SpecError(
-                f"{wrong[0].folder} holds observations of kind '{wrong[0].manifest.kind}', but the method needs "
-                f"'{kind}'. Give one folder of that kind for each expert."
-            )
+        for one in opened:
+            one.manifest.check_kind(kind, one.folder)
         return cls(opened)
 
     def observed(self, name: str) -> Observed | None:
@@ -106,6 +73,18 @@ class Observations:
         norms = [folder.manifest.norm for folder in self.folders]
         told = () if None in norms else tuple(norms)
         return Observed(tuple(values), counts, told)  # type: ignore[arg-type]
+
+
+def open_learned(method: str, observations: Sequence[Path], fitted: Path | None) -> Learned:
+    """What a recipe's folders and file hold.
+
+    Raises:
+        CheckpointCorruptError: one cannot be read.
+        SpecError: a folder holds another kind than the method needs.
+    """
+    kind = registry.get(method).observation
+    source = Observations.open(kind, observations) if kind else None
+    return Learned(source, read_fitted(fitted) if fitted else {})
 
 
 def file_of(name: str) -> str:

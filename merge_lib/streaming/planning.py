@@ -18,7 +18,7 @@ from merge_lib.errors import MergeError
 from merge_lib.files.folders import Source
 from merge_lib.files.headers import TensorHeader
 from merge_lib.files.layout import DTYPE_BYTES, Shape
-from merge_lib.spec import MergeSpec, told_scales
+from merge_lib.spec import MergeSpec, told_beside
 from merge_lib.streaming.headers import FLOATING, read_source
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def _recorded(spec: MergeSpec) -> dict[str, Any]:
         "params": spec.params,
         "seed": spec.seed,
         "exclude": list(spec.exclude),
-        **told_scales(spec),
+        **told_beside(spec),
     }
     return recipe if spec.dtype is None else {**recipe, "dtype": spec.dtype}
 
@@ -319,7 +319,7 @@ def _recipe_lines(spec: MergeSpec) -> list[str]:
         lines.append(f"exclude: {json.dumps(list(spec.exclude))}")
     if spec.dtype is not None:
         lines.append(f"dtype: {spec.dtype}")
-    lines += [f"{key}: {json.dumps(value)}" for key, value in told_scales(spec).items()]
+    lines += [f"{key}: {json.dumps(value)}" for key, value in told_beside(spec).items()]
     return lines
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from merge_lib import registry
 from merge_lib.arithmetic import check_finite, refuse_result
+from merge_lib.calibration.store import open_learned
 from merge_lib.checkpoints import open_checkpoint
 from merge_lib.checkpoints.digest import raw_bytes, tensor_digest
 from merge_lib.checkpoints.dtypes import DTYPES
@@ -88,5 +89,6 @@ class OwnReference:
             tuple(range(experts)),
             spec.exclude,
             dtype,
+            learned=open_learned(spec.method, spec.observations, spec.fitted),
             layer_scales=spec.layer_scales,
         )
