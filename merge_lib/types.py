@@ -16,3 +16,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(allow_inf_nan=False)]  # factor on a task vector
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 TaskIndex = Annotated[int, Field(ge=-1)]  # whose model a decoding method gives; −1: none's, the shared one
+CutOff = Annotated[
+    float, Field(ge=1e-7, lt=1)
+]  # of singular values, relative to the largest; the least is resolved

@@ -12,12 +12,15 @@ ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "average": {},
     "dare": {"density": 1, "scale": 1},
     "ema": {},
+    "iso_c": "its spectrum is made flat",
+    "iso_cts": "its spectrum is made flat",
     "linear": {},
     "magmax": {"scale": 1},
     "running_average": {},
     "slerp": {},
     "task_arithmetic": {"scale": 1},
     "ties": {"density": 1, "scale": 1},
+    "tsv": {},
 }
 
 # (method, its parameters) does the same as (simpler method, its parameters).
@@ -26,6 +29,7 @@ LIMITS = [
     ("running_average", {}, "average", {}),
     ("dare", {"density": 1, "scale": 0.7}, "task_arithmetic", {"scale": 0.7}),
     ("ema", {"weight": 0.3}, "linear", {"position": 0.3}),
+    ("iso_cts", {"common": 1}, "iso_c", {}),
     ("ties", {"density": 1, "trim": "model"}, "ties", {"density": 1, "trim": "tensor"}),
 ]
 
