@@ -19,3 +19,5 @@ TaskIndex = Annotated[int, Field(ge=-1)]  # whose model a decoding method gives;
 CutOff = Annotated[
     float, Field(ge=1e-7, lt=1)
 ]  # of singular values, relative to the largest; the least is resolved
+Steps = Annotated[int, Field(ge=0)]  # of an optimiser
+LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -14,6 +14,8 @@ ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "ema": {},
     "iso_c": "its spectrum is made flat",
     "iso_cts": "its spectrum is made flat",
+    "knots": {"density": 1, "scale": 1},
+    "knots_dare": {"density": 1, "scale": 1},
     "linear": {},
     "magmax": {"scale": 1},
     "running_average": {},
@@ -21,6 +23,7 @@ ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "task_arithmetic": {"scale": 1},
     "ties": {"density": 1, "scale": 1},
     "tsv": {},
+    "wudi": {},
 }
 
 # (method, its parameters) does the same as (simpler method, its parameters).
@@ -30,6 +33,8 @@ LIMITS = [
     ("dare", {"density": 1, "scale": 0.7}, "task_arithmetic", {"scale": 0.7}),
     ("ema", {"weight": 0.3}, "linear", {"position": 0.3}),
     ("iso_cts", {"common": 1}, "iso_c", {}),
+    ("knots", {"combine": "sum", "density": 1, "scale": 0.3}, "task_arithmetic", {}),
+    ("knots_dare", {"density": 1}, "knots", {"density": 1, "scale": 0.7}),
     ("ties", {"density": 1, "trim": "model"}, "ties", {"density": 1, "trim": "tensor"}),
 ]
 
