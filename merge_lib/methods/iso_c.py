@@ -35,8 +35,7 @@ def iso_c(
     Differs from the paper: singular values of at most cut_off times the largest are left at zero, and the mean
         is that of the others, so that the sum of singular values stays the same. The paper's U Vᵀ is arbitrary
         there, as in sums of adapters, whose rank is low. The authors choose the scale on validation data.
-    Reference: Marczak et al., "No task left behind: isotropic model merging", ICML 2025, arXiv:2502.04959,
-        section 4.1.
+    Reference: Marczak et al., "No task left behind: isotropic model merging", ICML 2025, arXiv:2502.04959.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.

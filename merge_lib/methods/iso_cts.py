@@ -43,8 +43,7 @@ def iso_cts(
     Differs from the paper: s is at most ⌊r/T⌋; rounding may otherwise ask for more than r directions. Triplets
         whose value is at most cut_off times the layer's largest are left out of the product and of the mean:
         their directions are arbitrary. The authors choose the scale on validation data.
-    Reference: Marczak et al., "No task left behind: isotropic model merging", ICML 2025, arXiv:2502.04959,
-        section 4.2, algorithm 2.
+    Reference: Marczak et al., "No task left behind: isotropic model merging", ICML 2025, arXiv:2502.04959.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.

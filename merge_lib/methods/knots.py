@@ -65,9 +65,9 @@ def knots(
         of vectors and single numbers the entries are the parts. `combine="sum"` adds the trimmed parts: at
         density 1 it is task arithmetic.
     Differs from the paper: as in `ties`, plus is elected where parts cancel to exactly 0. Singular values up to
-        1e-5 are dropped as in the code, in float64 and without rounding the basis to float32. Where singular
-        values are equal, the basis, and with it the result, is not unique.
-    Reference: Stoica et al., "Model merging with SVD to tie the knots", ICLR 2025, arXiv:2410.19735, section 4.
+        1e-5 are dropped as in the code, and up to 1e-7 of the largest; the basis is not rounded to float32. Where
+        singular values are equal, the basis, and with it the result, is not unique.
+    Reference: Stoica et al., "Model merging with SVD to tie the knots", ICLR 2025, arXiv:2410.19735.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.

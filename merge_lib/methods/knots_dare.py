@@ -36,7 +36,7 @@ def knots_dare(
         place in the spec, so another order is another draw.
     Differs from the paper: nothing beyond what `knots` says; 0.1 and 0.7 are the drop rate and the scale of the
         authors' configuration for ViT-B/32 with adapters of rank 16.
-    Reference: Stoica et al., "Model merging with SVD to tie the knots", ICLR 2025, arXiv:2410.19735, section 4.
+    Reference: Stoica et al., "Model merging with SVD to tie the knots", ICLR 2025, arXiv:2410.19735.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.

@@ -47,7 +47,7 @@ def tsv(
         are directions that Û or V̂ lack: there P_U and Q_U are arbitrary, and the code adds what chance puts
         there. Identical experts so give their own best approximation of rank k. The code takes the mean of
         `text_projection`, which fine-tuning of the vision tower leaves as it is.
-    Reference: Gargiulo et al., "Task singular vectors", CVPR 2025, arXiv:2412.00081, section 4.2.
+    Reference: Gargiulo et al., "Task singular vectors", CVPR 2025, arXiv:2412.00081.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.

@@ -57,8 +57,7 @@ def wudi(
     Differs from the paper: a task vector that is zero adds nothing to the objective. In closed form, directions
         whose singular value, of all τ_i / √c_i stacked, is at most cut_off times the largest keep Δ_0; S has
         the square of their condition, so that the error is about 1e-16 / cut_off² at most.
-    Reference: Cheng et al., "Whoever started the interference should end it", ICML 2025, arXiv:2503.08099,
-        section 4.
+    Reference: Cheng et al., "Whoever started the interference should end it", ICML 2025, arXiv:2503.08099.
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from merge_lib.ops.subspace import goes_by_gram, gram_factors, svd_factors
+from merge_lib.ops.subspace import goes_by_gram, gram, thin_svd
 
 NULL = 1e-5  # singular values up to this one are noise, as in the authors' code
+_RESOLVED = 1e-7
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Aligned:
 def align(task_vectors: Float[Tensor, " n *shape"]) -> Aligned:
     """Coordinates in the left singular vectors of all task vectors side by side.
 
-    [τ_1 | … | τ_n] = U Σ [V_1 | … | V_n] with singular values above 1e-5; the parts are Σ V_t, [k, in]. Tensors of
-    more than two axes are matrices [out, rest].
+    [τ_1 | … | τ_n] = U Σ [V_1 | … | V_n] with singular values above 1e-5 and 1e-7 of the largest; the parts are
+    Σ V_t, [k, in]. Tensors of more than two axes are matrices [out, rest].
 
     Args:
         task_vectors: [n, *shape], floating; one row per expert.
@@ -42,15 +43,23 @@ def align(task_vectors: Float[Tensor, " n *shape"]) -> Aligned:
     if len(shape) < 2 or task_vectors.numel() == 0:
         return Aligned(None, task_vectors, shape)
     matrices = task_vectors.flatten(2)
-    basis = left_basis(torch.cat(list(matrices), dim=1))
-    parts = basis.mT @ matrices.double()  # [n, k, in]
-    return Aligned(basis, parts.to(task_vectors.dtype).contiguous(), shape)
+    basis = left_basis(matrices)
+    parts = torch.stack([(basis.mT @ one.double()).to(one.dtype) for one in matrices])  # [n, k, in]
+    return Aligned(basis, parts, shape)
 
 
-def left_basis(side_by_side: Float[Tensor, "m n"]) -> Float[Tensor, "m k"]:
-    """Left singular vectors whose value is not noise, float64."""
-    if goes_by_gram(side_by_side.dtype):
-        factors = gram_factors(side_by_side, min(side_by_side.shape))
+def left_basis(matrices: Float[Tensor, "t m n"]) -> Float[Tensor, "m k"]:
+    """Left singular vectors, of the matrices side by side, whose value is not noise; float64."""
+    count, m, n = matrices.shape
+    if goes_by_gram(matrices.dtype) and m <= count * n:
+        squares, vectors = torch.linalg.eigh(gram(matrices.transpose(1, 2).reshape(count * n, m)))
+        values, vectors = squares.clamp(min=0).sqrt().flip(-1), vectors.flip(-1)
     else:
-        factors = svd_factors(side_by_side)
-    return factors.left[:, factors.values > NULL]
+        factors = thin_svd(torch.cat(list(matrices), dim=1))
+        values, vectors = factors.values, factors.left
+    return vectors[:, values > null_level(values)]
+
+
+def null_level(values: Float[Tensor, " k"]) -> Float[Tensor, ""]:
+    """What is noise among singular values: 1e-5, or what the Gram route does not resolve."""
+    return (_RESOLVED * values.amax()).clamp(min=NULL)

@@ -11,6 +11,7 @@ NAMES = registry.names()
 ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "average": {},
     "dare": {"density": 1, "scale": 1},
+    "dop": {},
     "ema": {},
     "iso_c": "its spectrum is made flat",
     "iso_cts": "its spectrum is made flat",
@@ -32,6 +33,7 @@ LIMITS = [
     ("running_average", {}, "average", {}),
     ("dare", {"density": 1, "scale": 0.7}, "task_arithmetic", {"scale": 0.7}),
     ("ema", {"weight": 0.3}, "linear", {"position": 0.3}),
+    ("dop", {"steps": 0}, "ema", {"weight": 0.5}),
     ("iso_cts", {"common": 1}, "iso_c", {}),
     ("knots", {"combine": "sum", "density": 1, "scale": 0.3}, "task_arithmetic", {}),
     ("knots_dare", {"density": 1}, "knots", {"density": 1, "scale": 0.7}),

@@ -126,9 +126,8 @@ def test_identical_experts_are_themselves_and_opposite_ones_cancel():
 def test_inputs_that_no_task_uses_keep_nothing():
     """Rank 1 in 6 dimensions: a pseudo-inverse, and no noise in the null space."""
     low = torch.outer(torch.arange(1.0, 5.0), torch.arange(1.0, 7.0)).double()
-    torch.testing.assert_close(
-        merge(torch.stack([low, 2 * low])), low * 9 / 5 / (6 / 5) * 2 / 2, rtol=1, atol=99
-    )
+    # (α − 1)² + (α − 2)² is least at 3/2
+    torch.testing.assert_close(merge(torch.stack([low, 2 * low])), 1.5 * low)
     torch.testing.assert_close(merge(torch.stack([low, low])), low)
 
 
@@ -139,8 +138,16 @@ def test_two_hundred_experts(solver):
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("t", ()), ("a.bias", (5,)), ("e", (0,)), ("conv.weight", (3, 2, 2, 2)), ("a.weight", (0, 4))]
-    + [("a.weight", (4, 0)), ("embed_tokens.weight", (9, 4)), ("positional_embedding", (9, 4))],
+    [
+        ("t", ()),
+        ("a.bias", (5,)),
+        ("e", (0,)),
+        ("conv.weight", (3, 2, 2, 2)),
+        ("a.weight", (0, 4)),
+        ("a.weight", (4, 0)),
+        ("embed_tokens.weight", (9, 4)),
+        ("positional_embedding", (9, 4)),
+    ],
 )
 def test_what_is_not_a_linear_weight_is_averaged(name, shape):
     torch.testing.assert_close(merge(rows(3, shape), name), rows(3, shape).sum(0) / 3)
