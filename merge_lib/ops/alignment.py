@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from merge_lib.ops.sketch import low_rank_range
 from merge_lib.ops.subspace import goes_by_gram, gram, thin_svd
 
 NULL = 1e-5  # singular values up to this one are noise, as in the authors' code
@@ -49,13 +50,24 @@ def align(task_vectors: Float[Tensor, " n *shape"]) -> Aligned:
 
 
 def left_basis(matrices: Float[Tensor, "t m n"]) -> Float[Tensor, "m k"]:
-    """Left singular vectors, of the matrices side by side, whose value is not noise; float64."""
-    count, m, n = matrices.shape
-    if goes_by_gram(matrices.dtype) and m <= count * n:
-        squares, vectors = torch.linalg.eigh(gram(matrices.transpose(1, 2).reshape(count * n, m)))
+    """Left singular vectors, of the matrices side by side, whose value is not noise; float64.
+
+    Where a sketch shows that all but noise lies in a few directions, as with adapters, only those are decomposed.
+    """
+    side_by_side = torch.cat(list(matrices), dim=1)
+    span = low_rank_range(side_by_side, NULL)
+    if span is None:
+        return basis_of(side_by_side)
+    return span @ basis_of((span.mT @ side_by_side.double()).to(side_by_side.dtype))
+
+
+def basis_of(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m k"]:
+    """Its left singular vectors whose value is not noise, float64."""
+    if goes_by_gram(matrix.dtype) and matrix.shape[0] <= matrix.shape[1]:
+        squares, vectors = torch.linalg.eigh(gram(matrix.mT))
         values, vectors = squares.clamp(min=0).sqrt().flip(-1), vectors.flip(-1)
     else:
-        factors = thin_svd(torch.cat(list(matrices), dim=1))
+        factors = thin_svd(matrix)
         values, vectors = factors.values, factors.left
     return vectors[:, values > null_level(values)]
 

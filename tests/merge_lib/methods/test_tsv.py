@@ -131,3 +131,10 @@ def test_turning_inputs_and_outputs_turns_the_result(seed, count, turn):
     task_vectors = rows(count, (6, 4), seed)
     p, q = (torch.linalg.qr(rows(1, (size, size), turn)[0]).Q for size in (6, 4))
     torch.testing.assert_close(tsv(p @ task_vectors @ q.T), p @ tsv(task_vectors) @ q.T, rtol=1e-7, atol=1e-7)
+
+
+def test_sketched_triplets_are_near_where_the_spectrum_falls():
+    task_vectors = rows(3, (48, 40))
+    task_vectors = task_vectors * 0.5 ** torch.arange(40)
+    sketched, exact = tsv(task_vectors, svd="sketch"), tsv(task_vectors)
+    assert (sketched - exact).norm() < 1e-3 * exact.norm()
