@@ -41,9 +41,9 @@ def iso_cts(
         the authors' code. Matrices, embeddings and text projections among them, are merged so; of all other
         tensors, convolutions too, the mean is taken, and scaled.
     Differs from the paper: s is at most ⌊r/T⌋; rounding may otherwise ask for more than r directions. So many
-        experts that s is 0 give Iso-C. Triplets
-        whose value is at most cut_off times the layer's largest are left out of the product and of the mean:
-        their directions are arbitrary. The authors choose the scale on validation data.
+        experts that s is 0 give Iso-C. Triplets whose value is at most cut_off times the layer's largest are left
+        out of the product and of the mean: their directions are arbitrary. The authors choose the scale on
+        validation data.
     Reference: Marczak et al., "No task left behind: isotropic model merging", ICML 2025, arXiv:2502.04959.
 
     Args:
