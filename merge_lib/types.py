@@ -17,4 +17,6 @@ Scale = Annotated[float, Field(allow_inf_nan=False)]  # factor on a task vector
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 TaskIndex = Annotated[int, Field(ge=-1)]  # whose model a decoding method gives; −1: none's, the shared one
 Count = Annotated[int, Field(ge=1)]
-PositiveScale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+CutOff = Annotated[float, Field(ge=1e-7, lt=1)]  # of singular values, relative to the largest
+Steps = Annotated[int, Field(ge=0)]  # of an optimiser
+LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -21,7 +21,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.probe import Batch, Probe
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Count, Density, PositiveScale, Scale, StateDict
+from merge_lib.types import Count, Density, LearningRate, Scale, StateDict
 
 
 def begin(count: int, dtype: torch.dtype, *, density: Density, **_: Any) -> Thresholds:
@@ -46,7 +46,7 @@ def fit(
     density: Density = 1.0,
     start: Scale = 0.3,
     steps: Count = 500,
-    learning_rate: PositiveScale = 1e-3,
+    learning_rate: LearningRate = 1e-3,
     batch_size: Count = 16,
     split: Literal["test", "validation", "train"] = "test",
 ) -> dict[str, Tensor]:

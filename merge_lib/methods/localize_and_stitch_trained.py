@@ -15,7 +15,7 @@ from merge_lib.ops.shares import shares
 from merge_lib.probe import Batch, Probe
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Count, Density, PositiveScale, Scale, StateDict
+from merge_lib.types import Count, Density, LearningRate, Scale, StateDict
 
 SURE = 5.0  # a mask's logit before the first step: σ(5) = 0.993
 
@@ -32,7 +32,7 @@ def fit(
     examples: Count = 64,
     split: Literal["train", "validation"] = "train",
     steps: Count = 100,
-    learning_rate: PositiveScale = 0.2,
+    learning_rate: LearningRate = 0.2,
     sparsity: Scale = 1.0,
 ) -> dict[str, Tensor]:
     """A mask of each task vector, by gradient descent on the labelled examples of its task.

@@ -17,11 +17,16 @@ ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "dare": {"density": 1, "scale": 1},
     "dare_ties": {"density": 1, "scale": 1},
     "della": {"density": 1, "window": 0, "scale": 1},
+    "dop": {},
     "ema": {},
     "emr": {},
     "fisher": {},
     "greedy_soup": {},
+    "iso_c": "its spectrum is made flat",
+    "iso_cts": "its spectrum is made flat",
     "karcher": {},
+    "knots": {"density": 1, "scale": 1},
+    "knots_dare": {"density": 1, "scale": 1},
     "linear": {},
     "localize_and_stitch": {"density": 1},
     "localize_and_stitch_trained": "its masks are learned",
@@ -39,6 +44,8 @@ ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "tall_masks": {},
     "task_arithmetic": {"scale": 1},
     "ties": {"density": 1, "scale": 1},
+    "tsv": {},
+    "wudi": {},
 }
 
 # (method, its parameters) does the same as (simpler method, its parameters).
@@ -60,6 +67,10 @@ LIMITS = [
     ("cat", {"rank": 0, "masked_scales": 0, "masked_shifts": 0}, "task_arithmetic", {"scale": 0.4}),
     ("regmean", {"ridge": 1e15}, "average", {}),
     ("fisher", {"floor": 1e15}, "average", {}),
+    ("dop", {"steps": 0}, "ema", {"weight": 0.5}),
+    ("iso_cts", {"common": 1}, "iso_c", {}),
+    ("knots", {"combine": "sum", "density": 1, "scale": 0.3}, "task_arithmetic", {}),
+    ("knots_dare", {"density": 1}, "knots", {"density": 1, "scale": 0.7}),
     ("ties", {"density": 1, "trim": "model"}, "ties", {"density": 1, "trim": "tensor"}),
 ]
 
