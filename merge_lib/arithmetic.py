@@ -5,7 +5,8 @@ Other tensors must be equal in all experts and are copied.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, NoReturn
@@ -73,17 +74,27 @@ class Merge:
 
     def apply(self, inputs: Inputs, statistics: Any, dtype: torch.dtype) -> Tensor:
         """The merged tensor in the result's dtype."""
-        try:
+        with self.named(inputs):
             merged = self._merged(inputs, statistics)
-        except MergeError as exc:
-            exc.add_note(f"in method '{self.method.name}', tensor '{inputs.layer.name}'")
-            raise
+        return self.finished(inputs, merged, dtype)
+
+    def finished(self, inputs: Inputs, merged: Tensor, dtype: torch.dtype) -> Tensor:
+        """What a method gave as weights in the result's dtype."""
         if self.method.receives == "task_vectors":
             merged = inputs.wide_base + merged
         stored = merged.to(dtype)
         if not is_finite(stored).all():
             refuse_result(inputs.layer.name, self.method.name, stored.dtype)
         return stored
+
+    @contextmanager
+    def named(self, inputs: Inputs) -> Iterator[None]:
+        """Errors of the method say where it was."""
+        try:
+            yield
+        except MergeError as exc:
+            exc.add_note(f"in method '{self.method.name}', tensor '{inputs.layer.name}'")
+            raise
 
     def steps(self, inputs: Inputs, state: Any, shared: Any, row: int) -> Any:
         """What a continual method makes of one more expert: (merged, state), or (state, addends)."""

@@ -1,6 +1,6 @@
 """What a run of merges over shared checkpoints will do: checked whole, before any tensor is read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -108,7 +108,7 @@ class Plan:
         return merged
 
     def _fold(self, index: int, loaded: "LoadedTensor") -> None:
-        if not self._is_merged(index, loaded.name):
+        if not self.is_merged(index, loaded.name):
             return
         started = perf_counter()
         inputs = self._inputs(index, loaded)
@@ -118,14 +118,21 @@ class Plan:
     def _folded(self, index: int) -> Folded:
         """All experts of a continual method, folded one after another."""
         folded = Folded.begin(self._merges[index])
-        names = [name for name in self.names if self._is_merged(index, name)]
         started = perf_counter()
-        for row in range(len(self.jobs[index].experts)):
-            folded.add(row, (self._inputs(index, self.load(name)) for name in names))
+        for place in self.jobs[index].experts:
+            folded.add(self.each_inputs(index, (place,)))
         self.elapsed_s[index] += perf_counter() - started
         return folded
 
-    def _is_merged(self, index: int, name: str) -> bool:
+    def each_inputs(self, index: int, places: tuple[int, ...]) -> Iterator[Inputs]:
+        """All tensors that one job merges, of some of the run's experts."""
+        layers, dtype = self._layers[index], self._dtypes[index]
+        for name in self.names:
+            if self.is_merged(index, name):
+                yield self.load(name).inputs(layers[name], places, dtype)
+
+    def is_merged(self, index: int, name: str) -> bool:
+        """Whether a job computes the tensor, rather than copying it."""
         layout = self.layouts[index]
         return name in layout and name not in self._excluded[index] and layout[name][0].is_floating_point
 

@@ -10,10 +10,13 @@ NAMES = registry.names()
 # Parameters with which one expert alone comes back unchanged, or why there are none; a new method adds its line.
 ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "average": {},
+    "continual_task_arithmetic": {"scale": 1},
+    "continual_ties": {"density": 1, "scale": 1},
     "dare": {"density": 1, "scale": 1},
     "ema": {},
     "linear": {},
     "magmax": {"scale": 1},
+    "opcm": {},
     "running_average": {},
     "slerp": {},
     "task_arithmetic": {"scale": 1},
@@ -24,6 +27,8 @@ ONE_EXPERT: dict[str, dict[str, object] | str] = {
 LIMITS = [
     ("task_arithmetic", {"scale": 1 / 3}, "average", {}),
     ("running_average", {}, "average", {}),
+    ("continual_task_arithmetic", {"scale": 0.7}, "task_arithmetic", {"scale": 0.7}),
+    ("continual_ties", {"density": 0.4, "memory": "sums"}, "ties", {"density": 0.4, "trim": "tensor"}),
     ("dare", {"density": 1, "scale": 0.7}, "task_arithmetic", {"scale": 0.7}),
     ("ema", {"weight": 0.3}, "linear", {"position": 0.3}),
     ("ties", {"density": 1, "trim": "model"}, "ties", {"density": 1, "trim": "tensor"}),
