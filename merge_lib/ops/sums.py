@@ -4,6 +4,7 @@ Float64 numbers are added within tiles of 1024 by halving: the second half to th
 of the tiles are added exactly and rounded once. The kernels do the same.
 """
 
+from fractions import Fraction
 from math import fsum
 
 import numpy as np
@@ -37,6 +38,19 @@ def magnitude_sum(values: Float[Tensor, " *shape"], *, block: int = 0) -> float:
     flat = values.reshape(-1).double().abs().numpy()
     size = block or max(flat.size, 1)
     return fsum(part for start in range(0, flat.size, size) for part in _tiles(flat[start : start + size]))
+
+
+def exact_magnitude_sum(values: Float[Tensor, " *shape"]) -> Fraction:
+    """The sum of magnitudes, tiles added without rounding.
+
+    Such sums of pieces that begin at multiples of 1024 elements add up to that of the whole, in any order.
+    """
+    tiles = _tiles(values.reshape(-1).double().abs().numpy()).tolist()
+    total = Fraction(0)
+    while part := fsum(tiles):  # what is left after each rounding, until nothing is
+        total += Fraction(part)
+        tiles.append(-part)
+    return total
 
 
 def tiled_sum(values: np.ndarray) -> float:
