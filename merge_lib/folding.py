@@ -56,7 +56,7 @@ class Folded:
                 states.put(one.layer.name, first)
                 sums = sums + second.double()
         self.states = states
-        if shared is not None:
+        if shared is not None and len(states):
             self.shared = shared.settle(self.shared, sums)
 
     def read(self, name: str) -> Tensor:
@@ -66,9 +66,7 @@ class Folded:
 
     def _step(self, inputs: Inputs) -> tuple[Any, Any]:
         name = inputs.layer.name
-        if name in self.states:
-            state = self.states[name]
-        else:
-            state = self.merge.method.implementation.init(inputs.wide_base)  # type: ignore[misc]
+        init = self.merge.method.implementation.init
+        state = self.states[name] if name in self.states else init(inputs.wide_base)  # type: ignore[misc]
         with self.merge.named(inputs):
             return self.merge.steps(inputs, state, self.shared, 0)

@@ -80,6 +80,7 @@ def continual_ties(
         density: share of entries kept in each task vector, in (0, 1].
         scale: factor on the merged task vector.
         memory: what is kept between experts: the merge alone, or sums that let none be forgotten.
+        trail: told what the step removed.
 
     Returns:
         The merged task vector, [*shape], and the state.

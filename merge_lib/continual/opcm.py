@@ -98,6 +98,7 @@ def opcm(
         shared: the norms so far; the sum needs none of them.
         layer: tells linear weights from other tensors.
         share: of the sum of singular values that spans what new experts are kept out of, in [0, 1].
+        trail: told what the step removed.
 
     Returns:
         The state, and float64 [2]: the squared norms of the task vector and of the sum.

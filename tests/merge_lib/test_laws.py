@@ -10,6 +10,7 @@ NAMES = registry.names()
 # Parameters with which one expert alone comes back unchanged, or why there are none; a new method adds its line.
 ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "average": {},
+    "condu": {},
     "continual_task_arithmetic": {"scale": 1},
     "continual_ties": {"density": 1, "scale": 1},
     "dare": {"density": 1, "scale": 1},

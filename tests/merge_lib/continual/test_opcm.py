@@ -105,7 +105,9 @@ def test_nothing_is_removed_along_directions_without_a_merge():
     # Δ has rank 1; the other singular vectors are arbitrary, and a diagonal on them would be, too
     merged_so_far = torch.outer(torch.eye(6)[0], torch.eye(4)[0])
     task_vector = draw(1, 6, 4).float()
-    state, _ = opcm(State(merged_so_far), task_vector, Shared(), Layer("h.weight", (6, 4), "linear"), share=1.0)
+    state, _ = opcm(
+        State(merged_so_far), task_vector, Shared(), Layer("h.weight", (6, 4), "linear"), share=1.0
+    )
     expected = merged_so_far + task_vector
     expected[0, 0] -= task_vector[0, 0]
     torch.testing.assert_close(state.total, expected)
@@ -122,7 +124,9 @@ def test_the_matrices_of_a_fused_weight_are_projected_each_by_itself():
 
 def test_the_trail_says_what_was_removed():
     trail = TakenTrail()
-    opcm(State(torch.eye(2)), torch.tensor([[3.0, 0.0], [4.0, 0.0]]), Shared(), LINEAR, share=0.0, trail=trail)
+    opcm(
+        State(torch.eye(2)), torch.tensor([[3.0, 0.0], [4.0, 0.0]]), Shared(), LINEAR, share=0.0, trail=trail
+    )
     # Σ has two equal values: whatever their vectors, at most all of τ goes
     (removed,) = trail.notes["energy removed"]
     assert 0 < removed <= 1 + 1e-6
