@@ -11,7 +11,7 @@ from merge_lib.arithmetic import Inputs, Merge, accepted
 from merge_lib.states import SpilledStates
 
 
-def _leave(_inputs: Inputs, _merged: Tensor) -> None:
+def leave(_inputs: Inputs, _merged: Tensor) -> None:
     """Nobody wants the merged tensor."""
 
 
@@ -37,7 +37,7 @@ class Folded:
         shared = merge.method.implementation.shared
         return cls(merge, None if shared is None else shared.begin(), folder=folder)
 
-    def add(self, inputs: Iterable[Inputs], take: Callable[[Inputs, Tensor], None] = _leave) -> None:
+    def add(self, inputs: Iterable[Inputs], take: Callable[[Inputs, Tensor], None] = leave) -> None:
         """Fold in one expert.
 
         Args:

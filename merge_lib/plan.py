@@ -97,7 +97,8 @@ class Plan:
         started = perf_counter()
         job, name = self.jobs[index], loaded.name
         dtype = self.layouts[index][name][0]
-        if name in self._excluded[index]:
+        is_copied = name in self._excluded[index] or not (dtype.is_floating_point or job.experts)
+        if is_copied:
             return self._base.tensor(name).to(dtype, copy=True)  # type: ignore[union-attr]
         if not dtype.is_floating_point:
             labels = [self._experts[place].label for place in job.experts]
@@ -127,9 +128,24 @@ class Plan:
     def each_inputs(self, index: int, places: tuple[int, ...]) -> Iterator[Inputs]:
         """All tensors that one job merges, of some of the run's experts."""
         layers, dtype = self._layers[index], self._dtypes[index]
-        for name in self.names:
-            if self.is_merged(index, name):
-                yield self.load(name).inputs(layers[name], places, dtype)
+        for name in self.merged_names(index):
+            yield self.load(name).inputs(layers[name], places, dtype)
+
+    def merged_names(self, index: int) -> Iterator[str]:
+        """Names of the tensors that a job computes."""
+        return (name for name in self.names if self.is_merged(index, name))
+
+    def arithmetic_dtype(self, index: int) -> torch.dtype:
+        """Of one job."""
+        return self._dtypes[index]
+
+    def merge(self, index: int) -> Merge:
+        """One job's method with its parameters."""
+        return self._merges[index]
+
+    def is_excluded(self, index: int, name: str) -> bool:
+        """Whether a job leaves the tensor as in the base."""
+        return name in self._excluded[index]
 
     def is_merged(self, index: int, name: str) -> bool:
         """Whether a job computes the tensor, rather than copying it."""

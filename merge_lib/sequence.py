@@ -1,0 +1,374 @@
+"""Folding experts into a state file as they arrive, and reading merges from it.
+
+Memory holds one tensor of each checkpoint and of the state. Folded one by one, on whatever machines, experts give
+the same bytes as merged all at once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from merge_lib import registry
+from merge_lib.arithmetic import Inputs, accepted
+from merge_lib.checkpoints import NO_DIGEST, CheckpointWriter, WrittenCheckpoint, tensor_digest
+from merge_lib.compatibility import check_compatible, match_excluded
+from merge_lib.engine import (
+    DigestedCheckpoint,
+    check_paths,
+    job_of,
+    merge_lineage,
+    open_digested,
+)
+from merge_lib.errors import CheckpointMismatchError, MergeError, SpecError
+from merge_lib.folding import Folded, leave
+from merge_lib.ops.cores import one_core
+from merge_lib.plan import Job, Plan
+from merge_lib.registry import MethodInfo
+from merge_lib.spec import MergeSpec
+from merge_lib.states import (
+    DescribedExperts,
+    History,
+    Recipe,
+    StateFile,
+    check_same_base,
+    check_same_recipe,
+    write_state,
+)
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """A state that lies on the disk, whole, and the merge that was read from it.
+
+    Attributes:
+        digest: of the state's tensors.
+        experts: digests of all that are folded in, in order.
+        state_bytes: of the state's tensors.
+        merged: the merged checkpoint, if one was asked for.
+    """
+
+    path: Path
+    digest: str
+    method: str
+    experts: tuple[str, ...]
+    state_bytes: int
+    merged: WrittenCheckpoint | None
+    elapsed_s: float
+
+    @property
+    def state_bytes_per_expert(self) -> float:
+        """What an expert of the sequence costs to keep, on average."""
+        return self.state_bytes / len(self.experts)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """All that a fold reads, open and checked as far as headers tell."""
+
+    spec: MergeSpec
+    base: DigestedCheckpoint | None
+    experts: tuple[DigestedCheckpoint, ...]
+    earlier: StateFile | None
+    plan: Plan
+    recipe: Recipe
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """Digests of the experts that are folded in already."""
+        return () if self.earlier is None else self.earlier.history.experts
+
+
+@dataclass(frozen=True)
+class FoldPreview:
+    """What a fold would do, from headers alone.
+
+    Attributes:
+        experts: how many would be folded in.
+        before: how many are.
+        read_bytes: of the tensors of base, experts and state.
+    """
+
+    method: str
+    experts: int
+    before: int
+    tensors: int
+    read_bytes: int
+
+
+def fold_experts(
+    spec: MergeSpec,
+    state: Path,
+    *,
+    earlier: Path | None = None,
+    out: Path | None = None,
+    again: bool = False,
+) -> FoldReport:
+    """Fold experts into the state of a continual method.
+
+    Args:
+        spec: the method with its parameters, the base, and the new experts, in order.
+        state: where the new state goes; an existing file is replaced once the new one is whole.
+        earlier: the state to go on from, which may be at the same path; None begins a sequence.
+        out: where the merged checkpoint goes, a single file; None: nowhere.
+        again: the last expert of the earlier state may come once more.
+
+    Returns:
+        Where the state is and what it is.
+
+    Raises:
+        SpecError: the method is not continual, a path is in the way, or the expert is folded in already.
+        CheckpointMismatchError: base, method, parameters or tensors are not those of the earlier state.
+        CheckpointError: a checkpoint or state is missing or damaged, or cannot be written.
+        MethodInputError: an expert or the merge is not finite.
+    """
+    started = perf_counter()
+    with _opened(spec, state, earlier, out) as opened, ExitStack() as stack:
+        stack.enter_context(_cores(registry.get(spec.method)))
+        merged = None if out is None else stack.enter_context(_begun(opened, out))
+        folded = _fold(opened, state.resolve().parent, merged)
+        copied = _copied(opened)
+        if merged is not None:
+            _write_rest(opened, folded, merged)
+        history = _history(opened, copied, again=again)
+        written = None if merged is None else merged.finish(_lineage(spec, history))
+        file = write_state(state, opened.recipe, history, folded.states, folded.shared)
+    size = sum(folded.states.describe(name).size_bytes for name in folded.states)  # type: ignore[attr-defined]
+    return FoldReport(
+        file.path, file.digest, spec.method, history.experts, size, written, perf_counter() - started
+    )
+
+
+def preview_fold(
+    spec: MergeSpec, state: Path, *, earlier: Path | None = None, out: Path | None = None
+) -> FoldPreview:
+    """Check a fold as `fold_experts` does before it reads any tensor; takes and raises the same."""
+    with _opened(spec, state, earlier, out) as opened:
+        sources = [one for one in (opened.base, *opened.experts) if one is not None]
+        size = sum(one.data_bytes for one in sources)
+        size += 0 if opened.earlier is None else opened.earlier.state_bytes
+        count = sum(1 for _ in opened.plan.merged_names(0))
+        return FoldPreview(spec.method, len(spec.experts), len(opened.before), count, size)
+
+
+def read_merge(state: Path, base: Path, out: Path, **params: Any) -> WrittenCheckpoint:
+    """Write the merge that a state holds, without another expert: of a method with scope "model".
+
+    Args:
+        state: the state file.
+        base: the one that its sequence began with.
+        out: where the merged checkpoint goes, a single file.
+        params: of reading alone, such as `task` of a method that decodes.
+
+    Returns:
+        The merged checkpoint; its bytes are those of merging all the experts at once.
+
+    Raises:
+        SpecError: the method gives its merge only while an expert is folded in, or has no such parameter.
+        CheckpointMismatchError: it is another base.
+        CheckpointError: a file is missing or damaged, or cannot be written.
+    """
+    with StateFile(state) as file, ExitStack() as stack:
+        spec = _spec_of(file, base, params)
+        check_paths([spec], [out])
+        source = open_digested(stack, base)
+        stack.enter_context(_cores(registry.get(spec.method)))
+        check_same_base(file.path, file.history.base, source.recorded_digest or file.history.base)  # type: ignore[union-attr]
+        plan = Plan([_without_experts(spec)], source, ())
+        folded = Folded(plan.merge(0), file.shared, file)
+        opened = _Opened(spec, source, (), file, plan, file.recipe)
+        with _begun(opened, out) as merged:
+            _write_rest(opened, folded, merged)
+            file.check_whole()
+            _check_copied(file.history.copied, _copied(opened), file.path)
+            check_same_base(file.path, file.history.base, source.digest())  # type: ignore[union-attr]
+            return merged.finish(_lineage(spec, file.history))
+
+
+@contextmanager
+def _opened(spec: MergeSpec, state: Path, earlier: Path | None, out: Path | None) -> Iterator[_Opened]:
+    """Open and check everything; all problems in one error."""
+    info = registry.get(spec.method)
+    _check_request(info, spec, state, earlier, out)
+    with ExitStack() as stack:
+        base = open_digested(stack, spec.base)
+        experts = tuple(open_digested(stack, path, spec.base) for path in spec.experts)
+        file = None if earlier is None else stack.enter_context(StateFile(earlier))
+        plan = Plan([job_of(spec, spec.experts)], base, experts)  # type: ignore[arg-type]
+        opened = _Opened(spec, base, experts, file, plan, _recipe(spec, info, plan))  # type: ignore[arg-type]
+        if file is not None:
+            _check_all(_goes_on(opened, file))
+        yield opened
+
+
+def _check_request(
+    info: MethodInfo, spec: MergeSpec, state: Path, earlier: Path | None, out: Path | None
+) -> None:
+    """Refuse what no header need be read for."""
+    if info.kind != "continual":
+        known = ", ".join(one.name for one in registry.methods() if one.kind == "continual")
+        raise SpecError(
+            f"Method '{info.name}' merges all experts at once and keeps no state. Take a continual one: {known}."
+        )
+    outs = [state] if out is None else [state, out]
+    check_paths([spec] * len(outs), outs)
+    if out is not None and earlier is not None and out.resolve() == earlier.resolve():
+        raise SpecError(f"The merge would replace the state {earlier}. Give it a path of its own.")
+
+
+def _goes_on(opened: _Opened, file: StateFile) -> Sequence[Callable[[], None]]:
+    """What must hold for a sequence to go on."""
+    spec, told = opened.spec, DescribedExperts(str(file.path), file.history)
+    excluded = match_excluded(spec.exclude, sorted({*opened.plan.names, *told.names}))
+    recorded = None if opened.base is None else opened.base.recorded_digest or file.history.base
+    return (
+        lambda: check_same_recipe(file, opened.recipe),
+        lambda: check_same_base(file.path, file.history.base, recorded),
+        lambda: check_compatible(
+            None, [told, *opened.experts], excluded, dtype_is_stated=spec.dtype is not None
+        ),  # type: ignore[list-item]
+    )
+
+
+def _check_all(checks: Sequence[Callable[[], None]]) -> None:
+    """Run all checks; raise what they found as one error, of the first one's kind."""
+    found = []
+    for check in checks:
+        try:
+            check()
+        except MergeError as exc:
+            found.append(exc)
+    if found:
+        raise type(found[0])("\n".join(str(exc) for exc in found)) from found[0]
+
+
+def _recipe(spec: MergeSpec, info: MethodInfo, plan: Plan) -> Recipe:
+    dtype = str(plan.arithmetic_dtype(0)).removeprefix("torch.")
+    return Recipe(spec.method, _kept(info, spec.params), spec.seed, spec.exclude, spec.dtype, dtype)
+
+
+def _kept(info: MethodInfo, params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that the steps depend on."""
+    return accepted(info.implementation.step, params)  # type: ignore[arg-type]
+
+
+def _cores(info: MethodInfo) -> Any:
+    return nullcontext() if info.works_on == "entry" else one_core()
+
+
+def _begun(opened: _Opened, out: Path) -> CheckpointWriter:
+    """The merged checkpoint, with places for the digests that are not known yet."""
+    experts = [*opened.before, *[NO_DIGEST] * len(opened.experts)]
+    return CheckpointWriter(out, opened.plan.layouts[0], merge_lineage(opened.spec, {}, NO_DIGEST, experts))
+
+
+def _lineage(spec: MergeSpec, history: History) -> dict[str, Any]:
+    return merge_lineage(spec, {}, history.base, history.experts)
+
+
+def _fold(opened: _Opened, folder: Path, merged: CheckpointWriter | None) -> Folded:
+    """The state after all new experts."""
+    plan, file = opened.plan, opened.earlier
+    folded = Folded.begin(plan.merge(0), folder)
+    if file is not None:
+        folded.shared, folded.states = file.shared, file
+    last = len(opened.experts) - 1
+    for row in range(len(opened.experts)):
+        take = leave if merged is None or row < last else _writes(plan, merged)
+        folded.add(plan.each_inputs(0, (row,)), take)
+        if row == 0 and file is not None:
+            file.check_whole()
+    return folded
+
+
+def _writes(plan: Plan, merged: CheckpointWriter) -> Callable[[Inputs, Tensor], None]:
+    """Puts what a step gives into the merged checkpoint."""
+
+    def write(inputs: Inputs, tensor: Tensor) -> None:
+        name = inputs.layer.name
+        merged.write(name, plan.merge(0).finished(inputs, tensor, plan.layouts[0][name][0]))
+
+    return write
+
+
+def _write_rest(opened: _Opened, folded: Folded, merged: CheckpointWriter) -> None:
+    """What the steps have not written: merges that span the model, and copies."""
+    plan, merge = opened.plan, opened.plan.merge(0)
+    if merge.method.implementation.shared is not None:
+        write = _writes(plan, merged)
+        for inputs in plan.each_inputs(0, ()):
+            with merge.named(inputs):
+                write(inputs, folded.read(inputs.layer.name))
+    for name in plan.names:
+        if not plan.is_merged(0, name):
+            merged.write(name, plan.result(0, plan.load(name)))
+
+
+def _copied(opened: _Opened) -> dict[str, str]:
+    """The digests of tensors that are not merged but the same in all experts."""
+    plan = opened.plan
+    names = [name for name in plan.names if not plan.is_merged(0, name) and not plan.is_excluded(0, name)]
+    return {name: tensor_digest(plan.result(0, plan.load(name))) for name in names}
+
+
+def _check_copied(recorded: dict[str, str], found: dict[str, str], state: Path) -> None:
+    wrong = [name for name in sorted(recorded) if recorded[name] != found.get(name)]
+    if wrong:
+        raise CheckpointMismatchError(
+            f"Tensors {', '.join(wrong)} differ from those of the experts in state {state}. Only floating tensors are "
+            "merged; others must be equal in all. Begin a new state and list them in `exclude` to leave them as "
+            "in the base."
+        )
+
+
+def _history(opened: _Opened, copied: dict[str, str], *, again: bool) -> History:
+    """What the new state is made from, once everything was read."""
+    base = None if opened.base is None else opened.base.digest()
+    experts = tuple(expert.digest() for expert in opened.experts)
+    file = opened.earlier
+    if file is not None:
+        check_same_base(file.path, file.history.base, base)
+        _check_copied(dict(file.history.copied), copied, file.path)
+        if experts[0] == file.history.experts[-1] and not again:
+            raise SpecError(
+                f"Expert '{opened.experts[0].label}' is the last one in state {file.path} already ({experts[0]}). "
+                "Nothing was written. Fold in the next one; to count this one twice, say so (`again`, --again)."
+            )
+    first = opened.experts[0]
+    merged = {name: (first.dtype(name), tuple(first.shape(name))) for name in opened.plan.merged_names(0)}
+    return History(base, (*opened.before, *experts), merged, copied)
+
+
+def _spec_of(file: StateFile, base: Path, params: dict[str, Any]) -> MergeSpec:
+    """The recipe of a state, which stands in for its experts."""
+    recipe, info = file.recipe, registry.get(file.recipe.method)
+    if info.implementation.shared is None:
+        raise SpecError(
+            f"Method '{info.name}' gives its merge only while an expert is folded in. Give the expert, and a place "
+            "for the merge."
+        )
+    fixed = sorted(set(params) & set(recipe.params))
+    if fixed:
+        raise SpecError(
+            f"{', '.join(f'`{name}`' for name in fixed)} cannot be changed: the steps of state {file.path} depended "
+            "on it. Leave it out, or begin a new state."
+        )
+    return MergeSpec(
+        method=recipe.method,
+        params={**recipe.params, **params},
+        base=base,
+        experts=(file.path,),
+        seed=recipe.seed,
+        exclude=recipe.exclude,
+        dtype=recipe.dtype,
+    )
+
+
+def _without_experts(spec: MergeSpec) -> Job:
+    dtype = None if spec.dtype is None else getattr(torch, spec.dtype)
+    return Job(registry.get(spec.method), spec.params, spec.seed, (), spec.exclude, dtype)
