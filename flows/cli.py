@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from flows.commands import bench, convert, doctor, inspect, merge, methods, plan, run, sync, ui, workers
+from flows.commands import bench, convert, doctor, fold, inspect, merge, methods, plan, run, sync, ui, workers
 from flows.console import err
 from merge_lib.errors import MergeError, SpecError
 
@@ -25,6 +25,7 @@ run.register(app)
 plan.register(app)
 inspect.register(app)
 merge.register(app)
+fold.register(app)
 methods.register(app)
 convert.register(app)
 sync.register(app)
