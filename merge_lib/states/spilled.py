@@ -13,7 +13,7 @@ from torch import Tensor
 from merge_lib.checkpoints.digest import raw_bytes
 from merge_lib.states.values import flatten, rebuild
 
-IN_MEMORY_BYTES = 1 << 28  # of all states of a model; more of them lie in a file
+IN_MEMORY_BYTES = 1 << 26  # of all states of a model; more of them lie in a file
 
 
 @dataclass(frozen=True)
