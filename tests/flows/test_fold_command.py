@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli import make_app
 from merge_lib import MergeSpec, merge_checkpoints
 from merge_lib.checkpoints import write_state_dict
 from merge_lib.errors import CheckpointMismatchError, SpecError
@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def fold(words):
-    result = CliRunner().invoke(app, ["fold", "--base", "base.safetensors", *words.split()])
+    result = CliRunner().invoke(make_app(), ["fold", "--base", "base.safetensors", *words.split()])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
