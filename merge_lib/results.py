@@ -15,6 +15,7 @@ class CheckpointRef:
     path: str | None  # relative to the project's root; None: a merge that was not kept
     digest: str
     size_bytes: int  # of the file; of the tensors alone where there is none
+    state_bytes: int | None = None  # of what a continual method keeps, to go on from this merge
     record: str = ""  # "<kind>/<key>" of its making in the project's store; empty where it was not made there
 
 

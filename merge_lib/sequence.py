@@ -4,7 +4,7 @@ Memory holds one tensor of each checkpoint and of the state. Folded one by one, 
 the same bytes as merged all at once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +108,7 @@ def fold_experts(
     earlier: Path | None = None,
     out: Path | None = None,
     again: bool = False,
+    lineage: Mapping[str, Any] | None = None,
 ) -> FoldReport:
     """Fold experts into the state of a continual method.
 
@@ -117,6 +118,7 @@ def fold_experts(
         earlier: the state to go on from, which may be at the same path; None begins a sequence.
         out: where the merged checkpoint goes, a single file; None: nowhere.
         again: the last expert of the earlier state may come once more.
+        lineage: more JSON values for the merged file's lineage.
 
     Returns:
         Where the state is and what it is.
@@ -130,13 +132,13 @@ def fold_experts(
     started = perf_counter()
     with _opened(spec, state, earlier, out) as opened, ExitStack() as stack:
         stack.enter_context(_cores(registry.get(spec.method)))
-        merged = None if out is None else stack.enter_context(_begun(opened, out))
+        merged = None if out is None else stack.enter_context(_begun(opened, out, lineage or {}))
         folded = _fold(opened, state.resolve().parent, merged)
         copied = _copied(opened)
         if merged is not None:
             _write_rest(opened, folded, merged)
         history = _history(opened, copied, again=again)
-        written = None if merged is None else merged.finish(_lineage(spec, history))
+        written = None if merged is None else merged.finish(_lineage(spec, lineage or {}, history))
         file = write_state(state, opened.recipe, history, folded.states, folded.shared)
     size = sum(folded.states.describe(name).size_bytes for name in folded.states)  # type: ignore[attr-defined]
     return FoldReport(
@@ -182,12 +184,12 @@ def read_merge(state: Path, base: Path, out: Path, **params: Any) -> WrittenChec
         plan = Plan([_without_experts(spec)], source, ())
         folded = Folded(plan.merge(0), file.shared, file)
         opened = _Opened(spec, source, (), file, plan, file.recipe)
-        with _begun(opened, out) as merged:
+        with _begun(opened, out, {}) as merged:
             _write_rest(opened, folded, merged)
             file.check_whole()
             _check_copied(file.history.copied, _copied(opened), file.path)
             check_same_base(file.path, file.history.base, source.digest())  # type: ignore[union-attr]
-            return merged.finish(_lineage(spec, file.history))
+            return merged.finish(_lineage(spec, {}, file.history))
 
 
 @contextmanager
@@ -249,11 +251,11 @@ def _check_all(checks: Sequence[Callable[[], None]]) -> None:
 
 def _recipe(spec: MergeSpec, info: MethodInfo, plan: Plan) -> Recipe:
     dtype = str(plan.arithmetic_dtype(0)).removeprefix("torch.")
-    return Recipe(spec.method, _kept(info, spec.params), spec.seed, spec.exclude, spec.dtype, dtype)
+    return Recipe(spec.method, step_params(info, spec.params), spec.seed, spec.exclude, spec.dtype, dtype)
 
 
-def _kept(info: MethodInfo, params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that the steps depend on."""
+def step_params(info: MethodInfo, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a continual method that its steps, and so its states, depend on."""
     return accepted(info.implementation.step, params)  # type: ignore[arg-type]
 
 
@@ -261,14 +263,16 @@ def _cores(info: MethodInfo) -> Any:
     return nullcontext() if info.works_on == "entry" else one_core()
 
 
-def _begun(opened: _Opened, out: Path) -> CheckpointWriter:
+def _begun(opened: _Opened, out: Path, extra: Mapping[str, Any]) -> CheckpointWriter:
     """The merged checkpoint, with places for the digests that are not known yet."""
     experts = [*opened.before, *[NO_DIGEST] * len(opened.experts)]
-    return CheckpointWriter(out, opened.plan.layouts[0], merge_lineage(opened.spec, {}, NO_DIGEST, experts))
+    return CheckpointWriter(
+        out, opened.plan.layouts[0], merge_lineage(opened.spec, extra, NO_DIGEST, experts)
+    )
 
 
-def _lineage(spec: MergeSpec, history: History) -> dict[str, Any]:
-    return merge_lineage(spec, {}, history.base, history.experts)
+def _lineage(spec: MergeSpec, extra: Mapping[str, Any], history: History) -> dict[str, Any]:
+    return merge_lineage(spec, extra, history.base, history.experts)
 
 
 def _fold(opened: _Opened, folder: Path, merged: CheckpointWriter | None) -> Folded:

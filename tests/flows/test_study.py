@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 from typer.main import get_command
 
-from flows.cli import app
+from flows.cli import make_app
 from flows.config import load_study
 from flows.estimates import Estimates, plan_steps, summarise_plan
 from flows.lineage import lineage_lines, lineage_of
@@ -113,7 +113,7 @@ def files_of_merges(project: Project) -> list[Path]:
     return sorted(project.store.glob("merge/*/*.safetensors"))
 
 
-METHODS = "methods=[average, task_arithmetic, ties, dare, magmax]"
+METHODS = "methods=[average, task_arithmetic, ties, dare, magmax, opcm, condu]"
 
 
 def test_a_study_without_stored_merges_measures_the_same(project, tiny_project, monkeypatch):
@@ -186,11 +186,11 @@ def test_lineage_report_record_and_verify_say_that_a_merge_is_not_kept(project):
     assert "evaluated as they were made and not kept" in report
     assert "mergeline run digits.yaml --set keep_merged=true" in report
 
-    answer = CliRunner().invoke(get_command(app), ["lineage", run_id, "--label", "average"])
+    answer = CliRunner().invoke(get_command(make_app()), ["lineage", run_id, "--label", "average"])
     again = "mergeline run studies/digits.yaml --set 'regimes=[parallel]' --set 'references=[]' --set keep_merged=true"
     assert again in answer.output
     place = project.store / "merge" / model["key"] / "model.safetensors"
-    answer = CliRunner().invoke(get_command(app), ["verify", str(place)])
+    answer = CliRunner().invoke(get_command(make_app()), ["verify", str(place)])
     assert isinstance(answer.exception, CheckpointError)
     assert f"The merge's digest is {model['digest']}" in str(answer.exception)
 
