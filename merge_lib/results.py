@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-Regime = Literal["sequential", "parallel"]
+Regime = Literal["sequential", "parallel", "merged"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Row:
 
     label: str  # the study's name for the row, unique together with regime and seed
     kind: Literal["merge", "reference"]
-    method: str  # registered method name; for references: base, expert, sequential, joint
+    method: str  # registered method name; for references: base, expert, sequential, latest, joint
     regime: Regime | None  # how the experts were trained; None where that has no meaning
     seed: int | None  # None for the base, which is shared by all seeds
     params: dict[str, Any]

@@ -45,6 +45,12 @@ def merge_experts(setting: Setting, job: MergeJob, base: Finished, experts: list
     return merge_missing(setting, job, base, experts)
 
 
+@task(task_run_name="take the merge", cache_policy=NO_CACHE)
+def take_only(merged: list[Finished]) -> Finished:
+    """The one merge of a job with one entry, for an expert to start from."""
+    return merged[0]
+
+
 def merging_key(
     entry: MergeEntry, seed: int, base_digest: str, expert_digests: list[str]
 ) -> tuple[str, dict[str, str], dict[str, Any]]:
