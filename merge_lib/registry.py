@@ -170,7 +170,7 @@ def merge_method(  # noqa: PLR0913 -- a declaration: each is one fact
         scope: "model" where one tensor's result depends on the others; then `statistics` is given, or
             `shared` by a continual method.
         works_on: the least that the function can be given of a tensor: any part of it, whole rows of the first
-            axis, or all of it.
+            axis (a vector is one row), or all of it.
         data: what it needs beside weights; "test inputs" marks a method that looks at what it is judged by.
         observation: what `merge_lib.calibration` must have collected, for a function that takes `observed`.
         statistics: the pass over the whole model that comes first.

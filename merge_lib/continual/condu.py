@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from merge_lib.errors import MethodInputError
 from merge_lib.ops.bits import pack, unpack
+from merge_lib.ops.decoding import check_task
 from merge_lib.ops.sums import magnitude_sum
 from merge_lib.ops.unify import Rescaler, ZeroSumSign, agrees, decouple, unify_extremes
 from merge_lib.registry import SharedState, merge_method
@@ -83,12 +83,7 @@ def read(
     Raises:
         MethodInputError: there is no such task.
     """
-    count = len(shared.rescalers)
-    if task >= count:
-        raise MethodInputError(
-            f"Task {task} was asked for, but {count} experts are unified: tasks 0 to {count - 1}. "
-            "Ask for one of them, or fold in the expert first."
-        )
+    check_task(task, len(shared.rescalers))
     unified = _unified(state, zero_sum_sign)
     return unified.clone() if task < 0 else _decoupled(state, unified, task, shared.rescalers[task])
 
@@ -129,8 +124,7 @@ def condu(
     Differs from the paper: a rescaler whose mask is empty is 0, with a warning, rather than a division by 0;
         `drift` and `zero_sum_sign` are ours. Choosing the task of an input by prototypes is not part of the merge:
         `task` says it.
-    Reference: Gao et al., "Knowledge Decoupling and Unifying" (ConDU), arXiv:2503.10705; Huang et al.,
-        "EMR-Merging", NeurIPS 2024, section 3.3.
+    Reference: ConDU, arXiv:2503.10705, ICLR 2026; Huang et al., "EMR-Merging", NeurIPS 2024, whose step it runs anew.
 
     Args:
         state: what the experts before left.

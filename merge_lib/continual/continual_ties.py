@@ -71,7 +71,7 @@ def continual_ties(
     Differs from the paper: the paper merges all experts at once and trims over the whole model. The stream of
         OPCM's baselines, θ̄_t = θ̄_{t−1} + λ·TIES(θ̄_{t−1} − θ_0, τ_t), adds the old merge again at every step; this
         does not.
-    Reference: Yadav et al., "TIES-Merging", NeurIPS 2023, arXiv:2306.01708, algorithm 1; as a stream in Tang et
+    Reference: Yadav et al., "TIES-Merging", NeurIPS 2023, arXiv:2306.01708; as a stream in Tang et
         al., arXiv:2501.09522.
 
     Args:

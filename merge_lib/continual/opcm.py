@@ -89,8 +89,7 @@ def opcm(
     Differs from the paper: α = 1 gives k = the rank (the authors' code gives 0). Singular values below the
         largest times the longer side times the dtype's rounding unit are taken as 0, and nothing is removed along
         their vectors, which are arbitrary. Where the sum of all is 0, so is the merge.
-    Reference: Tang et al., "Merging Models on the Fly Without Retraining", NeurIPS 2025, arXiv:2501.09522,
-        section 4.
+    Reference: Tang et al., "Merging Models on the Fly Without Retraining", NeurIPS 2025, arXiv:2501.09522.
 
     Args:
         state: what the experts before left.

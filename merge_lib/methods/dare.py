@@ -1,10 +1,10 @@
 """DARE: drop entries at random and rescale the rest."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.ops.chance import TensorGenerator
+from merge_lib.ops.sparsify import drop_at_random
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.types import Density, Scale
@@ -45,7 +45,4 @@ def dare(
     Returns:
         [*shape], dtype of task_vectors.
     """
-    kept = torch.stack(
-        [generator.keep(expert, tuple(row.shape), density) for expert, row in enumerate(task_vectors)]
-    )
-    return scale * sum_rows(task_vectors / density * kept)
+    return scale * sum_rows(drop_at_random(task_vectors, density, generator))

@@ -20,6 +20,7 @@ _NEARLY_PARALLEL = 0.9995
     paper="https://dl.acm.org/doi/10.1145/325334.325242",
     needs_base=False,
     order_free=False,
+    works_on="tensor",
 )
 def slerp(experts: Float[Tensor, " n *shape"], *, position: Fraction = 0.5) -> Float[Tensor, " *shape"]:
     """The point on the arc from the first checkpoint to the second, tensor by tensor.

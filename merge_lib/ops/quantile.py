@@ -1,8 +1,9 @@
-"""The exact k-th largest magnitude of a whole model, found by streaming over its tensors.
+"""The exact k-th largest magnitude, or value, of a whole model, found by streaming over its tensors.
 
-Non-negative floats are ordered like the integers that their bits spell. Each pass counts sixteen of those
-bits, from the top, among the entries that agree with what is already known: two passes for float32, four for
-float64, at half a megabyte an expert, whatever the size of the model.
+Non-negative floats are ordered like the integers that their bits spell; so are all once the bits of negative ones
+and everybody's highest bit are turned over. Each pass counts sixteen of those bits, from the top, among the
+entries that agree with what is already known: two passes for float32, four for float64, at half a megabyte an
+expert, whatever the size of the model.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +19,11 @@ _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 @dataclass(frozen=True)
 class Thresholds:
-    """For each expert the magnitude that an entry must reach to be among the largest share of the model."""
+    """For each expert what an entry must reach to be among the largest share of the model.
+
+    Attributes:
+        signed: the values themselves are compared, not their magnitudes.
+    """
 
     share: float
     dtype: torch.dtype
@@ -27,13 +32,19 @@ class Thresholds:
     prefix: Int[Tensor, " n"]  # the bits of the threshold that are known
     counts: Int[Tensor, " n digits"]  # of the next sixteen bits, in the running pass
     rank: Int[Tensor, " n"]  # how many entries with that prefix are kept; only after the first pass
+    signed: bool = False
 
     @property
     def values(self) -> Float[Tensor, " n"]:
-        """The thresholds, once complete; −1, which keeps everything, before that."""
+        """The thresholds, once complete; before that −1, or −∞ of signed ones, which keeps everything."""
         if self.known_bits == 0:
-            return torch.full(self.prefix.shape, -1.0, dtype=self.dtype)
-        return self.prefix.to(_INTEGERS[self.dtype]).view(self.dtype)
+            return torch.full(self.prefix.shape, -float("inf") if self.signed else -1.0, dtype=self.dtype)
+        bits = self.prefix
+        if self.signed:
+            top = _top_bit(self.dtype)
+            bits = bits ^ top if self.dtype == torch.float64 else bits + top  # as it was, read with a sign
+            bits = bits ^ ((bits >> 63) & ~top)
+        return bits.to(_INTEGERS[self.dtype]).view(self.dtype)
 
 
 def kept_count(total: int, share: float) -> int:
@@ -41,7 +52,9 @@ def kept_count(total: int, share: float) -> int:
     return max(1, min(total, int(share * total + 0.5)))
 
 
-def begin_thresholds(count: int, dtype: torch.dtype, *, share: float, complete: bool = False) -> Thresholds:
+def begin_thresholds(
+    count: int, dtype: torch.dtype, *, share: float, complete: bool = False, signed: bool = False
+) -> Thresholds:
     """Nothing seen yet. A share of 1 keeps everything and needs no pass."""
     zeros = torch.zeros(count, dtype=torch.int64)
     return Thresholds(
@@ -52,6 +65,7 @@ def begin_thresholds(count: int, dtype: torch.dtype, *, share: float, complete: 
         prefix=zeros,
         counts=torch.zeros(count, _DIGITS, dtype=torch.int64),
         rank=zeros,
+        signed=signed,
     )
 
 
@@ -60,11 +74,24 @@ def fold_thresholds(state: Thresholds, task_vectors: Float[Tensor, " n *shape"])
     shift = state.dtype.itemsize * 8 - state.known_bits - _DIGIT_BITS
     added = []
     for row, prefix in zip(task_vectors, state.prefix.tolist(), strict=True):
-        keys = row.abs().reshape(-1).view(_INTEGERS[state.dtype])
+        keys = _keys(row.reshape(-1), signed=state.signed)
         if state.known_bits:
-            keys = keys[(keys >> (shift + _DIGIT_BITS)) == prefix]
+            keys = keys[((keys >> (shift + _DIGIT_BITS)) & ((1 << state.known_bits) - 1)) == prefix]
         added.append(torch.bincount((keys >> shift) & (_DIGITS - 1), minlength=_DIGITS))
     return replace(state, counts=state.counts + torch.stack(added))
+
+
+def _keys(values: Float[Tensor, " size"], *, signed: bool) -> Int[Tensor, " size"]:
+    """Integers whose bits, read without a sign, are ordered like the values, or like their magnitudes."""
+    if not signed:
+        return values.abs().view(_INTEGERS[values.dtype])
+    bits, top = values.view(_INTEGERS[values.dtype]), _top_bit(values.dtype)
+    return (bits ^ ((bits >> (values.dtype.itemsize * 8 - 1)) & ~top)) ^ top
+
+
+def _top_bit(dtype: torch.dtype) -> int:
+    """The highest bit, which is that of the sign, as a signed number."""
+    return -(1 << (dtype.itemsize * 8 - 1))
 
 
 def close_thresholds(state: Thresholds) -> Thresholds:

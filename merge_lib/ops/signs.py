@@ -13,6 +13,13 @@ def elect_signs(task_vectors: Float[Tensor, " n *shape"]) -> Float[Tensor, " *sh
     return torch.where(total >= 0, 1.0, -1.0).to(total.dtype)
 
 
+def disjoint_sum(
+    task_vectors: Float[Tensor, " n *shape"], signs: Float[Tensor, " *shape"]
+) -> Float[Tensor, " *shape"]:
+    """The sum over those experts whose entry has the elected sign."""
+    return sum_rows(task_vectors * (task_vectors * signs > 0))
+
+
 def disjoint_mean(
     task_vectors: Float[Tensor, " n *shape"], signs: Float[Tensor, " *shape"]
 ) -> Float[Tensor, " *shape"]:

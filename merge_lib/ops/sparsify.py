@@ -1,7 +1,11 @@
 """Setting entries of task vectors to zero."""
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
+
+from merge_lib.ops.chance import TensorGenerator
+from merge_lib.ops.keys import DRAWS
 
 
 def keep_large(
@@ -10,3 +14,45 @@ def keep_large(
     """Entries whose magnitude reaches their expert's threshold; the others are zero."""
     broad = thresholds.reshape(-1, *[1] * (task_vectors.ndim - 1))
     return task_vectors * (task_vectors.abs() >= broad)
+
+
+def drop_at_random(
+    task_vectors: Float[Tensor, " n *shape"], density: float, generator: TensorGenerator
+) -> Float[Tensor, " n *shape"]:
+    """Each entry is kept with that probability and divided by it, or becomes zero."""
+    kept = [generator.keep(expert, tuple(row.shape), density) for expert, row in enumerate(task_vectors)]
+    return task_vectors / density * torch.stack(kept)
+
+
+def as_rows(tensor: Float[Tensor, " *shape"]) -> Float[Tensor, " rows length"]:
+    """What makes one output each: the first axis against all others; a vector and a scalar are one row."""
+    return tensor.reshape(1, tensor.numel()) if tensor.ndim < 2 else tensor.flatten(1)
+
+
+def magnitude_ranks(rows: Float[Tensor, " rows length"]) -> Int64[Tensor, " rows length"]:
+    """The place of each magnitude in its row, 0 for the smallest; of equal ones the first has the lower place."""
+    order = rows.abs().argsort(dim=1, stable=True)
+    places = torch.arange(rows.shape[1]).expand_as(order).contiguous()
+    return torch.empty_like(order).scatter_(1, order, places)
+
+
+def keep_probabilities(
+    rows: Float[Tensor, " rows length"], density: float, epsilon: float
+) -> Float64[Tensor, " rows length"]:
+    """From density − epsilon for the smallest magnitude of a row to density + epsilon for the largest.
+
+    They grow by equal steps with the rank; the only entry of a row of one has the density.
+    """
+    length = rows.shape[1]
+    if length <= 1:
+        return torch.full(rows.shape, density, dtype=torch.float64)
+    share = magnitude_ranks(rows).double() / (length - 1)
+    return density + epsilon * (2 * share - 1)
+
+
+def draw(
+    probabilities: Float64[Tensor, " rows length"], generator: TensorGenerator, expert: int
+) -> Bool[Tensor, " rows length"]:
+    """A mask, true with those probabilities."""
+    draws = generator.bits(expert, probabilities.numel()).astype("float64")
+    return torch.from_numpy(draws).reshape(probabilities.shape) < probabilities * DRAWS

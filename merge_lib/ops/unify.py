@@ -3,7 +3,7 @@
     s_j = +1 where Σ_i a_{i,j} > 0, else −1;   u_j = s_j · max_i {|a_{i,j}| : a_{i,j} s_j > 0}, 0 where there is none;
     M_{i,j} = [a_{i,j} s_j > 0];   a_i is given back as λ_i M_i ⊙ u.
 
-EMR-Merging and ConDU share it (Huang et al., "EMR-Merging", NeurIPS 2024, section 3.3).
+EMR-Merging and ConDU share it (Huang et al., "EMR-Merging", NeurIPS 2024).
 """
 
 from collections.abc import Sequence

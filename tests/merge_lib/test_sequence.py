@@ -98,7 +98,7 @@ def test_what_cannot_be_read_from_a_state(models, tmp_path):
         read_merge(state, base, out, tsk=1)
     with pytest.raises(CheckpointMismatchError, match="keeps its base"):
         read_merge(state, experts[0], out)
-    with pytest.raises(MethodInputError, match="Task 4 was asked for, but 4 experts"):
+    with pytest.raises(MethodInputError, match="`task` is 4, but 4 experts"):
         read_merge(state, base, out, task=4)
     assert not out.exists()
 

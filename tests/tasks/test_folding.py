@@ -97,6 +97,6 @@ def test_a_method_that_refuses_does_not_hold_up_the_others(models, tmp_path):
     wrong = MergeEntry("wrong", "condu", {"task": 7})
     from merge_lib.errors import MergeError
 
-    with pytest.raises(MergeError, match="wrong · a label: Task 7 was asked for"):
+    with pytest.raises(MergeError, match="wrong · a label: `task` is 7, but 3 experts"):
         merge(tmp_path, base, experts, (wrong, *ENTRIES))
     assert len(list(setting(tmp_path).store.of_kind("merge"))) == len(ENTRIES)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from merge_lib.ops.chance import TensorGenerator
+from merge_lib.ops.sparsify import draw, keep_probabilities
 from merge_lib.ops.sums import magnitude_sum, rows_size
 
 
@@ -80,15 +81,7 @@ def drop_by_rank(
     if density >= 1:
         return task_vector
     rows = task_vector.reshape(-1, task_vector.shape[-1]) if task_vector.ndim else task_vector.reshape(1, 1)
-    order = rows.abs().argsort(dim=1, stable=True)
-    ranks = torch.empty_like(order)
-    ranks.scatter_(1, order, torch.arange(rows.shape[1]).expand_as(order).contiguous())
-    share = (
-        ranks.double() / (rows.shape[1] - 1) if rows.shape[1] > 1 else torch.full(rows.shape, 0.5).double()
-    )
-    probability = density + epsilon * (2 * share - 1)
-    draws = generator.bits(expert, rows.numel()).astype("float64")
-    kept = torch.from_numpy(draws).reshape(rows.shape) < probability * 2**32
+    kept = draw(keep_probabilities(rows, density, epsilon), generator, expert)
     return (rows * kept).reshape(task_vector.shape)
 
 

@@ -12,8 +12,8 @@ from merge_lib.ops.quantile import (
 )
 
 
-def stream(tensors, share, dtype):
-    state = begin_thresholds(tensors[0].shape[0], dtype, share=share)
+def stream(tensors, share, dtype, *, signed=False):
+    state = begin_thresholds(tensors[0].shape[0], dtype, share=share, signed=signed)
     passes = 0
     while not state.complete:
         for tensor in tensors:
@@ -39,6 +39,24 @@ def test_it_is_the_sorted_list_s_entry(values, share, cut, dtype):
         assert passes == dtype.itemsize // 2
         assert state.values.item() == sorted(whole[0].abs().tolist(), reverse=True)[kept - 1]
         assert state.values.item() == tensor_threshold(whole[0], share)
+
+
+@given(
+    values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40),
+    share=st.floats(0.01, 0.99),
+    cut=st.integers(0, 40),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_signed_values_are_ordered_as_they_are(values, share, cut, dtype):
+    whole = torch.tensor([values], dtype=dtype)
+    state, _ = stream([whole[:, :cut], whole[:, cut:]], share, dtype, signed=True)
+    kept = kept_count(len(values), share)
+    assert state.values.item() == sorted(whole[0].tolist(), reverse=True)[kept - 1]
+
+
+def test_a_share_of_everything_is_below_all():
+    state, passes = stream([torch.tensor([[-3.0]])], 1, torch.float32, signed=True)
+    assert (state.values.item(), passes) == (-float("inf"), 0)
 
 
 def test_each_expert_has_its_own_threshold():
