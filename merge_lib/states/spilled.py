@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
+from tempfile import SpooledTemporaryFile, gettempdir
 from typing import Any
 from weakref import finalize
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from merge_lib.checkpoints.digest import raw_bytes
+from merge_lib.durability import remedy_for
+from merge_lib.errors import CheckpointError
 from merge_lib.states.values import flatten, rebuild
 
 IN_MEMORY_BYTES = 1 << 26  # of all states of a model; more of them lie in a file
@@ -43,21 +45,31 @@ class SpilledStates(Mapping[str, Any]):
     """
 
     def __init__(self, folder: Path | None = None, *, in_memory_bytes: int = IN_MEMORY_BYTES) -> None:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
         self._file = SpooledTemporaryFile(max_size=in_memory_bytes, dir=folder)  # noqa: SIM115 -- lives as long
         finalize(self, self._file.close)
         self._places: dict[str, Described] = {}
         self._kind: type | None = None
         self._end = 0
+        self._folder = folder
 
     def put(self, name: str, state: Any) -> None:
         """Keep the state of one tensor."""
         flat = flatten(state)
         self._kind = type(state)
         placed = {}
-        self._file.seek(self._end)
-        for key, tensor in flat.tensors.items():
-            placed[key] = (tensor.dtype, tensor.shape, self._end)
-            self._end += self._file.write(raw_bytes(tensor))
+        try:
+            self._file.seek(self._end)
+            for key, tensor in flat.tensors.items():
+                placed[key] = (tensor.dtype, tensor.shape, self._end)
+                self._end += self._file.write(raw_bytes(tensor))
+        except OSError as refused:
+            where = self._folder or gettempdir()
+            raise CheckpointError(
+                f"States that memory does not hold cannot be kept in {where}: {refused.strerror or refused}. "
+                f"Nothing was left behind. {remedy_for(refused)}"
+            ) from refused
         self._places[name] = Described(flat.outline, placed)
 
     def __getitem__(self, name: str) -> Any:

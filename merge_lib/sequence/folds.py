@@ -4,42 +4,27 @@ Memory holds one tensor of each checkpoint and of the state. Folded one by one, 
 the same bytes as merged all at once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from merge_lib import registry
-from merge_lib.arithmetic import Inputs, accepted
+from merge_lib.arithmetic import Inputs
 from merge_lib.checkpoints import NO_DIGEST, CheckpointWriter, WrittenCheckpoint, tensor_digest
-from merge_lib.compatibility import check_compatible, match_excluded
-from merge_lib.engine import (
-    DigestedCheckpoint,
-    check_paths,
-    job_of,
-    merge_lineage,
-    open_digested,
-)
-from merge_lib.errors import CheckpointMismatchError, MergeError, SpecError
+from merge_lib.engine import check_paths, merge_lineage, open_digested
+from merge_lib.errors import CheckpointMismatchError, SpecError
 from merge_lib.folding import Folded, leave
 from merge_lib.ops.cores import one_core
-from merge_lib.plan import Job, Plan
+from merge_lib.plan import Plan
 from merge_lib.registry import MethodInfo
+from merge_lib.sequence.opening import Opened, opened_fold, spec_of, without_experts
 from merge_lib.spec import MergeSpec
-from merge_lib.states import (
-    DescribedExperts,
-    History,
-    Recipe,
-    StateFile,
-    check_same_base,
-    check_same_recipe,
-    write_state,
-)
+from merge_lib.states import History, StateFile, check_same_base, write_state
 
 
 @dataclass(frozen=True)
@@ -65,23 +50,6 @@ class FoldReport:
     def state_bytes_per_expert(self) -> float:
         """What an expert of the sequence costs to keep, on average."""
         return self.state_bytes / len(self.experts)
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """All that a fold reads, open and checked as far as headers tell."""
-
-    spec: MergeSpec
-    base: DigestedCheckpoint | None
-    experts: tuple[DigestedCheckpoint, ...]
-    earlier: StateFile | None
-    plan: Plan
-    recipe: Recipe
-
-    @property
-    def before(self) -> tuple[str, ...]:
-        """Digests of the experts that are folded in already."""
-        return () if self.earlier is None else self.earlier.history.experts
 
 
 @dataclass(frozen=True)
@@ -130,7 +98,7 @@ def fold_experts(
         MethodInputError: an expert or the merge is not finite.
     """
     started = perf_counter()
-    with _opened(spec, state, earlier, out) as opened, ExitStack() as stack:
+    with opened_fold(spec, state, earlier, out) as opened, ExitStack() as stack:
         stack.enter_context(_cores(registry.get(spec.method)))
         merged = None if out is None else stack.enter_context(_begun(opened, out, lineage or {}))
         folded = _fold(opened, state.resolve().parent, merged)
@@ -150,7 +118,7 @@ def preview_fold(
     spec: MergeSpec, state: Path, *, earlier: Path | None = None, out: Path | None = None
 ) -> FoldPreview:
     """Check a fold as `fold_experts` does before it reads any tensor; takes and raises the same."""
-    with _opened(spec, state, earlier, out) as opened:
+    with opened_fold(spec, state, earlier, out) as opened:
         sources = [one for one in (opened.base, *opened.experts) if one is not None]
         size = sum(one.data_bytes for one in sources)
         size += 0 if opened.earlier is None else opened.earlier.state_bytes
@@ -176,14 +144,14 @@ def read_merge(state: Path, base: Path, out: Path, **params: Any) -> WrittenChec
         CheckpointError: a file is missing or damaged, or cannot be written.
     """
     with StateFile(state) as file, ExitStack() as stack:
-        spec = _spec_of(file, base, params)
+        spec = spec_of(file, base, params)
         check_paths([spec], [out])
         source = open_digested(stack, base)
         stack.enter_context(_cores(registry.get(spec.method)))
         check_same_base(file.path, file.history.base, source.recorded_digest or file.history.base)  # type: ignore[union-attr]
-        plan = Plan([_without_experts(spec)], source, ())
+        plan = Plan([without_experts(spec)], source, ())
         folded = Folded(plan.merge(0), file.shared, file)
-        opened = _Opened(spec, source, (), file, plan, file.recipe)
+        opened = Opened(spec, source, (), file, plan, file.recipe)
         with _begun(opened, out, {}) as merged:
             _write_rest(opened, folded, merged)
             file.check_whole()
@@ -192,78 +160,11 @@ def read_merge(state: Path, base: Path, out: Path, **params: Any) -> WrittenChec
             return merged.finish(_lineage(spec, {}, file.history))
 
 
-@contextmanager
-def _opened(spec: MergeSpec, state: Path, earlier: Path | None, out: Path | None) -> Iterator[_Opened]:
-    """Open and check everything; all problems in one error."""
-    info = registry.get(spec.method)
-    _check_request(info, spec, state, earlier, out)
-    with ExitStack() as stack:
-        base = open_digested(stack, spec.base)
-        experts = tuple(open_digested(stack, path, spec.base) for path in spec.experts)
-        file = None if earlier is None else stack.enter_context(StateFile(earlier))
-        plan = Plan([job_of(spec, spec.experts)], base, experts)  # type: ignore[arg-type]
-        opened = _Opened(spec, base, experts, file, plan, _recipe(spec, info, plan))  # type: ignore[arg-type]
-        if file is not None:
-            _check_all(_goes_on(opened, file))
-        yield opened
-
-
-def _check_request(
-    info: MethodInfo, spec: MergeSpec, state: Path, earlier: Path | None, out: Path | None
-) -> None:
-    """Refuse what no header need be read for."""
-    if info.kind != "continual":
-        known = ", ".join(one.name for one in registry.methods() if one.kind == "continual")
-        raise SpecError(
-            f"Method '{info.name}' merges all experts at once and keeps no state. Take a continual one: {known}."
-        )
-    outs = [state] if out is None else [state, out]
-    check_paths([spec] * len(outs), outs)
-    if out is not None and earlier is not None and out.resolve() == earlier.resolve():
-        raise SpecError(f"The merge would replace the state {earlier}. Give it a path of its own.")
-
-
-def _goes_on(opened: _Opened, file: StateFile) -> Sequence[Callable[[], None]]:
-    """What must hold for a sequence to go on."""
-    spec, told = opened.spec, DescribedExperts(str(file.path), file.history)
-    excluded = match_excluded(spec.exclude, sorted({*opened.plan.names, *told.names}))
-    recorded = None if opened.base is None else opened.base.recorded_digest or file.history.base
-    return (
-        lambda: check_same_recipe(file, opened.recipe),
-        lambda: check_same_base(file.path, file.history.base, recorded),
-        lambda: check_compatible(
-            None, [told, *opened.experts], excluded, dtype_is_stated=spec.dtype is not None
-        ),  # type: ignore[list-item]
-    )
-
-
-def _check_all(checks: Sequence[Callable[[], None]]) -> None:
-    """Run all checks; raise what they found as one error, of the first one's kind."""
-    found = []
-    for check in checks:
-        try:
-            check()
-        except MergeError as exc:
-            found.append(exc)
-    if found:
-        raise type(found[0])("\n".join(str(exc) for exc in found)) from found[0]
-
-
-def _recipe(spec: MergeSpec, info: MethodInfo, plan: Plan) -> Recipe:
-    dtype = str(plan.arithmetic_dtype(0)).removeprefix("torch.")
-    return Recipe(spec.method, step_params(info, spec.params), spec.seed, spec.exclude, spec.dtype, dtype)
-
-
-def step_params(info: MethodInfo, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a continual method that its steps, and so its states, depend on."""
-    return accepted(info.implementation.step, params)  # type: ignore[arg-type]
-
-
 def _cores(info: MethodInfo) -> Any:
     return nullcontext() if info.works_on == "entry" else one_core()
 
 
-def _begun(opened: _Opened, out: Path, extra: Mapping[str, Any]) -> CheckpointWriter:
+def _begun(opened: Opened, out: Path, extra: Mapping[str, Any]) -> CheckpointWriter:
     """The merged checkpoint, with places for the digests that are not known yet."""
     experts = [*opened.before, *[NO_DIGEST] * len(opened.experts)]
     return CheckpointWriter(
@@ -275,7 +176,7 @@ def _lineage(spec: MergeSpec, extra: Mapping[str, Any], history: History) -> dic
     return merge_lineage(spec, extra, history.base, history.experts)
 
 
-def _fold(opened: _Opened, folder: Path, merged: CheckpointWriter | None) -> Folded:
+def _fold(opened: Opened, folder: Path, merged: CheckpointWriter | None) -> Folded:
     """The state after all new experts."""
     plan, file = opened.plan, opened.earlier
     folded = Folded.begin(plan.merge(0), folder)
@@ -300,7 +201,7 @@ def _writes(plan: Plan, merged: CheckpointWriter) -> Callable[[Inputs, Tensor], 
     return write
 
 
-def _write_rest(opened: _Opened, folded: Folded, merged: CheckpointWriter) -> None:
+def _write_rest(opened: Opened, folded: Folded, merged: CheckpointWriter) -> None:
     """What the steps have not written: merges that span the model, and copies."""
     plan, merge = opened.plan, opened.plan.merge(0)
     if merge.method.implementation.shared is not None:
@@ -313,7 +214,7 @@ def _write_rest(opened: _Opened, folded: Folded, merged: CheckpointWriter) -> No
             merged.write(name, plan.result(0, plan.load(name)))
 
 
-def _copied(opened: _Opened) -> dict[str, str]:
+def _copied(opened: Opened) -> dict[str, str]:
     """The digests of tensors that are not merged but the same in all experts."""
     plan = opened.plan
     names = [name for name in plan.names if not plan.is_merged(0, name) and not plan.is_excluded(0, name)]
@@ -330,7 +231,7 @@ def _check_copied(recorded: dict[str, str], found: dict[str, str], state: Path) 
         )
 
 
-def _history(opened: _Opened, copied: dict[str, str], *, again: bool) -> History:
+def _history(opened: Opened, copied: dict[str, str], *, again: bool) -> History:
     """What the new state is made from, once everything was read."""
     base = None if opened.base is None else opened.base.digest()
     experts = tuple(expert.digest() for expert in opened.experts)
@@ -346,33 +247,3 @@ def _history(opened: _Opened, copied: dict[str, str], *, again: bool) -> History
     first = opened.experts[0]
     merged = {name: (first.dtype(name), tuple(first.shape(name))) for name in opened.plan.merged_names(0)}
     return History(base, (*opened.before, *experts), merged, copied)
-
-
-def _spec_of(file: StateFile, base: Path, params: dict[str, Any]) -> MergeSpec:
-    """The recipe of a state, which stands in for its experts."""
-    recipe, info = file.recipe, registry.get(file.recipe.method)
-    if info.implementation.shared is None:
-        raise SpecError(
-            f"Method '{info.name}' gives its merge only while an expert is folded in. Give the expert, and a place "
-            "for the merge."
-        )
-    fixed = sorted(set(params) & set(recipe.params))
-    if fixed:
-        raise SpecError(
-            f"{', '.join(f'`{name}`' for name in fixed)} cannot be changed: the steps of state {file.path} depended "
-            "on it. Leave it out, or begin a new state."
-        )
-    return MergeSpec(
-        method=recipe.method,
-        params={**recipe.params, **params},
-        base=base,
-        experts=(file.path,),
-        seed=recipe.seed,
-        exclude=recipe.exclude,
-        dtype=recipe.dtype,
-    )
-
-
-def _without_experts(spec: MergeSpec) -> Job:
-    dtype = None if spec.dtype is None else getattr(torch, spec.dtype)
-    return Job(registry.get(spec.method), spec.params, spec.seed, (), spec.exclude, dtype)
