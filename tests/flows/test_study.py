@@ -166,6 +166,8 @@ def test_experts_start_from_the_merges_of_one_method(project, kept):
     assert (merges[1].path is not None) == (kept == "true")
     report = (project.runs / run_id / "report" / "report.md").read_text()
     assert "Latest expert, trained from the merge before it" in report
+    config = load_study(Path("studies/digits.yaml"), (*asked, f"keep_merged={kept}"))
+    assert all(step.is_cached for step in plan_steps(project, config)[0])
     again, worked = run(*asked, f"keep_merged={kept}")
     assert worked == Counter()
     assert load_run(project, again).unchanged_since == run_id
