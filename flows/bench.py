@@ -14,6 +14,7 @@ from typing import Any
 from flows.config import StudyConfig, load_study
 from merge_lib import MergeSpec, merge_many, workloads
 from merge_lib.checkpoints import read_state_dict
+from merge_lib.errors import SpecError
 from tasks.project import Project
 from tasks.runs import list_runs, load_run
 
@@ -66,6 +67,11 @@ class PipelineTimes:
 def measure(project: Project, study: Path, overrides: Sequence[str]) -> PipelineTimes:
     """Time the loop, the flow, the flow again, and the start-up alone, in scratch copies of the project."""
     config = load_study(study, overrides)
+    if "merged" in config.regimes:
+        raise SpecError(
+            "The bare loop knows sequential and parallel experts only, but `regimes` names merged. "
+            "Leave it out: --set 'regimes=[sequential, parallel]' --set merged_from=null."
+        )
     words = [str(study), *(word for override in overrides for word in ("--set", override))]
     serial = [*words, "--set", "resources.parallel=1"]
     with tempfile.TemporaryDirectory(prefix="mergeline-bench-") as folder:

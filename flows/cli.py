@@ -23,6 +23,7 @@ _HOMES = {  # the module of each command, in the order of the help
     "lineage": "inspect",
     "verify": "inspect",
     "merge": "merge",
+    "fold": "fold",
     "methods": "methods",
     "convert": "convert",
     "sync": "sync",

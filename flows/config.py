@@ -76,6 +76,7 @@ class StudyConfig(Frozen):
     tasks: Annotated[tuple[Name, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
     regimes: Annotated[tuple[Regime, ...], Field(min_length=1)] = ("sequential", "parallel")
+    merged_from: Name | None = None  # label of the method whose merges experts start from in regime "merged"
     base: BaseEntry = BaseEntry()
     methods: Annotated[tuple[MethodEntry, ...], Field(min_length=1)]
     references: tuple[Literal["joint"], ...] = ("joint",)
@@ -89,6 +90,21 @@ class StudyConfig(Frozen):
         if repeated:
             raise ValueError(f"{', '.join(repeated)} stands here more than once; each may stand once")
         return values
+
+    @model_validator(mode="after")
+    def _merged_has_a_leader(self) -> Self:
+        labels = [entry.label for entry in self.methods]
+        if ("merged" in self.regimes) != (self.merged_from is not None):
+            raise ValueError(
+                "regime `merged` trains each expert from what the method `merged_from` made of those before it; "
+                "give both or neither"
+            )
+        if self.merged_from is not None and self.merged_from not in labels:
+            raise ValueError(
+                f"`merged_from` is '{self.merged_from}', but must be the label of one of `methods`: "
+                f"{', '.join(labels)}"
+            )
+        return self
 
     @field_validator("methods")
     @classmethod

@@ -45,6 +45,12 @@ class PrefectStages:
 
         return merge_experts.submit(self.setting, job, base, experts)
 
+    def only(self, merged: Handle) -> Handle:
+        """Its one merge, once it is made."""
+        from tasks.merging import take_only
+
+        return take_only.submit(merged)
+
     def evaluate(self, label: str, checkpoints: Handle) -> Handle:
         """Evaluate on every task."""
         from tasks.evaluation import evaluate_checkpoints
@@ -109,6 +115,10 @@ class PlanningStages:
             self.steps.append(PlannedStep("merge", label, is_cached, elapsed_s, job.is_kept))
             found.append(done)
         return found
+
+    def only(self, merged: list[Finished | None]) -> Finished | None:
+        """Its one merge, if it is known."""
+        return merged[0]
 
     def evaluate(self, label: str, checkpoints: list[Finished | None]) -> list[Scores | None]:
         """Look the scores up."""

@@ -29,6 +29,10 @@ class Stages(Protocol):
         """One merge an entry, evaluated already if it is not kept; handle of a list of Finished."""
         ...
 
+    def only(self, merged: Handle) -> Handle:
+        """The merge of a job with one entry; handle of a Finished."""
+        ...
+
     def evaluate(self, label: str, checkpoints: Handle) -> Handle:
         """Scores of each checkpoint, or of each merge that is not kept; handle of a list of Scores."""
         ...
@@ -56,7 +60,11 @@ def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
     scores = stages.evaluate("base", [base])
     yield Cells("base", "reference", "base", None, None, {}, [base], [scores], None)
     for seed in study.seeds:
-        experts = {regime: _train_experts(study, stages, base, regime, seed) for regime in study.regimes}
+        experts = {
+            regime: _train_experts(study, stages, base, regime, seed)
+            for regime in study.regimes
+            if regime != "merged"
+        }
         for regime, trained in experts.items():
             yield _reference(
                 "expert" if regime == "parallel" else "sequential", regime, seed, trained, stages
@@ -64,8 +72,11 @@ def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
         if "joint" in study.references:
             joint = _train_jointly(study, stages, base, seed)
             yield _reference("joint", None, seed, joint, stages)
-        for regime in study.regimes:
-            yield from _merge_along(study, stages, base, experts[regime], regime, seed)
+        entries = tuple(MergeEntry(entry.label, entry.method, entry.params) for entry in study.methods)
+        for regime, trained in experts.items():
+            yield from _merge_along(study, stages, base, trained, entries, regime, seed)
+        if "merged" in study.regimes:
+            yield from _merge_and_train(study, stages, base, entries, seed)
 
 
 def _train_experts(
@@ -102,10 +113,15 @@ def _reference(name: str, regime: Regime | None, seed: int, trained: list[Handle
 
 
 def _merge_along(
-    study: StudyConfig, stages: Stages, base: Handle, experts: list[Handle], regime: Regime, seed: int
+    study: StudyConfig,
+    stages: Stages,
+    base: Handle,
+    experts: list[Handle],
+    entries: tuple[MergeEntry, ...],
+    regime: Regime,
+    seed: int,
 ) -> Iterator[Cells]:
     """Every method after every task of the sequence, on the experts seen so far."""
-    entries = tuple(MergeEntry(entry.label, entry.method, entry.params) for entry in study.methods)
     merged, scores = [], []
     for stage in range(len(study.tasks)):
         label = f"{regime} {stage + 1}/{len(study.tasks)} · seed {seed}"
@@ -114,3 +130,25 @@ def _merge_along(
         scores.append(stages.evaluate(label, merged[-1]))
     for position, entry in enumerate(entries):
         yield Cells(entry.label, "merge", entry.method, regime, seed, entry.params, merged, scores, position)
+
+
+def _merge_and_train(
+    study: StudyConfig, stages: Stages, base: Handle, entries: tuple[MergeEntry, ...], seed: int
+) -> Iterator[Cells]:
+    """Each expert from what `merged_from` made of those before it; then every other method on these experts."""
+    leader = next(entry for entry in entries if entry.label == study.merged_from)
+    others = tuple(entry for entry in entries if entry.label != study.merged_from)
+    experts, merged, scores = [], [], []
+    start = base
+    for stage, task in enumerate(study.tasks):
+        label = f"merged {stage + 1}/{len(study.tasks)} · seed {seed}"
+        experts.append(stages.train(TrainingJob((task,), seed, label), start))
+        is_kept = study.keep_merged or stage + 1 < len(study.tasks)  # the next expert starts from its file
+        job = MergeJob((leader,), "merged", stage, seed, label, is_kept)
+        merged.append(stages.merge(job, base, list(experts)))
+        scores.append(stages.evaluate(label, merged[-1]))
+        start = stages.only(merged[-1])
+    yield _reference("latest", "merged", seed, experts, stages)
+    yield Cells(leader.label, "merge", leader.method, "merged", seed, leader.params, merged, scores, 0)
+    if others:
+        yield from _merge_along(study, stages, base, experts, others, "merged", seed)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from merge_lib.engine import MergeReport, merge_checkpoints
     from merge_lib.memory import merge
     from merge_lib.registry import get, merge_method, methods, names
+    from merge_lib.sequence import fold_experts, read_merge
     from merge_lib.spec import MergeSpec
     from merge_lib.streaming.in_memory import merge_in_turn, merge_many_in_memory
     from merge_lib.streaming.many import merge_many
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "MergeReport": "engine",
     "MergeSpec": "spec",
+    "fold_experts": "sequence",
     "get": "registry",
     "merge": "memory",
     "merge_checkpoints": "engine",
@@ -27,11 +29,13 @@ _HOMES = {
     "merge_method": "registry",
     "methods": "registry",
     "names": "registry",
+    "read_merge": "sequence",
 }
 
 __all__ = [
     "MergeReport",
     "MergeSpec",
+    "fold_experts",
     "get",
     "merge",
     "merge_checkpoints",
@@ -41,6 +45,7 @@ __all__ = [
     "merge_method",
     "methods",
     "names",
+    "read_merge",
 ]
 
 

@@ -5,7 +5,8 @@ Other tensors must be equal in all experts and are copied.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, NoReturn
@@ -75,7 +76,14 @@ class Merge:
         self, inputs: Inputs, statistics: Any, dtype: torch.dtype, factor: float | None = None
     ) -> Tensor:
         """The merged tensor in the result's dtype; `factor` is on its task vector."""
-        merged = self._merged(inputs, statistics)
+        with self.named(inputs):
+            merged = self._merged(inputs, statistics)
+        return self.finished(inputs, merged, dtype, factor)
+
+    def finished(
+        self, inputs: Inputs, merged: Tensor, dtype: torch.dtype, factor: float | None = None
+    ) -> Tensor:
+        """What a method gave as weights in the result's dtype."""
         if self.method.receives == "task_vectors":
             merged = inputs.wide_base + (merged if factor is None else factor * merged)
         elif factor is not None:
@@ -87,8 +95,18 @@ class Merge:
 
     def task_vector(self, inputs: Inputs, statistics: Any) -> Tensor:
         """The merged task vector."""
-        merged = self._merged(inputs, statistics)
+        with self.named(inputs):
+            merged = self._merged(inputs, statistics)
         return merged if self.method.receives == "task_vectors" else merged - inputs.wide_base
+
+    @contextmanager
+    def named(self, inputs: Inputs) -> Iterator[None]:
+        """Errors of the method say where it was."""
+        try:
+            yield
+        except MergeError as exc:
+            exc.add_note(f"in method '{self.method.name}', tensor '{inputs.layer.name}'")
+            raise
 
     def steps(self, inputs: Inputs, state: Any, shared: Any, row: int) -> Any:
         """What a continual method makes of one more expert: (merged, state), or (state, addends)."""
@@ -106,13 +124,6 @@ class Merge:
 
     def _merged(self, inputs: Inputs, statistics: Any) -> Tensor:
         """What the method's function gives: merged weights, or a merged task vector."""
-        try:
-            return self._call(inputs, statistics)
-        except MergeError as exc:
-            exc.add_note(f"in method '{self.method.name}', tensor '{inputs.layer.name}'")
-            raise
-
-    def _call(self, inputs: Inputs, statistics: Any) -> Tensor:
         if self.method.kind == "batch":
             return self._batch(inputs, statistics)
         shared = self.method.implementation.shared

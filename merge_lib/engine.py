@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -49,6 +50,16 @@ class DigestedCheckpoint:
         self._digests: dict[str, str] = {}
         self.label = reader.label
         self.names = reader.names
+
+    @property
+    def recorded_digest(self) -> str | None:
+        """What the checkpoint says of itself, before it is read."""
+        return self._reader.lineage.get("digest")
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of the tensors as they are stored."""
+        return sum(prod(self.shape(name)) * self.dtype(name).itemsize for name in self.names)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor."""
@@ -135,10 +146,13 @@ def merge_in_torch(
     check_paths(specs, outs)
     paths = list(dict.fromkeys(path for spec in specs for path in spec.experts))
     with ExitStack() as stack:
-        base = _open(stack, specs[0].base)
-        experts = {path: _open(stack, path, specs[0].base) for path in paths}
-        plan = Plan([_job(spec, paths) for spec in specs], base, list(experts.values()))
-        drafts = [_lineage(spec, extra, None, None) for spec, extra in zip(specs, lineages, strict=True)]
+        base = open_digested(stack, specs[0].base)
+        experts = {path: open_digested(stack, path, specs[0].base) for path in paths}
+        plan = Plan([job_of(spec, paths) for spec in specs], base, list(experts.values()))
+        drafts = [
+            merge_lineage(spec, extra, NO_DIGEST, [NO_DIGEST] * len(spec.experts))
+            for spec, extra in zip(specs, lineages, strict=True)
+        ]
         writers = [
             stack.enter_context(CheckpointWriter(out, layout, draft))
             for out, layout, draft in zip(outs, plan.layouts, drafts, strict=True)
@@ -146,7 +160,9 @@ def merge_in_torch(
         for index, name, tensor in run_plan(plan):
             writers[index].write(name, tensor)
         finals = [
-            _lineage(spec, extra, base and base.digest(), [experts[path].digest() for path in spec.experts])
+            merge_lineage(
+                spec, extra, base and base.digest(), [experts[path].digest() for path in spec.experts]
+            )
             for spec, extra in zip(specs, lineages, strict=True)
         ]
         written = [writer.finish(final) for writer, final in zip(writers, finals, strict=True)]
@@ -175,7 +191,8 @@ def run_plan(plan: Plan) -> Iterator[tuple[int, str, Tensor]]:
                     yield index, name, plan.result(index, loaded)
 
 
-def _job(spec: MergeSpec, paths: Sequence[Path]) -> Job:
+def job_of(spec: MergeSpec, paths: Sequence[Path]) -> Job:
+    """The merge among the experts at these paths."""
     places = tuple(paths.index(path) for path in spec.experts)
     dtype = None if spec.dtype is None else getattr(torch, spec.dtype)
     return Job(
@@ -190,16 +207,17 @@ def _job(spec: MergeSpec, paths: Sequence[Path]) -> Job:
     )
 
 
-def _open(stack: ExitStack, path: Path | None, base: Path | None = None) -> DigestedCheckpoint | None:
+def open_digested(stack: ExitStack, path: Path | None, base: Path | None = None) -> DigestedCheckpoint | None:
+    """Open a checkpoint until the stack closes."""
     if path is None:
         return None
     return DigestedCheckpoint(stack.enter_context(open_checkpoint(path, base=base)))
 
 
-def _lineage(
-    spec: MergeSpec, extra: Mapping[str, Any], base: str | None, experts: Sequence[str] | None
+def merge_lineage(
+    spec: MergeSpec, extra: Mapping[str, Any], base: str | None, experts: Sequence[str]
 ) -> dict[str, Any]:
-    """What the file says of itself; digests that are not known yet have their place held."""
+    """What a merged file says of itself; a digest that is not known yet is `NO_DIGEST`."""
     return {
         **extra,
         "kind": "merge",
@@ -207,10 +225,10 @@ def _lineage(
         "params": spec.params,
         "seed": spec.seed,
         "exclude": list(spec.exclude),
-        "base": None if spec.base is None else base or NO_DIGEST,
+        "base": None if spec.base is None else base,
         **({} if spec.dtype is None else {"dtype": spec.dtype}),
         **told_beside(spec),
-        "experts": [NO_DIGEST] * len(spec.experts) if experts is None else list(experts),
+        "experts": list(experts),
     }
 
 

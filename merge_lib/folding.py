@@ -1,46 +1,72 @@
-"""Folding experts into a state that spans the model, one expert after another."""
+"""Folding experts into the state of a continual method, one expert after another, tensor by tensor."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from merge_lib.arithmetic import Inputs, Merge, accepted
+from merge_lib.states import SpilledStates
+
+
+def leave(_inputs: Inputs, _merged: Tensor) -> None:
+    """Nobody wants the merged tensor."""
 
 
 @dataclass
 class Folded:
-    """What a continual method with scope "model" keeps after some experts.
+    """What a continual method keeps after some experts.
 
     Attributes:
-        states: the method's state of each tensor, by name.
-        shared: what it keeps of the whole model.
+        shared: what it keeps of the whole model; None for a method with scope "tensor".
+        states: its state of each tensor, by name.
+        folder: for states that memory does not hold.
     """
 
     merge: Merge
     shared: Any
-    states: dict[str, Any] = field(default_factory=dict)
+    states: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
     complete: ClassVar[bool] = True  # as the statistics of a merge: it is made when all experts are folded in
 
     @classmethod
-    def begin(cls, merge: Merge) -> "Folded":
+    def begin(cls, merge: Merge, folder: Path | None = None) -> "Folded":
         """Before the first expert."""
-        return cls(merge, merge.method.implementation.shared.begin())  # type: ignore[union-attr]
+        shared = merge.method.implementation.shared
+        return cls(merge, None if shared is None else shared.begin(), folder=folder)
 
-    def add(self, row: int, inputs: Iterable[Inputs]) -> None:
-        """Fold in one expert, tensor by tensor."""
-        implementation = self.merge.method.implementation
+    def add(self, inputs: Iterable[Inputs], take: Callable[[Inputs, Tensor], None] = leave) -> None:
+        """Fold in one expert.
+
+        Args:
+            inputs: every tensor of it.
+            take: told each tensor's inputs and merged tensor, or task vector, by a method with scope "tensor".
+        """
+        shared = self.merge.method.implementation.shared
+        states = SpilledStates(self.folder)
         sums: Tensor | float = 0.0
         for one in inputs:
-            name = one.layer.name
-            state = self.states.get(name) or implementation.init(one.wide_base)  # type: ignore[misc]
-            self.states[name], addends = self.merge.steps(one, state, self.shared, row)
-            sums = sums + addends.to(torch.float64)
-        self.shared = implementation.shared.settle(self.shared, sums)  # type: ignore[union-attr]
+            first, second = self._step(one)
+            if shared is None:
+                take(one, first)
+                states.put(one.layer.name, second)
+            else:
+                states.put(one.layer.name, first)
+                sums = sums + second.double()
+        self.states = states
+        if shared is not None and len(states):
+            self.shared = shared.settle(self.shared, sums)
 
     def read(self, name: str) -> Tensor:
-        """The merged tensor, or task vector, as it stands."""
+        """The merged tensor, or task vector, as it stands; of a method with scope "model"."""
         read = self.merge.method.implementation.shared.read  # type: ignore[union-attr]
         return read(self.states[name], self.shared, **accepted(read, self.merge.params))
+
+    def _step(self, inputs: Inputs) -> tuple[Any, Any]:
+        name = inputs.layer.name
+        init = self.merge.method.implementation.init
+        state = self.states[name] if name in self.states else init(inputs.wide_base)  # type: ignore[misc]
+        with self.merge.named(inputs):
+            return self.merge.steps(inputs, state, self.shared, 0)

@@ -1,8 +1,7 @@
 """What a run of merges over shared checkpoints will do: checked whole, before any tensor is read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -108,7 +107,8 @@ class Plan:
         started = perf_counter()
         job, name = self.jobs[index], loaded.name
         dtype = self.layouts[index][name][0]
-        if name in self._excluded[index]:
+        is_copied = name in self._excluded[index] or not (dtype.is_floating_point or job.experts)
+        if is_copied:
             return self._base.tensor(name).to(dtype, copy=True)  # type: ignore[union-attr]
         if not dtype.is_floating_point:
             labels = [self._experts[place].label for place in job.experts]
@@ -119,7 +119,7 @@ class Plan:
         return merged
 
     def _fold(self, index: int, loaded: "LoadedTensor") -> None:
-        if not self._is_merged(index, loaded.name):
+        if not self.is_merged(index, loaded.name):
             return
         started = perf_counter()
         inputs = self._inputs(index, loaded)
@@ -129,10 +129,9 @@ class Plan:
     def _folded(self, index: int) -> Folded:
         """All experts of a continual method, folded one after another."""
         folded = Folded.begin(self._merges[index])
-        names = [name for name in self.names if self._is_merged(index, name)]
         started = perf_counter()
-        for row in range(len(self.jobs[index].experts)):
-            folded.add(row, (self._inputs(index, self.load(name)) for name in names))
+        for place in self.jobs[index].experts:
+            folded.add(self.each_inputs(index, (place,)))
         self.elapsed_s[index] += perf_counter() - started
         return folded
 
@@ -143,7 +142,7 @@ class Plan:
     def _automatic_shallow(self, index: int) -> float:
         """‖Σ_t τ_t‖₁ / (T·‖Δ‖₁) over all tensors that are merged; 1 / T where nothing moved."""
         summed = merged = 0.0
-        for name in filter(partial(self._is_merged, index), self.names):
+        for name in self.merged_names(index):
             inputs = self._inputs(index, self.load(name))
             summed += float(inputs.task_vectors.double().sum(0).abs().sum())
             merged += float(
@@ -151,7 +150,30 @@ class Plan:
             )
         return (summed / merged if merged else 1.0) / len(self.jobs[index].experts)
 
-    def _is_merged(self, index: int, name: str) -> bool:
+    def each_inputs(self, index: int, places: tuple[int, ...]) -> Iterator[Inputs]:
+        """All tensors that one job merges, of some of the run's experts."""
+        layers, dtype = self._layers[index], self._dtypes[index]
+        for name in self.merged_names(index):
+            yield self.load(name).inputs(layers[name], places, dtype)
+
+    def merged_names(self, index: int) -> Iterator[str]:
+        """Names of the tensors that a job computes."""
+        return (name for name in self.names if self.is_merged(index, name))
+
+    def arithmetic_dtype(self, index: int) -> torch.dtype:
+        """Of one job."""
+        return self._dtypes[index]
+
+    def merge(self, index: int) -> Merge:
+        """One job's method with its parameters."""
+        return self._merges[index]
+
+    def is_excluded(self, index: int, name: str) -> bool:
+        """Whether a job leaves the tensor as in the base."""
+        return name in self._excluded[index]
+
+    def is_merged(self, index: int, name: str) -> bool:
+        """Whether a job computes the tensor, rather than copying it."""
         layout = self.layouts[index]
         return name in layout and name not in self._excluded[index] and layout[name][0].is_floating_point
 

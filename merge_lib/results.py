@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-Regime = Literal["sequential", "parallel"]
+Regime = Literal["sequential", "parallel", "merged"]
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class CheckpointRef:
     path: str | None  # relative to the project's root; None: a merge that was not kept
     digest: str
     size_bytes: int  # of the file; of the tensors alone where there is none
+    state_bytes: int | None = None  # of what a continual method keeps, to go on from this merge
     record: str = ""  # "<kind>/<key>" of its making in the project's store; empty where it was not made there
 
 
@@ -24,7 +25,7 @@ class Row:
 
     label: str  # the study's name for the row, unique together with regime and seed
     kind: Literal["merge", "reference"]
-    method: str  # registered method name; for references: base, expert, sequential, joint
+    method: str  # registered method name; for references: base, expert, sequential, latest, joint
     regime: Regime | None  # how the experts were trained; None where that has no meaning
     seed: int | None  # None for the base, which is shared by all seeds
     params: dict[str, Any]

@@ -86,6 +86,7 @@ class Finished:
     elapsed_s: float
     reused: bool  # found, not made now
     scores: Scores | None = None  # of a merge that was not kept: evaluated as it was made
+    state_bytes: int | None = None  # of what a continual method keeps, to go on from this merge
 
     @classmethod
     def from_record(cls, record: Record, folder: Path, *, reused: bool) -> "Finished":
@@ -93,5 +94,12 @@ class Finished:
         values: Mapping[str, Any] = record.values
         path = None if values["checkpoint"] is None else str(folder / values["checkpoint"])
         return cls(
-            record.kind, record.key, path, values["digest"], values["size_bytes"], values["elapsed_s"], reused
+            record.kind,
+            record.key,
+            path,
+            values["digest"],
+            values["size_bytes"],
+            values["elapsed_s"],
+            reused,
+            state_bytes=values.get("state_bytes"),
         )

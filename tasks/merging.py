@@ -15,6 +15,7 @@ from merge_lib import kernels, registry
 from merge_lib.errors import MergeError
 from tasks.caching import cache_key
 from tasks.evaluation import evaluate_tensors, find_scores
+from tasks.folding import SEQUENCE, Folding, is_folded, take_tensors
 from tasks.jobs import Finished, MergeEntry, MergeJob, Setting
 from tasks.progress import Step, StoppedError, report
 from tasks.slots import compute_slot, memory_share, sole_worker
@@ -44,6 +45,12 @@ def merge_experts(setting: Setting, job: MergeJob, base: Finished, experts: list
     return merge_missing(setting, job, base, experts)
 
 
+@task(task_run_name="take the merge", cache_policy=NO_CACHE)
+def take_only(merged: list[Finished]) -> Finished:
+    """The one merge of a job with one entry, for an expert to start from."""
+    return merged[0]
+
+
 def merging_key(
     entry: MergeEntry, seed: int, base_digest: str, expert_digests: list[str]
 ) -> tuple[str, dict[str, str], dict[str, Any]]:
@@ -53,10 +60,13 @@ def merging_key(
     if info.needs_base:
         inputs["base"] = base_digest
     params = {"method": entry.method, "params": entry.params, "seed": seed if info.randomised else 0}
-    key = cache_key(
-        "merge", inputs=inputs, params=params, code=(*_ARITHMETIC, info.module), compilers=_COMPILERS
+    folding = (SEQUENCE,) if info.kind == "continual" else ()
+    code = (*_ARITHMETIC, *folding, info.module)
+    return (
+        cache_key("merge", inputs=inputs, params=params, code=code, compilers=_COMPILERS),
+        inputs,
+        params,
     )
-    return key, inputs, params
 
 
 def recorded_merge(setting: Setting, key: str) -> Finished | None:
@@ -116,10 +126,38 @@ def _merge_all(
 def _merge_together(
     setting: Setting, job: MergeJob, missing: list[Pending], base: Finished, experts: list[Finished]
 ) -> dict[str, Finished]:
+    """Those that need every expert from one reading; continual ones each from its state before."""
     report(Step("merge", job.label, 0.0))
-    specs = [_spec(work, base, experts) for work in missing]
+    at_once = [work for work in missing if not is_folded(work.entry)]
     make = _merge_and_keep if job.is_kept else _merge_and_evaluate
-    return make(setting, job, missing, specs)
+    done = make(setting, job, at_once, [_spec(work, base, experts) for work in at_once]) if at_once else {}
+    for work in missing:
+        if is_folded(work.entry):
+            done[work.key] = _fold(setting, job, work, base, experts)
+    return done
+
+
+def _fold(
+    setting: Setting, job: MergeJob, work: Pending, base: Finished, experts: list[Finished]
+) -> Finished:
+    """One step of a continual method; a merge that is not kept is evaluated."""
+    folding = Folding(setting, work.entry, work.params["seed"], base, experts)
+    lineage = {"kind": "merge", "key": work.key, "inputs": work.inputs}
+    tensors: dict[str, Any] = {}
+    with setting.store.writing("merge", work.key) as (folder, commit):
+        made = folding.step(folder / CHECKPOINT, lineage)
+        merged, values = made.merged, made.values
+        if not job.is_kept:
+            tensors = take_tensors(folder / CHECKPOINT)
+            size = sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors.values())
+            values |= {"checkpoint": None, "size_bytes": size}
+        record = commit(inputs=work.inputs, params=work.params, values=values)
+    label = f"{work.entry.label} · {job.label}"
+    report(Step("merge", label, 1.0))
+    done = Finished.from_record(record, setting.store.folder("merge", work.key), reused=False)
+    if job.is_kept:
+        return done
+    return replace(done, scores=evaluate_tensors(setting, label, merged.digest, lambda: tensors))
 
 
 def _spec(work: Pending, base: Finished, experts: list[Finished]) -> "MergeSpec":

@@ -139,7 +139,10 @@ class RunRecorder:
         defined = {name: value for name in ordered if (value := row.metrics.get(name)) is not None}
         points = [MetricPoint(name, value) for name, value in defined.items()]
         points.append(MetricPoint("elapsed_s", row.elapsed_s))
-        points.append(MetricPoint("size_bytes", row.checkpoints[-1].size_bytes))
+        last = row.checkpoints[-1]
+        points.append(MetricPoint("size_bytes", last.size_bytes))
+        if last.state_bytes is not None:
+            points.append(MetricPoint("state_bytes", last.state_bytes))
         for stage, accuracies in enumerate(row.accuracy, 1):
             digest = models[min(stage, len(models)) - 1].digest
             points += [

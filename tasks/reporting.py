@@ -35,7 +35,7 @@ def make_row(
 def _ref(project: Project, done: Finished) -> CheckpointRef:
     path = None if done.path is None else _place(project, done.path)
     record = "" if done.kind == "base" else f"{done.kind}/{done.key}"
-    return CheckpointRef(path, done.digest, done.size_bytes, record)
+    return CheckpointRef(path, done.digest, done.size_bytes, done.state_bytes, record)
 
 
 def _place(project: Project, path: str) -> str:

@@ -30,8 +30,8 @@ def sce(
     η_i = ‖τ̂_i‖² / Σ_k ‖τ̂_k‖²;  a_i = [τ̂_i has the sign of Σ_k τ̂_k];  τ* = Σ_i η_i a_i τ̂_i / Σ_i η_i a_i.
 
     Scope: per tensor.
-    Variant: weights are divided by the sum of those that agree, entry by entry, as in mergekit's
-        sce, which counts only entries whose variance is not 0 and divides by at least 1e-6.
+    Variant: weights are divided by the sum of those that agree, entry by entry, as in mergekit's sce; that one
+        selects only entries whose variance is not 0, and divides by at least 1e-6.
     Differs from the paper: all entries whose variance equals the smallest one selected are selected, so that one
         expert, or several that are the same, come back. Where entries cancel, plus is elected.
     Reference: Wan et al., "FuseChat", 2024, arXiv:2408.07990.

@@ -18,14 +18,24 @@ from torch import Tensor
 from merge_lib.ops.sums import exact_magnitude_sum, sum_rows
 
 Rescaler = Literal["global_l1", "official"]
+ZeroSumSign = Literal["minus", "plus"]
 
 
 def unify(task_vectors: Float[Tensor, " n *shape"]) -> Float[Tensor, " *shape"]:
     """Of every entry the largest magnitude among those that have the sign of the sum; a sum of 0 counts as minus."""
-    positive = sum_rows(task_vectors) > 0
-    largest = task_vectors.amax(dim=0).clamp(min=0)
-    smallest = task_vectors.amin(dim=0).clamp(max=0)
-    return torch.where(positive, largest, smallest)
+    return unify_extremes(sum_rows(task_vectors), task_vectors.amax(dim=0), task_vectors.amin(dim=0))
+
+
+def unify_extremes(
+    total: Float[Tensor, " *shape"],
+    largest: Float[Tensor, " *shape"],
+    smallest: Float[Tensor, " *shape"],
+    *,
+    zero_sum_sign: ZeroSumSign = "minus",
+) -> Float[Tensor, " *shape"]:
+    """The same from the sum, the largest and the smallest of each entry, which can be kept as vectors arrive."""
+    positive = total > 0 if zero_sum_sign == "minus" else total >= 0
+    return torch.where(positive, largest.clamp(min=0), smallest.clamp(max=0))
 
 
 def agrees(

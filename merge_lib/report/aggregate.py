@@ -3,18 +3,21 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from merge_lib.metrics import MetricInfo, as_matrix, describe
 from merge_lib.report.layout import UNDEFINED, Cell, Mark
-from merge_lib.results import Row, StudyResults
+from merge_lib.results import Regime, Row, StudyResults
 from merge_lib.statistics import BestRow, Interval, compare_with_best, mean_interval
 
+REGIMES = get_args(Regime)
 REFERENCE_TITLES = {
     "base": "Base",
     "expert": "Each expert alone",
     "sequential": "Sequential fine-tuning, not merged",
+    "latest": "Latest expert, trained from the merge before it",
     "joint": "Joint training",
 }
 
@@ -89,7 +92,7 @@ def gather(results: StudyResults) -> list[Group]:
     merges = [group for group in groups if group.kind == "merge"]
     references = [group for group in groups if group.kind != "merge"]
     level = {group.label: _level(group.label, merges) for group in merges}
-    merges.sort(key=lambda group: (-level[group.label], group.label, group.regime != "sequential"))
+    merges.sort(key=lambda group: (-level[group.label], group.label, _place(group.regime)))
     places = {method: place for place, method in enumerate(REFERENCE_TITLES)}
     references.sort(key=lambda group: (places.get(group.method, len(places)), group.label))
     return merges + references
@@ -110,10 +113,14 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys(group.label for group in groups))
 
 
+def _place(regime: str | None) -> int:
+    return REGIMES.index(regime) if regime in REGIMES else len(REGIMES)
+
+
 def regimes_of(groups: Sequence[Group]) -> list[str | None]:
-    """The regimes in which something was merged, sequential first."""
+    """The regimes in which something was merged, in a fixed order."""
     present = {group.regime for group in groups}
-    return [regime for regime in ("sequential", "parallel", None) if regime in present]
+    return [regime for regime in (*REGIMES, None) if regime in present]
 
 
 def find(groups: Sequence[Group], label: str, regime: str | None) -> Group | None:

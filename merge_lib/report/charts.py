@@ -14,6 +14,7 @@ from merge_lib.report.aggregate import number
 from merge_lib.report.layout import Panel, Shape
 
 SHADES = 11  # steps of the heat map's colours
+_SQUARE = 6.8  # the side of a square marker
 
 
 @dataclass(frozen=True)
@@ -182,12 +183,11 @@ def _curve_shapes(curve: Curve, across: Axis, up: Axis) -> list[Shape]:
         shapes.append(
             Shape("path", f"line {curve.style}", d=_path([(across(s + 1), up(mean[s])) for s in run]))
         )
-    marker = "diamond" if "parallel" in curve.style else "circle"
     if "quiet" in curve.style:
         return shapes
     for s in places:
         tip = f"{curve.name}, after stage {s + 1}: {mean[s] * 100:.1f} %"
-        shapes.append(Shape(marker, f"dot {curve.style}", across(s + 1), up(mean[s]), text=tip))
+        shapes.append(_marker(curve.style, across(s + 1), up(mean[s]), tip))
     return shapes
 
 
@@ -196,9 +196,16 @@ def _whisker_shapes(whisker: Whisker, across: Axis, y: float, ends: tuple[float,
     if whisker.low is not None and whisker.high is not None:
         low, high = (across(min(max(value, ends[0]), ends[1])) for value in (whisker.low, whisker.high))
         shapes.append(Shape("path", f"line {whisker.style}", d=f"M{low:.1f} {y:.1f}H{high:.1f}"))
-    marker = "diamond" if "parallel" in whisker.style else "circle"
     x = across(min(max(whisker.mean, ends[0]), ends[1]))
-    return [*shapes, Shape(marker, f"dot {whisker.style}", x, y, text=_value_text(whisker))]
+    return [*shapes, _marker(whisker.style, x, y, _value_text(whisker))]
+
+
+def _marker(style: str, x: float, y: float, text: str) -> Shape:
+    """A circle, a diamond for parallel experts, a square for those from merges."""
+    if "merged" in style:
+        half = _SQUARE / 2
+        return Shape("box", f"dot {style}", x - half, y - half, width=_SQUARE, height=_SQUARE, text=text)
+    return Shape("diamond" if "parallel" in style else "circle", f"dot {style}", x, y, text=text)
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

@@ -16,7 +16,13 @@ from merge_lib.report.charts import Curve, Whisker, heat_panel, interval_panel, 
 from merge_lib.report.findings import reference_interval
 from merge_lib.report.layout import Figure, Panel
 
-REFERENCE_STYLES = {"base": "ref-base", "expert": "ref-expert", "sequential": "ref-seq", "joint": "ref-joint"}
+REFERENCE_STYLES = {
+    "base": "ref-base",
+    "expert": "ref-expert",
+    "sequential": "ref-seq",
+    "latest": "ref-latest",
+    "joint": "ref-joint",
+}
 OVERVIEW = {"average_accuracy": "Average accuracy, %", "forgetting": "Forgetting, points (less is better)"}
 
 
@@ -51,7 +57,7 @@ def accuracy_matrices(groups: Sequence[Group], tasks: Sequence[str]) -> Figure:
     panels += [
         heat_panel(group.title, group.matrices().mean(axis=0), tasks)
         for group in references_of(groups)
-        if group.method == "sequential" and len(group.rows[0].accuracy) == len(tasks)
+        if group.method in ("sequential", "latest") and len(group.rows[0].accuracy) == len(tasks)
     ]
     return Figure(
         "accuracy-matrices",

@@ -21,6 +21,7 @@ class Theme:
     tint: str  # behind a cell that is best
     sequential: str
     parallel: str
+    merged: str
     expert: str
     joint: str
     heat: tuple[str, str, str]  # ends and middle of the ramp
@@ -36,6 +37,7 @@ LIGHT = Theme(
     tint="#e3f0fa",
     sequential="#0072b2",
     parallel="#d55e00",
+    merged="#b0508c",
     expert="#00795a",
     joint="#8a4f86",
     heat=("#f1f4f7", "#7fb1d6", "#0a3f70"),
@@ -50,6 +52,7 @@ DARK = Theme(
     tint="#17334a",
     sequential="#56b4e9",
     parallel="#f0a13a",
+    merged="#e58fc4",
     expert="#3cc79d",
     joint="#d39ccf",
     heat=("#1f2630", "#2a6593", "#a5d8fb"),

@@ -189,6 +189,7 @@ def cost(groups: Sequence[Group]) -> Table:
         Column("Seconds", None, "training for references, merging for merges, all stages of one seed, mean"),
         Column("Checkpoint", None, "size of the last checkpoint"),
         Column("All stages", None, "bytes of all checkpoints of one seed, mean"),
+        Column("State a task", None, "what is kept after the last task, to go on, over the number of tasks"),
     ]
     rows = []
     for group in groups:
@@ -203,6 +204,7 @@ def cost(groups: Sequence[Group]) -> Table:
                 Cell(number(seconds, 2 if seconds < 10 else 1), f"{seconds:.4f} s"),
                 _size_cell(last),
                 _bytes_cell(round(stages)) if refs else _size_cell(last),
+                _state_cell(group),
             ]
         )
     return Table("Cost", columns, rows, ["One seed, all stages; mean over the seeds."])
@@ -272,6 +274,15 @@ def _size_cell(ref: CheckpointRef | None) -> Cell:
     if ref.path is None:
         return Cell("not kept", f"{ref.size_bytes} bytes of tensors, evaluated as they were made")
     return _bytes_cell(ref.size_bytes)
+
+
+def _state_cell(group: Group) -> Cell:
+    """Bytes a task of a continual method's state."""
+    checkpoints = group.rows[0].checkpoints
+    state_bytes = checkpoints[-1].state_bytes if checkpoints else None
+    if state_bytes is None:
+        return Cell(UNDEFINED, "keeps no state: the next merge needs every expert again")
+    return _bytes_cell(round(state_bytes / len(checkpoints)))
 
 
 def _bytes_cell(size: int) -> Cell:

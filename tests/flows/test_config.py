@@ -100,6 +100,15 @@ def test_repeats_are_refused(study):
     assert "two methods have the label average" in refusal(study, "methods=[average, average]")
 
 
+def test_regime_merged_and_its_method_go_together(study):
+    assert "give both or neither" in refusal(study, "regimes=[merged]")
+    assert "give both or neither" in refusal(study, "merged_from=average")
+    said = refusal(study, "regimes=[parallel, merged]", "merged_from=averag")
+    assert "`merged_from` is 'averag', but must be the label of one of `methods`: " in said
+    config = load_study(study, ["regimes=[merged]", "merged_from=average", "methods=[average, ema]"])
+    assert (config.regimes, config.merged_from) == (("merged",), "average")
+
+
 def test_a_wrong_list_entry_is_told_once(study):
     said = refusal(study, "regimes=[serial]")
     assert said.startswith("1 error in")

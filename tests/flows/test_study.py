@@ -113,7 +113,7 @@ def files_of_merges(project: Project) -> list[Path]:
     return sorted(project.store.glob("merge/*/*.safetensors"))
 
 
-METHODS = "methods=[average, task_arithmetic, ties, dare, magmax]"
+METHODS = "methods=[average, task_arithmetic, ties, dare, magmax, opcm, condu]"
 
 
 def test_a_study_without_stored_merges_measures_the_same(project, tiny_project, monkeypatch):
@@ -138,6 +138,39 @@ def test_a_study_without_stored_merges_measures_the_same(project, tiny_project, 
     alone, counted = run(*asked)
     assert counted == unkept
     assert told(other, alone) == told(project, first)
+
+
+@pytest.mark.parametrize("kept", ["true", "false"])
+def test_experts_start_from_the_merges_of_one_method(project, kept):
+    asked = (
+        "methods=[magmax, average]",
+        "regimes=[sequential, merged]",
+        "merged_from=magmax",
+        "references=[]",
+    )
+    run_id, worked = run(*asked, f"keep_merged={kept}")
+    results = results_of(project, run_id)
+    rows = {(row.label, row.regime): row for row in results.rows}
+    assert set(rows) == {
+        ("base", None),
+        *((label, "sequential") for label in ("sequential", "magmax", "average")),
+        *((label, "merged") for label in ("latest", "magmax", "average")),
+    }
+    assert worked["train"] == 3  # the first expert is the same in both regimes
+    latest, merges = (rows[label, "merged"].checkpoints for label in ("latest", "magmax"))
+    assert rows["average", "merged"].checkpoints[0].digest == latest[0].digest  # the mean of one is that one
+    record = json.loads((project.root / latest[1].path).with_name("record.json").read_text())
+    assert merges[0].digest in record["inputs"].values()
+    state = rows["magmax", "merged"].checkpoints[1].state_bytes
+    assert state == rows["magmax", "merged"].checkpoints[0].state_bytes > 0
+    assert (merges[1].path is not None) == (kept == "true")
+    report = (project.runs / run_id / "report" / "report.md").read_text()
+    assert "Latest expert, trained from the merge before it" in report
+    config = load_study(Path("studies/digits.yaml"), (*asked, f"keep_merged={kept}"))
+    assert all(step.is_cached for step in plan_steps(project, config)[0])
+    again, worked = run(*asked, f"keep_merged={kept}")
+    assert worked == Counter()
+    assert load_run(project, again).unchanged_since == run_id
 
 
 def test_an_unkept_merge_whose_scores_are_gone_is_made_again(project):

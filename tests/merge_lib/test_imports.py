@@ -54,6 +54,7 @@ def test_the_public_names():
     assert merge_lib.__all__ == [
         "MergeReport",
         "MergeSpec",
+        "fold_experts",
         "get",
         "merge",
         "merge_checkpoints",
@@ -63,6 +64,7 @@ def test_the_public_names():
         "merge_method",
         "methods",
         "names",
+        "read_merge",
     ]
 
 

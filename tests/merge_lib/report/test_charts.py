@@ -109,3 +109,16 @@ def test_text_is_readable_on_everything_it_stands_on(theme):
     assert all(contrast(fill, text) >= 4.5 for fill, text in heat_ramp(theme))
     assert contrast(theme.sequential, theme.card) >= 3
     assert contrast(theme.parallel, theme.card) >= 3
+
+
+@pytest.mark.parametrize(
+    ("regime", "kind"), [("sequential", "circle"), ("parallel", "diamond"), ("merged", "box")]
+)
+def test_regimes_differ_in_their_markers(regime, kind):
+    curve = Curve(regime, regime, np.array([[0.5, 0.25]]))
+    shapes = line_panel("T", [curve], high=1.0, x_title="x").shapes
+    dots = [shape for shape in shapes if shape.style == f"dot {regime}"]
+    assert [shape.kind for shape in dots] == [kind, kind]
+    whiskers = interval_panel("T", [("row", [Whisker(regime, regime, 0.5, 0.4, 0.6)])], []).shapes
+    (dot,) = [shape for shape in whiskers if shape.style == f"dot {regime}"]
+    assert dot.kind == kind

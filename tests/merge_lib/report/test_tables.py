@@ -216,8 +216,19 @@ def test_less_forgetting_is_the_better_regime(results):
 def test_cost_counts_seconds_and_bytes_of_one_seed(results):
     rows = {(row[0].text, row[1].text): [cell.text for cell in row[2:]] for row in cost(gather(results)).rows}
     assert len(rows) == 22
-    assert rows["TIES", "parallel"] == ["0.42", "867.3 kB", "4.3 MB"]
-    assert rows["Base", "–"] == ["31.4", "867.3 kB", "867.3 kB"]
+    assert rows["TIES", "parallel"] == ["0.42", "867.3 kB", "4.3 MB", "–"]
+    assert rows["Base", "–"] == ["31.4", "867.3 kB", "867.3 kB", "–"]
+
+
+def test_cost_tells_the_state_of_a_continual_method_a_task(results):
+    def with_state(row):
+        refs = [replace(ref, state_bytes=5_000 * (1 + stage)) for stage, ref in enumerate(row.checkpoints)]
+        return replace(row, checkpoints=refs)
+
+    rows = [with_state(row) if row.label == "MagMax" else row for row in results.rows]
+    cells = {row[0].text: row[-1].text for row in cost(gather(replace(results, rows=rows))).rows}
+    assert cells["MagMax"] == "5.0 kB"
+    assert cells["TIES"] == "–"
 
 
 def test_names_in_a_sentence():
