@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from flows.yaml_errors import YamlDocument, explain
 from merge_lib.errors import SpecError
+from merge_lib.layer_scales import LayerScales
 from merge_lib.plugins import load_plugins
 from merge_lib.results import Regime
 from merge_lib.workloads import WorkloadConfig
@@ -23,12 +24,23 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class CalibrationEntry(Frozen):
+    """Which inputs a method that observes data is shown, and by which model; None leaves the method's default."""
+
+    examples: int | None = Field(default=None, ge=1)  # of each task
+    split: Literal["train", "validation", "test"] | None = None
+    rows: int | None = Field(default=None, ge=1)  # features of a layer that are kept at most
+    expert_scale: float | None = None  # the model that sees the inputs is base + scale · task vector
+
+
 class MethodEntry(Frozen):
     """One row of the comparison: a registered method with its parameters."""
 
     method: str
     label: Name = ""
     params: dict[str, Any] = Field(default_factory=dict)
+    layer_scales: LayerScales | None = None  # factors on the merged task vector by depth
+    calibration: CalibrationEntry | None = None  # what a method that observes data is shown
 
     @model_validator(mode="before")
     @classmethod
@@ -39,7 +51,10 @@ class MethodEntry(Frozen):
     def _fill_in(self) -> Self:
         from merge_lib import registry
 
-        model = registry.get(self.method).params_model
+        info = registry.get(self.method)
+        if self.calibration is not None and info.observation is None:
+            raise ValueError(f"method '{self.method}' observes no data; leave `calibration` out")
+        model = info.params_model
         try:
             checked = model.model_validate(self.params)
         except ValidationError as failure:

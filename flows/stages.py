@@ -101,18 +101,19 @@ class PlanningStages:
         self, job: MergeJob, base: Finished | None, experts: list[Finished | None]
     ) -> list[Finished | None]:
         """Look every entry's merge up; one that was not kept is known, even if it is to be made again."""
-        from tasks.merging import is_finished, merging_key, recorded_merge
+        from tasks.merging import is_finished, is_stored, merging_key, recorded_merge
 
         digests = [expert.digest for expert in experts if expert is not None]
         known = base is not None and len(digests) == len(experts)
         found = []
         for entry in job.entries:
-            key = merging_key(entry, job.seed, base.digest, digests)[0] if known else None
+            is_kept = is_stored(job, entry)
+            key = merging_key(self.setting, entry, job.seed, base.digest, digests)[0] if known else None
             done = recorded_merge(self.setting, key) if key else None
-            is_cached = is_finished(done, is_kept=job.is_kept)
+            is_cached = is_finished(done, is_kept=is_kept)
             elapsed_s = done.elapsed_s if done else None
             label = f"{entry.label} · {job.label}"
-            self.steps.append(PlannedStep("merge", label, is_cached, elapsed_s, job.is_kept))
+            self.steps.append(PlannedStep("merge", label, is_cached, elapsed_s, is_kept))
             found.append(done)
         return found
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flows.config import StudyConfig
+from flows.config import MethodEntry, StudyConfig
 from merge_lib.results import Regime
 from tasks.jobs import MergeEntry, MergeJob, TrainingJob
 
@@ -72,11 +72,17 @@ def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
         if "joint" in study.references:
             joint = _train_jointly(study, stages, base, seed)
             yield _reference("joint", None, seed, joint, stages)
-        entries = tuple(MergeEntry(entry.label, entry.method, entry.params) for entry in study.methods)
+        entries = tuple(_entry_of(entry) for entry in study.methods)
         for regime, trained in experts.items():
             yield from _merge_along(study, stages, base, trained, entries, regime, seed)
         if "merged" in study.regimes:
             yield from _merge_and_train(study, stages, base, entries, seed)
+
+
+def _entry_of(entry: MethodEntry) -> MergeEntry:
+    scales = entry.layer_scales and entry.layer_scales.model_dump(mode="json")
+    asked = entry.calibration.model_dump(mode="json", exclude_none=True) if entry.calibration else {}
+    return MergeEntry(entry.label, entry.method, entry.params, scales, asked)
 
 
 def _train_experts(

@@ -1,7 +1,7 @@
 """Evaluation: the accuracy of checkpoints on every task of the sequence."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def evaluate_tensors(setting: Setting, label: str, digest: str, read: Callable[[
         if scores is None:
             report(Step("evaluate", label, 0.0))
             started = time.perf_counter()
-            accuracy = _accuracy(setting, label, read)
+            accuracy = _accuracy(setting, label, read, setting.tasks)
             values = {"accuracy": accuracy, "elapsed_s": time.perf_counter() - started}
             with setting.store.writing("evaluate", key) as (_, commit):
                 record = commit(inputs=inputs, params=params, values=values)
@@ -80,10 +80,32 @@ def evaluate_tensors(setting: Setting, label: str, digest: str, read: Callable[[
     return scores
 
 
-def _accuracy(setting: Setting, label: str, read: Callable[[], StateDict]) -> dict[str, float]:
+def evaluate_each(
+    setting: Setting, label: str, digest: str, tensors: StateDict, tasks: Sequence[str]
+) -> dict[str, float]:
+    """The accuracy of a model on some of the tasks, from the finished work where it is known."""
+    if (found := find_scores(setting, digest)) is not None:
+        return {task: found.accuracy[setting.tasks.index(task)] for task in tasks}
+    return _accuracy(setting, label, lambda: tensors, tasks)
+
+
+def keep_scores(
+    setting: Setting, label: str, digest: str, accuracy: dict[str, float], elapsed_s: float
+) -> Scores:
+    """Scores that were put together from several models, under the digest of them all."""
+    key, inputs, params = evaluation_key(setting, digest)
+    with sole_worker(key), setting.store.writing("evaluate", key) as (_, commit):
+        record = commit(inputs=inputs, params=params, values={"accuracy": accuracy, "elapsed_s": elapsed_s})
+    report(Step("evaluate", label, 1.0))
+    return _scores(setting, digest, record, reused=False)
+
+
+def _accuracy(
+    setting: Setting, label: str, read: Callable[[], StateDict], tasks: Sequence[str]
+) -> dict[str, float]:
     """On each task; a refusal says of which model it is."""
     try:
-        return open_workload(setting).evaluate(read(), setting.tasks)
+        return open_workload(setting).evaluate(read(), tasks)
     except MergeError as refusal:
         raise type(refusal)(f"{label}: {refusal}") from refusal
 

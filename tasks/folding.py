@@ -103,8 +103,8 @@ class Folding:
 
 
 def is_folded(entry: MergeEntry) -> bool:
-    """Whether its method takes experts one after another."""
-    return registry.get(entry.method).kind == "continual"
+    """Whether its method takes experts one after another; layer scales need the whole merge."""
+    return registry.get(entry.method).kind == "continual" and entry.layer_scales is None
 
 
 def take_tensors(path: Path) -> "dict[str, Tensor]":

@@ -46,6 +46,8 @@ class MergeEntry:
     label: str
     method: str
     params: dict[str, Any] = field(hash=False)
+    layer_scales: dict[str, Any] | None = field(default=None, hash=False)
+    calibration: dict[str, Any] = field(default_factory=dict, hash=False)  # what the study says of it
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ from prefect.cache_policies import NO_CACHE
 from merge_lib import kernels, registry
 from merge_lib.errors import MergeError
 from tasks.caching import cache_key
-from tasks.evaluation import evaluate_tensors, find_scores
+from tasks.decoding import evaluate_decoded, is_decoded, specs_of
+from tasks.evaluation import evaluate_tensors, find_scores, keep_scores
 from tasks.folding import SEQUENCE, Folding, is_folded, take_tensors
 from tasks.jobs import Finished, MergeEntry, MergeJob, Setting
+from tasks.learning import Learning, learning_key
 from tasks.progress import Step, StoppedError, report
 from tasks.slots import compute_slot, memory_share, sole_worker
 from tasks.training import CHECKPOINT
@@ -52,16 +54,20 @@ def take_only(merged: list[Finished]) -> Finished:
 
 
 def merging_key(
-    entry: MergeEntry, seed: int, base_digest: str, expert_digests: list[str]
+    setting: Setting, entry: MergeEntry, seed: int, base_digest: str, expert_digests: list[str]
 ) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Key, inputs and parameters of one merge; the seed counts only for methods that draw."""
     info = registry.get(entry.method)
     inputs = {f"expert_{t}": digest for t, digest in enumerate(expert_digests)}
-    if info.needs_base:
+    if info.needs_base or entry.layer_scales:
         inputs["base"] = base_digest
     params = {"method": entry.method, "params": entry.params, "seed": seed if info.randomised else 0}
+    if entry.layer_scales is not None:
+        params["layer_scales"] = entry.layer_scales
+    data, asked, learning = learning_key(setting, entry, setting.tasks[: len(expert_digests)], seed)
+    inputs, params = inputs | data, params | asked
     folding = (SEQUENCE,) if info.kind == "continual" else ()
-    code = (*_ARITHMETIC, *folding, info.module)
+    code = (*_ARITHMETIC, *folding, info.module, *learning)
     return (
         cache_key("merge", inputs=inputs, params=params, code=code, compilers=_COMPILERS),
         inputs,
@@ -83,6 +89,11 @@ def is_finished(done: Finished | None, *, is_kept: bool) -> bool:
     return done is not None and (done.path is not None or (not is_kept and done.scores is not None))
 
 
+def is_stored(job: MergeJob, entry: MergeEntry) -> bool:
+    """Whether the merge is to leave a file; a method that gives a model for each task leaves none."""
+    return job.is_kept and not is_decoded(entry)
+
+
 def merge_missing(setting: Setting, job: MergeJob, base: Finished, experts: list[Finished]) -> list[Finished]:
     """Make those merges that are not among the finished work, from one reading of base and experts.
 
@@ -90,7 +101,9 @@ def merge_missing(setting: Setting, job: MergeJob, base: Finished, experts: list
         MergeError: a method refused; the others are finished first.
     """
     digests = [expert.digest for expert in experts]
-    wanted = [Pending(entry, *merging_key(entry, job.seed, base.digest, digests)) for entry in job.entries]
+    wanted = [
+        Pending(entry, *merging_key(setting, entry, job.seed, base.digest, digests)) for entry in job.entries
+    ]
     with sole_worker(" ".join(work.key for work in wanted)):
         found = {work.key: done for work in wanted if (done := _find(setting, job, work)) is not None}
         missing = [work for work in wanted if work.key not in found]
@@ -103,7 +116,7 @@ def merge_missing(setting: Setting, job: MergeJob, base: Finished, experts: list
 def _find(setting: Setting, job: MergeJob, work: Pending) -> Finished | None:
     """The merge if it is finished, reported as a step that took no work."""
     done = recorded_merge(setting, work.key)
-    if not is_finished(done, is_kept=job.is_kept):
+    if not is_finished(done, is_kept=is_stored(job, work.entry)):
         return None
     report(Step("merge", job.label, 1.0, reused=True))
     return done
@@ -128,13 +141,37 @@ def _merge_together(
 ) -> dict[str, Finished]:
     """Those that need every expert from one reading; continual ones each from its state before."""
     report(Step("merge", job.label, 0.0))
-    at_once = [work for work in missing if not is_folded(work.entry)]
+    decoded = [work for work in missing if is_decoded(work.entry)]
+    folded = [work for work in missing if is_folded(work.entry) and work not in decoded]
+    at_once = [work for work in missing if work not in decoded and work not in folded]
     make = _merge_and_keep if job.is_kept else _merge_and_evaluate
-    done = make(setting, job, at_once, [_spec(work, base, experts) for work in at_once]) if at_once else {}
-    for work in missing:
-        if is_folded(work.entry):
-            done[work.key] = _fold(setting, job, work, base, experts)
+    specs = [_spec(setting, job, work, base, experts) for work in at_once]
+    done = make(setting, job, at_once, specs) if at_once else {}
+    for work in folded:
+        done[work.key] = _fold(setting, job, work, base, experts)
+    for work in decoded:
+        done[work.key] = _decode(setting, job, work, base, experts)
     return done
+
+
+def _decode(
+    setting: Setting, job: MergeJob, work: Pending, base: Finished, experts: list[Finished]
+) -> Finished:
+    """A model for each task, evaluated on that task; none of them is kept."""
+    from merge_lib import merge_in_turn
+
+    label = f"{work.entry.label} · {job.label}"
+    specs = specs_of(_spec(setting, job, work, base, experts), len(experts))
+    merges = merge_in_turn(specs, memory_bytes=memory_share(), threads=setting.threads)
+    made = evaluate_decoded(setting, label, merges, len(experts))
+    values = {"checkpoint": None, "digest": made.digest, "size_bytes": made.size_bytes}
+    with setting.store.writing("merge", work.key) as (_, commit):
+        told = {**values, "elapsed_s": made.merged_s, "state_bytes": made.size_bytes}
+        record = commit(inputs=work.inputs, params=work.params, values=told)
+    report(Step("merge", label, 1.0))
+    scores = keep_scores(setting, label, made.digest, made.accuracy, made.evaluated_s)
+    done = Finished.from_record(record, setting.store.folder("merge", work.key), reused=False)
+    return replace(done, scores=scores)
 
 
 def _fold(
@@ -160,9 +197,14 @@ def _fold(
     return replace(done, scores=evaluate_tensors(setting, label, merged.digest, lambda: tensors))
 
 
-def _spec(work: Pending, base: Finished, experts: list[Finished]) -> "MergeSpec":
+def _spec(
+    setting: Setting, job: MergeJob, work: Pending, base: Finished, experts: list[Finished]
+) -> "MergeSpec":
+    """The merge, with what its method learns from data first."""
     from merge_lib import MergeSpec
 
+    tasks = setting.tasks[: len(experts)]
+    learning = Learning(setting, work.entry, job.seed, tasks, base, experts)
     paths = [Path(done.path) for done in (base, *experts) if done.path is not None]
     return MergeSpec(
         method=work.entry.method,
@@ -170,6 +212,9 @@ def _spec(work: Pending, base: Finished, experts: list[Finished]) -> "MergeSpec"
         base=paths[0],
         experts=tuple(paths[1:]),
         seed=work.params["seed"],
+        layer_scales=work.entry.layer_scales,
+        observations=learning.observations(),
+        fitted=learning.fitted(),
     )
 
 

@@ -7,8 +7,10 @@ import pytest
 
 import merge_lib
 from tasks import caching
-from tasks.jobs import MergeEntry
+from tasks.jobs import MergeEntry, Setting
 from tasks.merging import merging_key
+
+SETTING = Setting("", {"name": "vision"}, ("first", "second"), {})
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def library(tmp_path, monkeypatch):
 def keys() -> dict[str, str]:
     caching._code_digest.cache_clear()
     entries = [MergeEntry(method, method, {}) for method in ("ties", "slerp")]
-    return {entry.method: merging_key(entry, 0, "base", ["one", "two"])[0] for entry in entries}
+    return {entry.method: merging_key(SETTING, entry, 0, "base", ["one", "two"])[0] for entry in entries}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""Studies with methods that look at data, give a model for each task, or are scaled by depth."""
+
+from collections import Counter
+
+import pytest
+
+from flows.study import study_flow
+from tasks import progress
+from tasks.journal import results_of
+from tasks.project import Project
+
+pytestmark = pytest.mark.slow
+
+METHODS = (
+    "methods=[cat, {method: regmean, calibration: {examples: 20}}, {method: fisher, calibration: {examples: 6}},"
+    " {method: adamerging, params: {steps: 2}}, greedy_soup, emr, tall_masks,"
+    " {method: task_arithmetic, label: lines, layer_scales: {slope: 0.5}},"
+    " {method: magmax, label: magmax_lines, layer_scales: {slope: 0.5}}]"
+)
+LABELS = (
+    "cat", "regmean", "fisher", "adamerging", "greedy_soup", "emr", "tall_masks", "lines", "magmax_lines",
+)  # fmt: skip
+
+
+@pytest.fixture
+def project(tiny_project, prefect_server, migrated_store, monkeypatch) -> Project:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = tiny_project()
+    monkeypatch.chdir(root)
+    (root / ".mergeline" / "mlflow.db").write_bytes(migrated_store.read_bytes())
+    progress.allow_work()
+    return Project(root)
+
+
+def run(*overrides: str) -> tuple[str, Counter]:
+    worked: Counter = Counter()
+
+    def listener(step: progress.Step) -> None:
+        if not step.reused and step.share_done == 1.0:
+            worked[step.kind] += 1
+
+    stop = progress.listen(listener)
+    try:
+        return study_flow(study="studies/digits.yaml", overrides=list(overrides)), worked
+    finally:
+        stop()
+
+
+def count(project: Project, kind: str) -> int:
+    return len(list((project.store / kind).glob("*/*.json")))
+
+
+def accuracy_of(project: Project, run_id: str) -> dict:
+    return {
+        (row.label, row.regime): row.accuracy
+        for row in results_of(project, run_id).rows
+        if row.kind == "merge"
+    }
+
+
+def test_methods_learn_from_data_once_and_are_compared(project):
+    asked = (METHODS, "references=[]", "regimes=[parallel]")
+    first, worked = run(*asked)
+    rows = accuracy_of(project, first)
+    assert {label for label, _ in rows} == set(LABELS)
+    assert all(len(matrix) == 2 and len(matrix[0]) == 2 for matrix in rows.values())
+    observed = {path.parent.name for path in (project.store / "observe").glob("*/observations.json")}
+    assert len(observed) == 3 * 2  # features, Gram, Fisher of each of the two experts, whatever the stage
+    fitted = list((project.store / "fit").glob("*/fitted.safetensors"))
+    assert len(fitted) == 2 * 2  # two methods, after each of the two tasks
+
+    again, worked = run(*asked)
+    assert worked == Counter()
+    assert accuracy_of(project, again) == rows
+
+    kept_not, worked = run(*asked, "keep_merged=false")
+    assert accuracy_of(project, kept_not) == rows
+    assert worked["merge"] == 0
+
+    changed, worked = run(*asked, "methods.regmean.calibration.examples=9")
+    assert worked["merge"] == 2
+    other = {path.parent.name for path in (project.store / "observe").glob("*/observations.json")}
+    assert len(other - observed) == 2
+    del changed
+
+
+def test_a_model_for_each_task_keeps_what_its_expert_knew(project):
+    run_id, _ = run("methods=[emr, average]", "references=[]", "regimes=[parallel]")
+    results = results_of(project, run_id)
+    rows = {(row.label, row.regime): row for row in results.rows}
+    emr, experts = rows["emr", "parallel"], rows["expert", "parallel"]
+    # one expert alone is decoded as it was, so after the first task its accuracy is the expert's
+    assert emr.accuracy[0][0] == experts.accuracy[0][0]
+    assert all(ref.path is None for ref in emr.checkpoints)
+    single = rows["average", "parallel"].checkpoints[0].size_bytes
+    assert emr.checkpoints[1].size_bytes > single  # masks and scales come on top of one model
