@@ -44,16 +44,20 @@ from merge_lib.kernels.calls import (
 )  # fmt: skip
 from merge_lib.kernels.chance import keep_drawn
 from merge_lib.kernels.tiles import (
+    HALF,
     add,
+    clear_rest,
     magnitude_bits,
     multiply,
     narrow,
     pointer,
     round_row,
     round_value,
+    sum_kept_magnitudes,
+    sum_magnitudes,
+    sum_values,
     task_vector,
     tile,
-    tree_sum,
     widen_base,
 )  # fmt: skip
 
@@ -270,7 +274,7 @@ def magnitudes(args):
     rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
     out = carray(pointer(args[OUT]), ((count + TILE - 1) // TILE, 2 * experts), np.float64)
     base, row, kept, spare = rows[0], rows[1], rows[2], rows[3]
-    wide = carray(pointer(args[SCRATCH] + 4 * 4 * TILE), TILE, np.float64)
+    wide = carray(pointer(args[SCRATCH] + 4 * 4 * TILE), HALF, np.float64)
     worst = np.uint32(0)
     for start in range(0, count, TILE):
         size = min(TILE, count - start)
@@ -278,12 +282,10 @@ def magnitudes(args):
         for k in range(experts):
             worst = max(worst, task_vector(inputs, codes, k, start, size, base, row, rounding))
             keep(words, k, args[FIRST], start, size, count, row, kept, spare)
-            for i in range(size):
-                wide[i] = np.float64(abs(row[i]))
-            out[start // TILE, 2 * k] = tree_sum(wide, size)
-            for i in range(size):
-                wide[i] = np.float64(abs(row[i] * kept[i]))
-            out[start // TILE, 2 * k + 1] = tree_sum(wide, size)
+            clear_rest(row, size)
+            clear_rest(kept, size)
+            out[start // TILE, 2 * k] = sum_magnitudes(row, row, wide)
+            out[start // TILE, 2 * k + 1] = sum_kept_magnitudes(row, kept, wide)
     return np.int64(worst >= np.uint32(calls.NOT_FINITE))
 
 
@@ -296,7 +298,7 @@ def energies(args):
     rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
     out = carray(pointer(args[OUT]), ((count + TILE - 1) // TILE, experts), np.float64)
     base, total, mean, kept = rows[experts], rows[experts + 1], rows[experts + 2], rows[experts + 3]
-    wide = carray(pointer(args[SCRATCH] + 4 * (experts + 4) * TILE), TILE, np.float64)
+    wide = carray(pointer(args[SCRATCH] + 4 * (experts + 4) * TILE), HALF, np.float64)
     worst = np.uint32(0)
     for start in range(0, count, TILE):
         size = min(TILE, count - start)
@@ -312,7 +314,6 @@ def energies(args):
                 value = rows[k, i] * kept[i]
                 mean[i] = value * value
             round_row(mean, size, rounding)
-            for i in range(size):
-                wide[i] = np.float64(mean[i])
-            out[start // TILE, k] = tree_sum(wide, size)
+            clear_rest(mean, size)
+            out[start // TILE, k] = sum_values(mean, mean, wide)
     return np.int64(worst >= np.uint32(calls.NOT_FINITE))
