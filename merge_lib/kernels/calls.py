@@ -4,6 +4,7 @@ A piece of every input goes in, tile by tile; what comes out depends on the kern
 """
 
 TILE = 1024  # elements of a tile; pieces start at multiples of it
+PITCH = TILE + 16  # float32 numbers from a row of scratch to the next, so that rows do not share the places of cache lines
 SPARE_ROWS = 8  # tiles of scratch beside one for each expert
 
 # places in the block
@@ -16,7 +17,7 @@ NUMBERS = 5  # address of float32 coefficients
 WORDS = 6  # address of int64 settings and results
 OUT = 7  # address of the result's bytes, or of float64 partial sums, [tiles, columns]
 OUT_CODE = 8
-SCRATCH = 9  # address of float32 [EXPERTS + SPARE_ROWS, TILE]
+SCRATCH = 9  # address of float32 [EXPERTS + SPARE_ROWS, PITCH]
 ROUNDING = 10  # element type to which every operation rounds; F32 for none beyond it
 SIZE = 11
 

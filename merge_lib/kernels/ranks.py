@@ -18,11 +18,13 @@ from merge_lib.kernels.calls import (
     OUT,
     ROUNDING,
     SCRATCH,
+    PITCH,
     TILE,
     WORDS,
 )  # fmt: skip
 from merge_lib.kernels.chance import draw
-from merge_lib.kernels.tiles import magnitude_bits, pointer, task_vector, tile, widen_base
+from merge_lib.kernels.settling import task_vector
+from merge_lib.kernels.tiles import magnitude_bits, pointer, tile, widen_base
 
 _BUCKETS, _SHIFT = 512, 17
 _GROUP = 64  # entries of which a few may be doubtful
@@ -135,9 +137,9 @@ def masks(args):
     sizes = carray(pointer(words[1]), count, np.uint32)
     buckets = carray(pointer(words[1] + 6 * count + 8 * TILE), count, np.uint16)
     words_drawn = carray(pointer(words[1] + 4 * count), count // 2 + 2 * TILE, np.uint32)
-    rows = carray(pointer(args[SCRATCH]), (2, TILE), np.float32)
+    rows = carray(pointer(args[SCRATCH]), (2, PITCH), np.float32)
     out = carray(pointer(args[OUT]), (experts, count), np.uint8)
-    tables = carray(pointer(args[SCRATCH] + 4 * 2 * TILE), (4, _BUCKETS), np.int32)
+    tables = carray(pointer(args[SCRATCH] + 4 * 2 * PITCH), (4, _BUCKETS), np.int32)
     counts, lows, widths, spare = tables[0], tables[1], tables[2], tables[3].view(np.uint32)
     skipped = first % TILE
     worst = np.uint32(0)

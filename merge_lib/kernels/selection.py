@@ -22,11 +22,13 @@ from merge_lib.kernels.calls import (
     ROW_ZEROS,
     SCRATCH,
     SPARE_ROWS,
+    PITCH,
     TILE,
     WORDS,
 )  # fmt: skip
 from merge_lib.kernels.task_vectors import variance
-from merge_lib.kernels.tiles import magnitude_bits, pointer, task_vector, tile, widen_base
+from merge_lib.kernels.settling import task_vector
+from merge_lib.kernels.tiles import magnitude_bits, pointer, tile, widen_base
 
 _GROUP = 64  # entries that are skipped together where none is in the range
 
@@ -98,7 +100,7 @@ def _walk(args, finds_cut):
     codes = carray(pointer(args[CODES]), experts + 1, np.int64)
     head = carray(pointer(args[WORDS]), 2, np.int64)
     places = carray(pointer(args[WORDS] + 16), (head[0], ROW_WORDS), np.int64)
-    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
+    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, PITCH), np.float32)
     base, mean, values = rows[experts], rows[experts + 1], rows[experts + 2]
     spare = rows[experts + 3].view(np.uint32)
     worst = np.uint32(0)

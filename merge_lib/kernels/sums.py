@@ -13,16 +13,17 @@ from merge_lib.kernels.calls import (
     ROUNDING,
     SCRATCH,
     SPARE_ROWS,
+    PITCH,
     TILE,
     WORDS,
 )
+from merge_lib.kernels.settling import task_vector
 from merge_lib.kernels.tiles import (
     HALF,
     clear_rest,
     pointer,
     round_row,
     sum_products,
-    task_vector,
     widen,
     widen_base,
 )
@@ -35,10 +36,10 @@ def products(args):
     codes = carray(pointer(args[CODES]), experts + 1, np.int64)
     pairs = carray(pointer(args[WORDS]), 1, np.int64)[0]
     words = carray(pointer(args[WORDS]), 2 + 2 * pairs, np.int64)
-    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
+    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, PITCH), np.float32)
     out = carray(pointer(args[OUT]), ((count + TILE - 1) // TILE, pairs), np.float64)
     base = rows[experts]
-    wide = carray(pointer(args[SCRATCH] + 4 * (experts + 2) * TILE), HALF, np.float64)
+    wide = carray(pointer(args[SCRATCH] + 4 * (experts + 2) * PITCH), HALF, np.float64)
     worst = np.uint32(0)
     for start in range(0, count, TILE):
         size = min(TILE, count - start)

@@ -37,15 +37,16 @@ from merge_lib.kernels.calls import (
     ROUNDING,
     SCRATCH,
     SPARE_ROWS,
+    PITCH,
     TILE,
     VARIED,
     WEIGHT,
     WORDS,
 )  # fmt: skip
 from merge_lib.kernels.chance import keep_drawn
+from merge_lib.kernels.settling import finish, settle, settle_whole, task_vector
 from merge_lib.kernels.tiles import (
     HALF,
-    add,
     clear_rest,
     magnitude_bits,
     multiply,
@@ -56,7 +57,6 @@ from merge_lib.kernels.tiles import (
     sum_kept_magnitudes,
     sum_magnitudes,
     sum_values,
-    task_vector,
     tile,
     widen_base,
 )  # fmt: skip
@@ -136,37 +136,22 @@ def keep(words, k, first, start, count, total, row, kept, spare):
 
 
 @tile
-def _thinned(args, words, numbers, rows, k, start, size, kept, spare):
-    """Drop entries of a task vector and scale it, in place."""
-    rounding = args[ROUNDING]
+def _settled(args, words, numbers, rows, k, start, size, kept, spare, total):
+    """Drop entries of a task vector, scale and weigh it, in place, and add it to the total."""
     row = rows[k]
     own = numbers[1 + k * EXPERT_NUMBERS : 1 + (k + 1) * EXPERT_NUMBERS]
+    weighs_now = words[calls.USE_WEIGHTS] != 0 and words[calls.COMBINE] != ELECT_PLAIN
+    weight = own[WEIGHT] if weighs_now else np.float32(1)
     if own[DIVISOR] != 0:
         for i in range(size):
             row[i] /= own[DIVISOR]
-    if words[calls.THIN] != ALL:
-        if words[calls.THIN] != VARIED:
-            keep(words, k, args[FIRST], start, size, args[COUNT], row, kept, spare)
-        for i in range(size):
-            row[i] *= kept[i]
-    if own[FACTOR] != 0:
-        multiply(row, own[FACTOR], size, rounding)
-
-
-@tile
-def _weigh(rows, experts, count, numbers, rounding):
-    for k in range(experts):
-        multiply(rows[k], numbers[1 + k * EXPERT_NUMBERS + WEIGHT], count, rounding)
-
-
-@tile
-def _sum(rows, experts, count, total, rounding):
-    for i in range(count):
-        total[i] = rows[0, i]
-    for k in range(1, experts):
-        for i in range(count):
-            total[i] += rows[k, i]
-    round_row(total, count, rounding)
+    if words[calls.THIN] == ALL:
+        settle_whole(row, weight, size, args[ROUNDING], total)
+        return
+    if words[calls.THIN] != VARIED:
+        keep(words, k, args[FIRST], start, size, args[COUNT], row, kept, spare)
+    factor = own[FACTOR] if own[FACTOR] != 0 else np.float32(1)
+    settle(row, kept, factor, weight, size, args[ROUNDING], total)
 
 
 @tile
@@ -189,13 +174,19 @@ def _elected(rows, experts, count, numbers, combine, rounding, total, sign, divi
     for k in range(experts):
         weight = numbers[1 + k * EXPERT_NUMBERS + WEIGHT]
         share = np.float32(1) if combine == ELECT_COUNTED else weight
-        for i in range(count):
-            agrees[i] = np.float32(1) if rows[k, i] * sign[i] > 0 else np.float32(0)
         if combine == ELECT_PLAIN:
+            for i in range(count):
+                agrees[i] = np.float32(1) if rows[k, i] * sign[i] > 0 else np.float32(0)
             multiply(rows[k], weight, count, rounding)
-        for i in range(count):
-            total[i] += rows[k, i] * agrees[i]
-            divisor[i] += share * agrees[i]
+            for i in range(count):
+                total[i] += rows[k, i] * agrees[i]
+                divisor[i] += share * agrees[i]
+        else:
+            for i in range(count):
+                value = rows[k, i]
+                agree = np.float32(1) if value * sign[i] > 0 else np.float32(0)
+                total[i] += value * agree
+                divisor[i] += share * agree
 
 
 @tile
@@ -215,19 +206,16 @@ def _divide(total, divisor, count, normalize, counted, rounding):
 
 @tile
 def _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor, agrees):
-    """The merged task vector, before its scale."""
+    """The merged task vector, before its scale; `total` is the sum of all."""
     combine, normalize = words[calls.COMBINE], words[calls.NORMALIZE]
     if combine == LARGEST:
         _largest(rows, experts, size, total)
         return
-    if words[calls.USE_WEIGHTS] and combine != ELECT_PLAIN:
-        _weigh(rows, experts, size, numbers, rounding)
-    _sum(rows, experts, size, total, rounding)
+    round_row(total, size, rounding)
     if combine == ADD:
         if normalize:
             for i in range(size):
                 total[i] /= numbers[1 + experts * EXPERT_NUMBERS]
-            round_row(total, size, rounding)
         return
     counted = combine == ELECT_COUNTED
     _elected(rows, experts, size, numbers, combine, rounding, total, sign, divisor, agrees)
@@ -244,7 +232,7 @@ def merge(args):
     codes = carray(pointer(args[CODES]), experts + 1, np.int64)
     numbers = carray(pointer(args[NUMBERS]), 2 + experts * EXPERT_NUMBERS, np.float32)
     words = carray(pointer(args[WORDS]), HEAD_WORDS + experts * EXPERT_WORDS, np.int64)
-    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
+    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, PITCH), np.float32)
     base, total, sign = rows[experts], rows[experts + 1], rows[experts + 2]
     divisor, kept, spare = rows[experts + 3], rows[experts + 4], rows[experts + 5]
     worst = np.uint32(0)
@@ -255,12 +243,11 @@ def merge(args):
             worst = max(worst, task_vector(inputs, codes, k, start, size, base, rows[k], rounding))
         if words[calls.THIN] == VARIED:
             _keep_varied(words, rows, experts, size, args[FIRST] + start, rounding, sign, total, kept)
+        total[:] = np.float32(-0.0)  # which leaves what is added to it, its sign too
         for k in range(experts):
-            _thinned(args, words, numbers, rows, k, start, size, kept, spare)
+            _settled(args, words, numbers, rows, k, start, size, kept, spare, total)
         _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor, kept)
-        if words[calls.HAS_SCALE]:
-            multiply(total, numbers[0], size, rounding)
-        add(total, base, size, rounding)
+        finish(total, numbers[0] if words[calls.HAS_SCALE] else np.float32(1), base, size, rounding)
         worst = max(worst, narrow(total, size, args[OUT], args[OUT_CODE], start))
     return np.int64(worst >= np.uint32(calls.NOT_FINITE))
 
@@ -271,10 +258,10 @@ def magnitudes(args):
     inputs = carray(pointer(args[INPUTS]), experts + 1, np.int64)
     codes = carray(pointer(args[CODES]), experts + 1, np.int64)
     words = carray(pointer(args[WORDS]), HEAD_WORDS + experts * EXPERT_WORDS, np.int64)
-    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
+    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, PITCH), np.float32)
     out = carray(pointer(args[OUT]), ((count + TILE - 1) // TILE, 2 * experts), np.float64)
     base, row, kept, spare = rows[0], rows[1], rows[2], rows[3]
-    wide = carray(pointer(args[SCRATCH] + 4 * 4 * TILE), HALF, np.float64)
+    wide = carray(pointer(args[SCRATCH] + 4 * 4 * PITCH), HALF, np.float64)
     worst = np.uint32(0)
     for start in range(0, count, TILE):
         size = min(TILE, count - start)
@@ -295,10 +282,10 @@ def energies(args):
     inputs = carray(pointer(args[INPUTS]), experts + 1, np.int64)
     codes = carray(pointer(args[CODES]), experts + 1, np.int64)
     words = carray(pointer(args[WORDS]), HEAD_WORDS + experts * EXPERT_WORDS, np.int64)
-    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
+    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, PITCH), np.float32)
     out = carray(pointer(args[OUT]), ((count + TILE - 1) // TILE, experts), np.float64)
     base, total, mean, kept = rows[experts], rows[experts + 1], rows[experts + 2], rows[experts + 3]
-    wide = carray(pointer(args[SCRATCH] + 4 * (experts + 4) * TILE), HALF, np.float64)
+    wide = carray(pointer(args[SCRATCH] + 4 * (experts + 4) * PITCH), HALF, np.float64)
     worst = np.uint32(0)
     for start in range(0, count, TILE):
         size = min(TILE, count - start)

@@ -207,16 +207,6 @@ def multiply(row, factor, count, rounding):
 
 
 @tile
-def task_vector(inputs, codes, place, start, count, base, row, rounding):
-    """Expert `place` minus base, [count], in `row`; returns the largest magnitude's bits of the expert."""
-    worst = widen(inputs[place + 1], codes[place + 1], start, count, row)
-    if codes[place + 1] != rounding:
-        round_row(row, count, rounding)
-    subtract(row, base, count, rounding)
-    return worst
-
-
-@tile
 def widen_base(inputs, codes, start, count, base, rounding):
     """The base's tile, or zeros where there is none; returns the largest magnitude's bits."""
     if codes[0] < 0:

@@ -93,7 +93,7 @@ class Workspace:
         self._shape = inputs, outputs
         self._tables: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
         self.hold(chunk)
-        self._scratch = np.zeros((inputs + layout.SPARE_ROWS) * layout.TILE + 16, np.float32)
+        self._scratch = np.zeros((inputs + layout.SPARE_ROWS) * layout.PITCH + 16, np.float32)
         self._masks = np.empty(0, np.uint8)
         self._sizes = np.empty(0, np.uint8)
         self._block = np.zeros(layout.SIZE, np.int64)
