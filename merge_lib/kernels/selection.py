@@ -31,6 +31,7 @@ from merge_lib.kernels.settling import task_vector
 from merge_lib.kernels.tiles import magnitude_bits, pointer, tile, widen_base
 
 _GROUP = 64  # entries that are skipped together where none is in the range
+_FEW = 32  # values of bfloat16 that are counted by comparing, each in a loop of its own
 
 
 @tile
@@ -42,8 +43,8 @@ def _count(values, count, row, sizes):
     for i in range(count):
         size = magnitude_bits(values[i])
         sizes[i] = np.uint32(size - low)  # in the range where this is below the span, as smaller ones wrap
-        above += np.uint32(1) if size >= high else np.uint32(0)
-        zeros += np.uint32(1) if size == 0 else np.uint32(0)
+        above = np.uint32(above + (np.uint32(1) if size >= high else np.uint32(0)))
+        zeros = np.uint32(zeros + (np.uint32(1) if size == 0 else np.uint32(0)))
     row[ROW_ABOVE] += np.int64(above)
     row[ROW_ZEROS] += np.int64(zeros)
     counts = carray(
@@ -59,11 +60,33 @@ def _count(values, count, row, sizes):
         group = sizes[start : start + _GROUP]
         inside = np.uint32(0)
         for i in range(_GROUP):
-            inside += np.uint32(1) if group[i] < span else np.uint32(0)
+            inside = np.uint32(inside + (np.uint32(1) if group[i] < span else np.uint32(0)))
         if inside:
             for i in range(_GROUP):
                 if group[i] < span:
                     counts[np.int64(np.uint32(group[i] >> shift))] += np.uint32(1)
+
+
+@tile
+def _count_few(values, count, row, halves):
+    """As `_count`, for a narrow range of bfloat16 magnitudes: their upper halves are compared, many at a time."""
+    for i in range(count):
+        halves[i] = np.uint16(np.uint32(magnitude_bits(values[i]) >> np.uint32(16)))
+    low, high = row[ROW_LOW] >> 16, row[ROW_HIGH] >> 16
+    last = np.uint16(high - 1)
+    above, zeros = np.uint16(0), np.uint16(0)
+    for i in range(count):
+        above = np.uint16(above + (np.uint16(1) if halves[i] > last else np.uint16(0)))
+        zeros = np.uint16(zeros + (np.uint16(1) if halves[i] == 0 else np.uint16(0)))
+    row[ROW_ABOVE] += np.int64(above)
+    row[ROW_ZEROS] += np.int64(zeros)
+    counts = carray(pointer(row[ROW_COUNTS]), high - low, np.uint32)
+    for place in range(high - low):
+        wanted = np.uint16(low + place)
+        equal = np.uint16(0)
+        for i in range(count):
+            equal = np.uint16(equal + (np.uint16(1) if halves[i] == wanted else np.uint16(0)))
+        counts[place] += np.uint32(equal)
 
 
 @tile
@@ -72,7 +95,7 @@ def _cut(values, count, row, offset):
     wanted = np.uint32(row[ROW_LOW])
     equal = np.uint32(0)
     for i in range(count):
-        equal += np.uint32(1) if magnitude_bits(values[i]) == wanted else np.uint32(0)
+        equal = np.uint32(equal + (np.uint32(1) if magnitude_bits(values[i]) == wanted else np.uint32(0)))
     if np.int64(equal) < row[ROW_ABOVE]:
         row[ROW_ABOVE] -= np.int64(equal)
         return
@@ -91,6 +114,12 @@ def _is_wanted(places, expert, finds_cut):
         if places[place, ROW_EXPERT] == expert and not (finds_cut and places[place, ROW_HIGH] >= 0):
             return True
     return False
+
+
+@tile
+def _is_narrow(row):
+    """Whether few bfloat16 magnitudes lie in a row's range."""
+    return row[ROW_HIGH] - row[ROW_LOW] <= _FEW << 16
 
 
 @tile
@@ -114,7 +143,9 @@ def _walk(args, finds_cut):
             variance(rows, experts, size, mean, values, rounding)
         for place in range(head[0]):
             keys = rows[places[place, ROW_EXPERT]] if head[1] == MAGNITUDE else values
-            if not finds_cut:
+            if not finds_cut and places[place, ROW_SHIFT] == 16 and _is_narrow(places[place]):
+                _count_few(keys, size, places[place], spare.view(np.uint16))
+            elif not finds_cut:
                 _count(keys, size, places[place], spare)
             elif places[place, ROW_HIGH] < 0:
                 _cut(keys, size, places[place], args[FIRST] + start)

@@ -197,8 +197,8 @@ class Workspace:
 
     def _make_masks(self, call: Call, work: Work, first: int, out: np.ndarray) -> bool:
         masks, (experts, count) = call.masks, out.shape
-        if len(self._sizes) < 4 * (2 * count + 2 * layout.TILE):
-            self._sizes = np.empty(4 * (2 * count + 2 * layout.TILE), np.uint8)
+        if len(self._sizes) < 4 * (3 * count + 2 * layout.TILE):
+            self._sizes = np.empty(4 * (3 * count + 2 * layout.TILE), np.uint8)
         words = np.array([masks.length, address_of(self._sizes), *masks.keys], np.int64)  # type: ignore[union-attr]
         self._run(
             "ranks.masks", *self._inputs(call.places, work), experts, first, count, address_of(masks.numbers),  # type: ignore[union-attr]

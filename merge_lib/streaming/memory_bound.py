@@ -145,7 +145,7 @@ def _fixed_bytes(plan: MergePlan, rows: tuple[int, int]) -> int:
         return 0
     most = max((len(work.inputs) for work in plan.works), default=1)
     longest = max((work.shape[-1] for work in plan.works if work.shape), default=1)
-    return max(ROW_PIECE, longest) * (4 * sum(rows) + most + 8)
+    return max(ROW_PIECE, longest) * (4 * sum(rows) + most + 12)
 
 
 def _bound_torch(plan: MergePlan, memory_bytes: int | None) -> Bound:
