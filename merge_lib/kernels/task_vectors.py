@@ -8,10 +8,12 @@ from merge_lib.kernels.calls import (
     ADD,
     ALL,
     BAND,
+    BITS,
     CODES,
     COUNT,
     DIVISOR,
     DRAWN,
+    EIGHTH,
     ELECT_COUNTED,
     ELECT_PLAIN,
     EXPERT_NUMBERS,
@@ -38,12 +40,13 @@ from merge_lib.kernels.calls import (
     SCRATCH,
     SPARE_ROWS,
     PITCH,
+    RECALLED,
     TILE,
     VARIED,
     WEIGHT,
     WORDS,
 )  # fmt: skip
-from merge_lib.kernels.chance import keep_drawn
+from merge_lib.kernels.chance import keep_drawn, recall_mask, store_mask
 from merge_lib.kernels.settling import finish, settle, settle_whole, task_vector
 from merge_lib.kernels.tiles import (
     HALF,
@@ -117,7 +120,13 @@ def _keep_varied(words, rows, experts, count, first, rounding, mean, values, kep
 
 
 @tile
-def keep(words, k, first, start, count, total, row, kept, spare):
+def _bits_of(words, experts, k, start):
+    """Where the bits of a tile's mask are."""
+    return words[BITS] + (start // TILE * experts + k) * EIGHTH
+
+
+@tile
+def keep(words, experts, k, first, start, count, total, row, kept, spare):
     """The mask of one task vector, by the head's THIN."""
     own = words[HEAD_WORDS + k * EXPERT_WORDS : HEAD_WORDS + (k + 1) * EXPERT_WORDS]
     thin = words[calls.THIN]
@@ -129,6 +138,8 @@ def keep(words, k, first, start, count, total, row, kept, spare):
         keep_drawn(
             own[KEY], own[KEY_STREAM], own[LIMIT], first + start, count, drawn[:half], drawn[half:], kept
         )
+    elif thin == RECALLED:
+        recall_mask(_bits_of(words, experts, k, start), kept)
     elif thin == MASKED:
         mask = carray(pointer(words[calls.MASKS] + k * total + start), count, np.uint8)
         for i in range(count):
@@ -149,7 +160,7 @@ def _settled(args, words, numbers, rows, k, start, size, kept, spare, total):
         settle_whole(row, weight, size, args[ROUNDING], total)
         return
     if words[calls.THIN] != VARIED:
-        keep(words, k, args[FIRST], start, size, args[COUNT], row, kept, spare)
+        keep(words, args[EXPERTS], k, args[FIRST], start, size, args[COUNT], row, kept, spare)
     factor = own[FACTOR] if own[FACTOR] != 0 else np.float32(1)
     settle(row, kept, factor, weight, size, args[ROUNDING], total)
 
@@ -268,9 +279,11 @@ def magnitudes(args):
         worst = max(worst, widen_base(inputs, codes, start, size, base, rounding))
         for k in range(experts):
             worst = max(worst, task_vector(inputs, codes, k, start, size, base, row, rounding))
-            keep(words, k, args[FIRST], start, size, count, row, kept, spare)
+            keep(words, experts, k, args[FIRST], start, size, count, row, kept, spare)
             clear_rest(row, size)
             clear_rest(kept, size)
+            if words[BITS]:
+                store_mask(kept, _bits_of(words, experts, k, start))
             out[start // TILE, 2 * k] = sum_magnitudes(row, row, wide)
             out[start // TILE, 2 * k + 1] = sum_kept_magnitudes(row, kept, wide)
     return np.int64(worst >= np.uint32(calls.NOT_FINITE))
