@@ -66,6 +66,19 @@ def _settle_with(round_one):
     return settle
 
 
+def _settle_band_with(round_one):
+    @tile
+    def settle(row, least, span, weight, count, total):
+        for i in range(count):
+            inside = np.uint32(magnitude_bits(row[i]) - least) < span
+            value = np.float32(row[i] * (np.float32(1) if inside else np.float32(0)))
+            value = round_one(np.float32(value * weight))
+            row[i] = value
+            total[i] += value
+
+    return settle
+
+
 def _settle_whole_with(round_one):
     @tile
     def settle(row, weight, count, total):
@@ -89,6 +102,11 @@ def _finish_with(round_one):
 
 _subtract_f32, _subtract_bf16 = _subtract_from(_to_f32), _subtract_from(_to_bf16)
 _settle_f32, _settle_bf16, _settle_f16 = _settle_with(_to_f32), _settle_with(_to_bf16), _settle_with(_to_f16)
+_band_f32, _band_bf16, _band_f16 = (
+    _settle_band_with(_to_f32),
+    _settle_band_with(_to_bf16),
+    _settle_band_with(_to_f16),
+)
 _whole_f32, _whole_bf16 = _settle_whole_with(_to_f32), _settle_whole_with(_to_bf16)
 _whole_f16 = _settle_whole_with(_to_f16)
 _finish_f32, _finish_bf16, _finish_f16 = _finish_with(_to_f32), _finish_with(_to_bf16), _finish_with(_to_f16)
@@ -124,6 +142,17 @@ def settle(row, kept, factor, weight, count, rounding, total):
         _settle_f16(row, kept, factor, weight, count, total)
     else:
         _settle_f32(row, kept, factor, weight, count, total)
+
+
+@tile
+def settle_band(row, least, span, weight, count, rounding, total):
+    """As `settle`, of the entries whose magnitudes' bits are `least` or less than `span` more; without a factor."""
+    if rounding == BF16:
+        _band_bf16(row, least, span, weight, count, total)
+    elif rounding == F16:
+        _band_f16(row, least, span, weight, count, total)
+    else:
+        _band_f32(row, least, span, weight, count, total)
 
 
 @tile

@@ -47,7 +47,7 @@ from merge_lib.kernels.calls import (
     WORDS,
 )  # fmt: skip
 from merge_lib.kernels.chance import keep_drawn, recall_mask, store_mask
-from merge_lib.kernels.settling import finish, settle, settle_whole, task_vector
+from merge_lib.kernels.settling import finish, settle, settle_band, settle_whole, task_vector
 from merge_lib.kernels.tiles import (
     HALF,
     clear_rest,
@@ -68,22 +68,37 @@ _LEAST_DIVISOR, _LEAST_ENERGY = np.float32(1e-8), np.float32(1e-6)
 
 
 @tile
+def _cut_at(cut, first, count):
+    """How many of a tile lie before an offset in the tensor."""
+    return np.int32(min(max(cut - first, 0), count))
+
+
+@tile
+def _band(words, first, count):
+    """Whether no offset decides within a tile; the least bits that are kept there, and how many follow."""
+    low, high = np.uint32(words[LOW]), np.uint32(words[HIGH])
+    low_cut, high_cut = _cut_at(words[LOW_CUT], first, count), _cut_at(words[HIGH_CUT], first, count)
+    later = words[LOW_KEEPS_LATER] != 0
+    least = low if (low_cut == count) != later else np.uint32(low + np.uint32(1))
+    span = np.uint32((np.uint32(high + np.uint32(1)) if high_cut == count else high) - least)
+    return (low_cut == 0 or low_cut == count) and (high_cut == 0 or high_cut == count), least, span
+
+
+@tile
 def keep_band(values, count, words, first, kept):
     """Ones where a magnitude lies between two limits, zeros elsewhere.
 
     An entry that equals a limit is kept by its offset: before HIGH_CUT at the high limit; before LOW_CUT at the
     low one, or not before it where LOW_KEEPS_LATER is set.
     """
-    low, high = np.uint32(words[LOW]), np.uint32(words[HIGH])
-    low_cut = np.int32(min(max(words[LOW_CUT] - first, 0), count))
-    high_cut = np.int32(min(max(words[HIGH_CUT] - first, 0), count))
-    later = words[LOW_KEEPS_LATER] != 0
-    if (low_cut == 0 or low_cut == count) and (high_cut == 0 or high_cut == count):
-        least = low if (low_cut == count) != later else np.uint32(low + np.uint32(1))
-        span = np.uint32((np.uint32(high + np.uint32(1)) if high_cut == count else high) - least)
+    whole, least, span = _band(words, first, count)
+    if whole:
         for i in range(count):
             kept[i] = np.float32(1) if np.uint32(magnitude_bits(values[i]) - least) < span else np.float32(0)
         return
+    low, high = np.uint32(words[LOW]), np.uint32(words[HIGH])
+    low_cut, high_cut = _cut_at(words[LOW_CUT], first, count), _cut_at(words[HIGH_CUT], first, count)
+    later = words[LOW_KEEPS_LATER] != 0
     for i in range(count):
         size = magnitude_bits(values[i])
         is_before = np.int32(i) < low_cut
@@ -120,6 +135,12 @@ def _keep_varied(words, rows, experts, count, first, rounding, mean, values, kep
 
 
 @tile
+def _words_of(k):
+    """Where an expert's settings begin."""
+    return HEAD_WORDS + k * EXPERT_WORDS
+
+
+@tile
 def _bits_of(words, experts, k, start):
     """Where the bits of a tile's mask are."""
     return words[BITS] + (start // TILE * experts + k) * EIGHTH
@@ -128,7 +149,7 @@ def _bits_of(words, experts, k, start):
 @tile
 def keep(words, experts, k, first, start, count, total, row, kept, spare):
     """The mask of one task vector, by the head's THIN."""
-    own = words[HEAD_WORDS + k * EXPERT_WORDS : HEAD_WORDS + (k + 1) * EXPERT_WORDS]
+    own = words[_words_of(k) : _words_of(k + 1)]
     thin = words[calls.THIN]
     if thin == BAND:
         keep_band(row, count, own, first + start, kept)
@@ -159,6 +180,12 @@ def _settled(args, words, numbers, rows, k, start, size, kept, spare, total):
     if words[calls.THIN] == ALL:
         settle_whole(row, weight, size, args[ROUNDING], total)
         return
+    if words[calls.THIN] == BAND and own[FACTOR] == 0:
+        first = args[FIRST] + start
+        whole, least, span = _band(words[_words_of(k) : _words_of(k + 1)], first, size)
+        if whole:
+            settle_band(row, least, span, weight, size, args[ROUNDING], total)
+            return
     if words[calls.THIN] != VARIED:
         keep(words, args[EXPERTS], k, args[FIRST], start, size, args[COUNT], row, kept, spare)
     factor = own[FACTOR] if own[FACTOR] != 0 else np.float32(1)
