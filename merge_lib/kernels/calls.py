@@ -4,7 +4,9 @@ A piece of every input goes in, tile by tile; what comes out depends on the kern
 """
 
 TILE = 1024  # elements of a tile; pieces start at multiples of it
-PITCH = TILE + 16  # float32 numbers from a row of scratch to the next, so that rows do not share the places of cache lines
+PITCH = (
+    TILE + 16
+)  # float32 numbers from a row of scratch to the next, so that rows do not share the places of cache lines
 EIGHTH = TILE // 8
 SPARE_ROWS = 8  # tiles of scratch beside one for each expert
 

@@ -4,7 +4,6 @@ Reference: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011
 """
 
 import numpy as np
-
 from numba import carray
 
 from merge_lib.kernels.calls import EIGHTH, TILE

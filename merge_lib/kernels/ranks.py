@@ -16,9 +16,9 @@ from merge_lib.kernels.calls import (
     INPUTS,
     NUMBERS,
     OUT,
+    PITCH,
     ROUNDING,
     SCRATCH,
-    PITCH,
     TILE,
     WORDS,
 )  # fmt: skip
@@ -112,7 +112,9 @@ def _mask_by_bucket(draws, buckets, lows, widths, mask, left, count):
 
 
 @tile
-def _mask_row(sizes, draws, buckets, key, stream, first, density, epsilon, counts, lows, widths, spare, left, mask):
+def _mask_row(
+    sizes, draws, buckets, key, stream, first, density, epsilon, counts, lows, widths, spare, left, mask
+):
     """One row: `draws` are its 16-bit draws; `first` its offset in the tensor."""
     length = len(sizes)
     _fill_buckets(sizes, buckets, counts)

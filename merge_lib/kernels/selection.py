@@ -11,6 +11,7 @@ from merge_lib.kernels.calls import (
     FIRST,
     INPUTS,
     MAGNITUDE,
+    PITCH,
     ROUNDING,
     ROW_ABOVE,
     ROW_COUNTS,
@@ -22,11 +23,10 @@ from merge_lib.kernels.calls import (
     ROW_ZEROS,
     SCRATCH,
     SPARE_ROWS,
-    PITCH,
     TILE,
     WORDS,
 )  # fmt: skip
-from merge_lib.kernels.task_vectors import variance
+from merge_lib.kernels.masking import variance
 from merge_lib.kernels.settling import task_vector
 from merge_lib.kernels.tiles import magnitude_bits, pointer, tile, widen_base
 

@@ -22,8 +22,6 @@ from merge_lib.kernels.tiles import (
     widen,
 )  # fmt: skip
 
-_WORST_START = np.uint32(0)
-
 
 @tile
 def _to_f32(value):
@@ -43,7 +41,7 @@ def _to_f16(value):
 def _subtract_from(round_one):
     @tile
     def subtract_halves(halves, base, row, count):
-        worst = _WORST_START
+        worst = np.uint32(0)
         for i in range(count):
             value = float_of(np.uint32(np.uint32(halves[i]) << np.uint32(16)))
             size = magnitude_bits(value)

@@ -10,10 +10,10 @@ from merge_lib.kernels.calls import (
     EXPERTS,
     INPUTS,
     OUT,
+    PITCH,
     ROUNDING,
     SCRATCH,
     SPARE_ROWS,
-    PITCH,
     TILE,
     WORDS,
 )

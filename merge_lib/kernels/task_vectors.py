@@ -12,8 +12,6 @@ from merge_lib.kernels.calls import (
     CODES,
     COUNT,
     DIVISOR,
-    DRAWN,
-    EIGHTH,
     ELECT_COUNTED,
     ELECT_PLAIN,
     EXPERT_NUMBERS,
@@ -22,31 +20,22 @@ from merge_lib.kernels.calls import (
     FACTOR,
     FIRST,
     HEAD_WORDS,
-    HIGH,
-    HIGH_CUT,
     INPUTS,
-    KEY,
-    KEY_STREAM,
     LARGEST,
-    LIMIT,
-    LOW,
-    LOW_CUT,
-    LOW_KEEPS_LATER,
-    MASKED,
     NUMBERS,
     OUT,
     OUT_CODE,
+    PITCH,
     ROUNDING,
     SCRATCH,
     SPARE_ROWS,
-    PITCH,
-    RECALLED,
     TILE,
     VARIED,
     WEIGHT,
     WORDS,
 )  # fmt: skip
-from merge_lib.kernels.chance import keep_drawn, recall_mask, store_mask
+from merge_lib.kernels.chance import store_mask
+from merge_lib.kernels.masking import band, bits_place, keep, keep_varied, words_of
 from merge_lib.kernels.settling import finish, settle, settle_band, settle_whole, task_vector
 from merge_lib.kernels.tiles import (
     HALF,
@@ -68,106 +57,6 @@ _LEAST_DIVISOR, _LEAST_ENERGY = np.float32(1e-8), np.float32(1e-6)
 
 
 @tile
-def _cut_at(cut, first, count):
-    """How many of a tile lie before an offset in the tensor."""
-    return np.int32(min(max(cut - first, 0), count))
-
-
-@tile
-def _band(words, first, count):
-    """Whether no offset decides within a tile; the least bits that are kept there, and how many follow."""
-    low, high = np.uint32(words[LOW]), np.uint32(words[HIGH])
-    low_cut, high_cut = _cut_at(words[LOW_CUT], first, count), _cut_at(words[HIGH_CUT], first, count)
-    later = words[LOW_KEEPS_LATER] != 0
-    least = low if (low_cut == count) != later else np.uint32(low + np.uint32(1))
-    span = np.uint32((np.uint32(high + np.uint32(1)) if high_cut == count else high) - least)
-    return (low_cut == 0 or low_cut == count) and (high_cut == 0 or high_cut == count), least, span
-
-
-@tile
-def keep_band(values, count, words, first, kept):
-    """Ones where a magnitude lies between two limits, zeros elsewhere.
-
-    An entry that equals a limit is kept by its offset: before HIGH_CUT at the high limit; before LOW_CUT at the
-    low one, or not before it where LOW_KEEPS_LATER is set.
-    """
-    whole, least, span = _band(words, first, count)
-    if whole:
-        for i in range(count):
-            kept[i] = np.float32(1) if np.uint32(magnitude_bits(values[i]) - least) < span else np.float32(0)
-        return
-    low, high = np.uint32(words[LOW]), np.uint32(words[HIGH])
-    low_cut, high_cut = _cut_at(words[LOW_CUT], first, count), _cut_at(words[HIGH_CUT], first, count)
-    later = words[LOW_KEEPS_LATER] != 0
-    for i in range(count):
-        size = magnitude_bits(values[i])
-        is_before = np.int32(i) < low_cut
-        above = size > low or (size == low and is_before != later)
-        below = size < high or (size == high and np.int32(i) < high_cut)
-        kept[i] = np.float32(1) if above and below else np.float32(0)
-
-
-@tile
-def variance(rows, experts, count, mean, values, rounding):
-    """Over the experts, entry by entry, around their mean; the sums in float32, rounded once."""
-    for i in range(count):
-        mean[i] = rows[0, i]
-        values[i] = np.float32(0)
-    for k in range(1, experts):
-        for i in range(count):
-            mean[i] += rows[k, i]
-    for i in range(count):
-        mean[i] /= np.float32(experts)
-    for k in range(experts):
-        for i in range(count):
-            away = rows[k, i] - mean[i]
-            values[i] += away * away
-    for i in range(count):
-        values[i] /= np.float32(experts)
-    round_row(values, count, rounding)
-
-
-@tile
-def _keep_varied(words, rows, experts, count, first, rounding, mean, values, kept):
-    """Ones where the variance over the experts lies in the first expert's band."""
-    variance(rows, experts, count, mean, values, rounding)
-    keep_band(values, count, words[HEAD_WORDS : HEAD_WORDS + EXPERT_WORDS], first, kept)
-
-
-@tile
-def _words_of(k):
-    """Where an expert's settings begin."""
-    return HEAD_WORDS + k * EXPERT_WORDS
-
-
-@tile
-def _bits_of(words, experts, k, start):
-    """Where the bits of a tile's mask are."""
-    return words[BITS] + (start // TILE * experts + k) * EIGHTH
-
-
-@tile
-def keep(words, experts, k, first, start, count, total, row, kept, spare):
-    """The mask of one task vector, by the head's THIN."""
-    own = words[_words_of(k) : _words_of(k + 1)]
-    thin = words[calls.THIN]
-    if thin == BAND:
-        keep_band(row, count, own, first + start, kept)
-    elif thin == DRAWN:
-        drawn = spare.view(np.uint32)
-        half = TILE // 2
-        keep_drawn(
-            own[KEY], own[KEY_STREAM], own[LIMIT], first + start, count, drawn[:half], drawn[half:], kept
-        )
-    elif thin == RECALLED:
-        recall_mask(_bits_of(words, experts, k, start), kept)
-    elif thin == MASKED:
-        mask = carray(pointer(words[calls.MASKS] + k * total + start), count, np.uint8)
-        for i in range(count):
-            kept[i] = np.float32(mask[i])
-
-
-@tile
 def _settled(args, words, numbers, rows, k, start, size, kept, spare, total):
     """Drop entries of a task vector, scale and weigh it, in place, and add it to the total."""
     row = rows[k]
@@ -182,7 +71,7 @@ def _settled(args, words, numbers, rows, k, start, size, kept, spare, total):
         return
     if words[calls.THIN] == BAND and own[FACTOR] == 0:
         first = args[FIRST] + start
-        whole, least, span = _band(words[_words_of(k) : _words_of(k + 1)], first, size)
+        whole, least, span = band(words[words_of(k) : words_of(k + 1)], first, size)
         if whole:
             settle_band(row, least, span, weight, size, args[ROUNDING], total)
             return
@@ -280,7 +169,7 @@ def merge(args):
         for k in range(experts):
             worst = max(worst, task_vector(inputs, codes, k, start, size, base, rows[k], rounding))
         if words[calls.THIN] == VARIED:
-            _keep_varied(words, rows, experts, size, args[FIRST] + start, rounding, sign, total, kept)
+            keep_varied(words, rows, experts, size, args[FIRST] + start, rounding, sign, total, kept)
         total[:] = np.float32(-0.0)  # which leaves what is added to it, its sign too
         for k in range(experts):
             _settled(args, words, numbers, rows, k, start, size, kept, spare, total)
@@ -310,7 +199,7 @@ def magnitudes(args):
             clear_rest(row, size)
             clear_rest(kept, size)
             if words[BITS]:
-                store_mask(kept, _bits_of(words, experts, k, start))
+                store_mask(kept, bits_place(words, experts, k, start))
             out[start // TILE, 2 * k] = sum_magnitudes(row, row, wide)
             out[start // TILE, 2 * k + 1] = sum_kept_magnitudes(row, kept, wide)
     return np.int64(worst >= np.uint32(calls.NOT_FINITE))
@@ -333,7 +222,7 @@ def energies(args):
         for k in range(experts):
             worst = max(worst, task_vector(inputs, codes, k, start, size, base, rows[k], rounding))
         if words[calls.THIN] == VARIED:
-            _keep_varied(words, rows, experts, size, args[FIRST] + start, rounding, mean, total, kept)
+            keep_varied(words, rows, experts, size, args[FIRST] + start, rounding, mean, total, kept)
         else:
             kept[:size] = np.float32(1)
         for k in range(experts):

@@ -120,7 +120,9 @@ def _bound_device(plans: Sequence[MergePlan], threads: int, memory_bytes: int | 
 
 def _mask_bytes(plans: Sequence[MergePlan], threads: int, memory_bytes: int | None) -> tuple[int, int]:
     """For all masks, and for those that one merge keeps of a tensor."""
-    kept = "mergekit.della" if plans[0].device else ("mergekit.della", "mergekit.dare")  # devices draw DARE's anew
+    kept = (
+        "mergekit.della" if plans[0].device else ("mergekit.della", "mergekit.dare")
+    )  # devices draw DARE's anew
     masked = sum(plan.method.startswith(kept) for plan in plans)
     if not masked or memory_bytes is not None:
         return 0, 0
