@@ -1,7 +1,7 @@
 """Loops over a tile that do several operations at a time, rounded after each.
 
-Between them values stay in registers, where a loop for each operation would store and load the tile. A factor of 1 and
-a second rounding change no bit, so that one loop serves where an operation is left out.
+Between them values stay in registers, where a loop for each operation would store and load the tile. A weight of 1
+changes no bit, so that one loop serves where none is asked for.
 """
 
 import numpy as np
@@ -88,16 +88,6 @@ def _settle_whole_with(round_one):
     return settle
 
 
-def _finish_with(round_one):
-    @tile
-    def finish(total, scale, base, count):
-        for i in range(count):
-            value = round_one(np.float32(round_one(total[i]) * scale))
-            total[i] = round_one(np.float32(value + base[i]))
-
-    return finish
-
-
 _subtract_f32, _subtract_bf16 = _subtract_from(_to_f32), _subtract_from(_to_bf16)
 _settle_f32, _settle_bf16, _settle_f16 = _settle_with(_to_f32), _settle_with(_to_bf16), _settle_with(_to_f16)
 _band_f32, _band_bf16, _band_f16 = (
@@ -107,7 +97,6 @@ _band_f32, _band_bf16, _band_f16 = (
 )
 _whole_f32, _whole_bf16 = _settle_whole_with(_to_f32), _settle_whole_with(_to_bf16)
 _whole_f16 = _settle_whole_with(_to_f16)
-_finish_f32, _finish_bf16, _finish_f16 = _finish_with(_to_f32), _finish_with(_to_bf16), _finish_with(_to_f16)
 
 
 @tile
@@ -162,14 +151,3 @@ def settle_whole(row, weight, count, rounding, total):
         _whole_f16(row, weight, count, total)
     else:
         _whole_f32(row, weight, count, total)
-
-
-@tile
-def finish(total, scale, base, count, rounding):
-    """`total`, rounded, times a scale plus `base`, in `total`."""
-    if rounding == BF16:
-        _finish_bf16(total, scale, base, count)
-    elif rounding == F16:
-        _finish_f16(total, scale, base, count)
-    else:
-        _finish_f32(total, scale, base, count)

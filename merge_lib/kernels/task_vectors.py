@@ -36,9 +36,10 @@ from merge_lib.kernels.calls import (
 )  # fmt: skip
 from merge_lib.kernels.chance import store_mask
 from merge_lib.kernels.masking import band, bits_place, keep, keep_varied, words_of
-from merge_lib.kernels.settling import finish, settle, settle_band, settle_whole, task_vector
+from merge_lib.kernels.settling import settle, settle_band, settle_whole, task_vector
 from merge_lib.kernels.tiles import (
     HALF,
+    add,
     clear_rest,
     magnitude_bits,
     multiply,
@@ -77,8 +78,12 @@ def _settled(args, words, numbers, rows, k, start, size, kept, spare, total):
             return
     if words[calls.THIN] != VARIED:
         keep(words, args[EXPERTS], k, args[FIRST], start, size, args[COUNT], row, kept, spare)
-    factor = own[FACTOR] if own[FACTOR] != 0 else np.float32(1)
-    settle(row, kept, factor, weight, size, args[ROUNDING], total)
+    if own[FACTOR] != 0:
+        settle(row, kept, own[FACTOR], weight, size, args[ROUNDING], total)
+        return
+    for i in range(size):
+        row[i] *= kept[i]
+    settle_whole(row, weight, size, args[ROUNDING], total)
 
 
 @tile
@@ -93,7 +98,10 @@ def _largest(rows, experts, count, total):
 
 @tile
 def _elected(rows, experts, count, numbers, combine, rounding, total, sign, divisor, agrees):
-    """Sum and divisor over the experts that have the elected sign; `total` holds the vote, then the sum."""
+    """Sum and divisor over the experts that have the elected sign; `total` holds the vote, then the sum.
+
+    The vote need not be rounded: no sum of rounded numbers is so small that rounding makes it 0.
+    """
     for i in range(count):
         sign[i] = np.float32(1) if total[i] >= 0 else np.float32(-1)
         total[i] = np.float32(-0.0)  # which added to anything leaves it, its sign too
@@ -138,11 +146,12 @@ def _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor
     if combine == LARGEST:
         _largest(rows, experts, size, total)
         return
-    round_row(total, size, rounding)
     if combine == ADD:
+        round_row(total, size, rounding)
         if normalize:
             for i in range(size):
                 total[i] /= numbers[1 + experts * EXPERT_NUMBERS]
+            round_row(total, size, rounding)
         return
     counted = combine == ELECT_COUNTED
     _elected(rows, experts, size, numbers, combine, rounding, total, sign, divisor, agrees)
@@ -174,7 +183,9 @@ def merge(args):
         for k in range(experts):
             _settled(args, words, numbers, rows, k, start, size, kept, spare, total)
         _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor, kept)
-        finish(total, numbers[0] if words[calls.HAS_SCALE] else np.float32(1), base, size, rounding)
+        if words[calls.HAS_SCALE]:
+            multiply(total, numbers[0], size, rounding)
+        add(total, base, size, rounding)
         worst = max(worst, narrow(total, size, args[OUT], args[OUT_CODE], start))
     return np.int64(worst >= np.uint32(calls.NOT_FINITE))
 

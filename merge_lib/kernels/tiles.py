@@ -183,6 +183,18 @@ def subtract(row, other, count, rounding):
 
 
 @tile
+def add(row, other, count, rounding):
+    """`row` plus `other`, rounded, in `row`."""
+    if rounding == BF16:
+        for i in range(count):
+            row[i] = float_of(to_bf16(bits_of(np.float32(row[i] + other[i]))))
+        return
+    for i in range(count):
+        row[i] += other[i]
+    round_row(row, count, rounding)
+
+
+@tile
 def multiply(row, factor, count, rounding):
     """`row` times a number, rounded, in `row`."""
     if rounding == BF16:
