@@ -1,23 +1,44 @@
-"""What the command line shows: results on standard output, progress and remarks on standard error."""
+"""What the command line shows: results on standard output, progress and remarks on standard error.
+
+rich is imported when `out` or `err` is first asked for: a merge that no terminal shows has no use for it.
+"""
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
-out = Console()
-err = Console(stderr=True)
+    out: Console
+    err: Console
+
+
+def __getattr__(name: str) -> "Console":
+    if name not in ("out", "err"):
+        raise AttributeError(f"module 'flows.console' has no attribute '{name}'")
+    return _console(is_error=name == "err")
+
+
+@cache
+def _console(*, is_error: bool) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=is_error)
+
+
+def say(line: str, *, is_remark: bool = False) -> None:
+    """A line as it is, numbers and paths in colours on a terminal; remarks go to standard error."""
+    stream = sys.stderr if is_remark else sys.stdout
+    if stream.isatty():
+        _console(is_error=is_remark).print(line, markup=False, soft_wrap=True)
+    else:
+        print(line, file=stream)
 
 
 def print_json(value: Any) -> None:
@@ -31,8 +52,17 @@ def shown(path: Path) -> str:
 
 
 @contextmanager
-def work_shown(title: str, total: float) -> Iterator[tuple[Progress, Any]]:
+def work_shown(title: str, total: float) -> Iterator[tuple["Progress", Any]]:
     """A progress bar with the time left, on standard error."""
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         SpinnerColumn(),
         TextColumn("[bold]{task.description}"),
@@ -42,5 +72,17 @@ def work_shown(title: str, total: float) -> Iterator[tuple[Progress, Any]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, speed_estimate_period=60) as progress:
+    with Progress(
+        *columns, console=_console(is_error=True), transient=True, speed_estimate_period=60
+    ) as progress:
         yield progress, progress.add_task(title, total=total)
+
+
+@contextmanager
+def amounts_shown(title: str, total: float) -> Iterator[Callable[[int], None]]:
+    """The same as a function that is told each amount that is done; nothing is shown where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _done: None
+        return
+    with work_shown(title, total) as (bars, bar):
+        yield partial(bars.advance, bar)

@@ -22,7 +22,7 @@ from merge_lib.types import Seed
 class Recipe(BaseModel):
     """The keys of a recipe; paths are relative to its file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     method: str
     params: dict[str, Any] = Field(default_factory=dict)

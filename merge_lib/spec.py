@@ -21,7 +21,7 @@ class MergeSpec(BaseModel):
         SpecError: anything else is wrong; every problem is listed.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     method: str
     params: dict[str, Any] = Field(default_factory=dict)  # after validation: with every default

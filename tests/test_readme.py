@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from flows.cli import app
+from flows.cli import make_app
 from merge_lib.catalogue import builtin_methods
 
 README = Path("README.md").read_text(encoding="utf-8")
@@ -24,7 +24,7 @@ def test_every_method_has_its_row_with_its_declared_facts():
 
 
 def test_every_command_is_told():
-    for command in typer.main.get_command(app).commands:
+    for command in typer.main.get_command(make_app()).commands:
         assert f"mergeline {command}" in README, command
 
 

@@ -1,8 +1,8 @@
 """`mergeline merge`: checkpoints into one model, from a recipe, at the speed of the disk."""
 
+import os
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.console import err, out, print_json, shown, work_shown
+from flows.console import amounts_shown, print_json, say, shown
 from merge_lib.errors import SpecError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Merge; the same command continues a merge that was interrupted."""
-    from flows.commands.merge_many import merge_folder
+    _start_lean()
     from flows.recipe import load_any_recipe
     from merge_lib.files.hashes import check_kinds
     from merge_lib.streaming.preflight import examine_plan
@@ -72,6 +72,8 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     shard_bytes, hashes = parse_size(max_shard_size), check_kinds(file_hash or ())
     options = MergeOptions(threads, memory_bytes, shard_bytes, file_hashes=hashes, device=device)
     if many is not None and recipe is None:
+        from flows.commands.merge_many import merge_folder
+
         merge_folder(many, target, options, seed=seed, is_dry_run=is_dry_run, as_json=as_json)
         return
     if many is not None or recipe is None:
@@ -84,10 +86,19 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     if is_dry_run:
         _show_preview(preview, target, as_json=as_json)
         sys.exit(2 if preview.problems else 0)
-    with work_shown(f"merging by {loaded.method}", max(preview.read_bytes, 1)) as (bars, bar):
-        advance: Callable[[int], None] = lambda read: bars.advance(bar, read)  # noqa: E731
+    with amounts_shown(f"merging by {loaded.method}", max(preview.read_bytes, 1)) as advance:
         done = merge_planned(plan, target, replace(options, progress=advance))
     _show_done(done, as_json=as_json)
+
+
+def _start_lean() -> None:
+    """Tell libraries that are not imported yet to do nothing in advance; a user's own settings stay.
+
+    pydantic would read the metadata of all installed distributions to find plugins; the threads of numpy's linear
+    algebra would each keep a core busy for 60 ms, waiting for work that no merge gives them.
+    """
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # 2^4 cycles, the least that there is
 
 
 def parse_size(text: str) -> int:
@@ -112,19 +123,19 @@ def _show_preview(preview: "Preview", target: Path, *, as_json: bool) -> None:
         print_json(asdict(preview))
         return
     for problem in preview.problems:
-        err.print(problem, markup=False, highlight=False, soft_wrap=True)
+        say(problem, is_remark=True)
     if preview.tensors:
         parameters = f"{preview.parameters / 1e6:.1f} M parameters"
-        out.print(f"{preview.tensors} tensors, {preview.merged} of them merged, {parameters}")
+        say(f"{preview.tensors} tensors, {preview.merged} of them merged, {parameters}")
         times = "once" if preview.passes == 1 else f"in {preview.passes} passes"
-        out.print(f"read      {preview.read_bytes / 1e9:8.2f} GB, {times}")
+        say(f"read      {preview.read_bytes / 1e9:8.2f} GB, {times}")
         files = f"{preview.shards} file{'s' if preview.shards > 1 else ''}"
-        out.print(f"write     {preview.write_bytes / 1e9:8.2f} GB in {files} at {target}", soft_wrap=True)
-        out.print(f"free      {preview.free_bytes / 1e9:8.2f} GB on that disk")
-        out.print(f"memory    {preview.memory_bytes / 1e9:8.2f} GB at the peak, about")
-        out.print(f"time      {preview.estimated_s:8.1f} s, a rough guess from the bytes")
-        out.print(f"route     {preview.arithmetic}", soft_wrap=True)
-    out.print("Nothing was written." if not preview.problems else "Nothing was written; mend these first.")
+        say(f"write     {preview.write_bytes / 1e9:8.2f} GB in {files} at {target}")
+        say(f"free      {preview.free_bytes / 1e9:8.2f} GB on that disk")
+        say(f"memory    {preview.memory_bytes / 1e9:8.2f} GB at the peak, about")
+        say(f"time      {preview.estimated_s:8.1f} s, a rough guess from the bytes")
+        say(f"route     {preview.arithmetic}")
+    say("Nothing was written." if not preview.problems else "Nothing was written; mend these first.")
 
 
 def _show_done(done: "StreamedMerge", *, as_json: bool) -> None:
@@ -132,8 +143,5 @@ def _show_done(done: "StreamedMerge", *, as_json: bool) -> None:
         print_json({**asdict(done), "path": str(done.path)})
         return
     continued = f", {done.continued} of them from the interrupted run" if done.continued else ""
-    out.print(
-        f"{shown(done.path)}: {done.size_bytes / 1e9:.2f} GB, {done.tensors} tensors{continued}",
-        soft_wrap=True,
-    )
-    out.print(f"digest {done.digest}; {done.elapsed_s:.2f} s; arithmetic: {done.arithmetic}", soft_wrap=True)
+    say(f"{shown(done.path)}: {done.size_bytes / 1e9:.2f} GB, {done.tensors} tensors{continued}")
+    say(f"digest {done.digest}; {done.elapsed_s:.2f} s; arithmetic: {done.arithmetic}")

@@ -6,12 +6,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
-from flows.console import err, out, print_json, shown, work_shown
+from flows.console import amounts_shown, err, out, print_json, shown
 from merge_lib.errors import MergeError, SpecError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from merge_lib.streaming.preflight import Overview
     from merge_lib.streaming.run import Asked, MergeOptions, StreamedMerge
 
@@ -47,8 +47,7 @@ def merge_folder(
 def _merge(
     act: Callable[..., Any], asked: Sequence["Asked"], options: "MergeOptions", read_bytes: int
 ) -> Any:
-    with work_shown(f"making {len(asked)} merges", max(read_bytes, 1)) as (bars, bar):
-        advance: Callable[[int], None] = lambda read: bars.advance(bar, read)  # noqa: E731
+    with amounts_shown(f"making {len(asked)} merges", max(read_bytes, 1)) as advance:
         return act(asked, replace(options, progress=advance), leaves_finished=True)
 
 
@@ -91,7 +90,9 @@ def _show_done(done: Sequence["StreamedMerge"], *, as_json: bool) -> None:
     out.print(f"{made} merges in {elapsed_s:.2f} s, {len(done) - made} were finished before")
 
 
-def _table(*names: str) -> Table:
+def _table(*names: str) -> "Table":
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for name in names:
         table.add_column(name, overflow="fold")

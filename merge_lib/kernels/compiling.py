@@ -1,13 +1,18 @@
 """From a kernel's Python source to machine code for this processor.
 
-`python -m merge_lib.kernels.compiling NAME` writes the symbol, a line's end and the code to the standard output.
+`python -m merge_lib.kernels.compiling NAME` writes to the standard output what `loading` reads: a line of JSON, and
+the code, as an image where that can be made, else as an object file.
 """
 
+import json
 import sys
+from dataclasses import asdict
 from importlib import import_module
 
 import llvmlite.binding as llvm
 from numba import cfunc, types
+
+from merge_lib.kernels.linking import LinkError, link
 
 
 def compile_kernel(name: str) -> tuple[str, bytes]:
@@ -31,6 +36,16 @@ def compile_kernel(name: str) -> tuple[str, bytes]:
     return compiled.native_name, machine.emit_object(llvm.parse_assembly(text))
 
 
+def encode(symbol: str, code: bytes) -> bytes:
+    """The line and the code."""
+    about = {"symbol": symbol}
+    try:
+        told = asdict(link(code, symbol))
+    except LinkError:  # of another processor or system
+        return json.dumps(about).encode() + b"\n" + code
+    image = told.pop("code")
+    return json.dumps({**about, **told}).encode() + b"\n" + image
+
+
 if __name__ == "__main__":
-    symbol, code = compile_kernel(sys.argv[1])
-    sys.stdout.buffer.write(symbol.encode() + b"\n" + code)
+    sys.stdout.buffer.write(encode(*compile_kernel(sys.argv[1])))

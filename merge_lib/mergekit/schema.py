@@ -25,7 +25,7 @@ REFUSED = {
 class Part(BaseModel):
     """A piece of the recipe: frozen, no other fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
 
 class ModelEntry(Part):

@@ -2,11 +2,17 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from typer.main import get_command
+
+from flows.cli import make_app
 
 PROMISED = {"run", "report", "lineage", "verify", "methods", "plan", "doctor", "ui", "sync"}
 HEAVY = {
@@ -27,8 +33,8 @@ ASKING = """
 import json, sys
 from click.testing import CliRunner
 from typer.main import get_command
-from flows.cli import app
-command = get_command(app)
+from flows.cli import make_app
+command = get_command(make_app())
 lines = json.loads(sys.argv[1]) + [[name, "--help"] for name in command.commands]
 answers = {" ".join(line): CliRunner().invoke(command, line) for line in lines}
 told = {line: [answer.exit_code, answer.output] for line, answer in answers.items()}
@@ -62,6 +68,65 @@ def test_the_check_would_see_them():
     command = [sys.executable, "-c", "import sys, numpy; print(*sys.modules)"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert {name.partition(".")[0] for name in done.stdout.split()} & HEAVY == {"numpy"}
+
+
+MERGING = """
+import sys
+from flows.cli import main
+try:
+    main()
+finally:
+    print(*{name.partition(".")[0] for name in sys.modules}, *(n for n in sys.modules if n.startswith("flows.")))
+"""
+OWN = {"cli", "commands", "commands.merge", "console", "recipe", "yaml_errors"}
+
+
+def modules_of_merge(*arguments: str, cwd: Path) -> set[str]:
+    command = [sys.executable, "-c", MERGING, "merge", *arguments]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "method: average\nexperts: [one.safetensors, two.safetensors]\n",
+        "merge_method: linear\ndtype: float32\nparameters: {weight: 1}\n"
+        "models: [{model: one.safetensors}, {model: two.safetensors}]\n",
+    ],
+)
+def test_a_merge_that_no_terminal_shows_imports_little(recipe, tmp_path):
+    for name in ("one", "two"):
+        save_file({"w": np.ones((4, 2), np.float32)}, tmp_path / f"{name}.safetensors")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    command = ["recipe.yaml", "--out", "merged.safetensors"]
+    previewed = modules_of_merge(*command, "--dry-run", cwd=tmp_path)
+    merged = modules_of_merge(*command, cwd=tmp_path)
+    assert not previewed & {*HEAVY, "rich", "llvmlite", "numba"}
+    assert {*HEAVY, "rich", "llvmlite", "numba"} & merged == {"numpy"}
+    for loaded in (previewed, merged):
+        assert {name for name in loaded if name.startswith("flows.")} == {f"flows.{name}" for name in OWN}
+
+
+def test_each_command_is_where_it_is_looked_for():
+    every = set(get_command(make_app()).commands)
+    assert every >= PROMISED
+    for name in every:
+        alone = get_command(make_app([name, "--help"])).commands
+        assert name in alone
+        assert set(alone) < every
+    assert set(get_command(make_app(["nothing"])).commands) == every
+
+
+def test_progress_is_shown_on_a_terminal():
+    show = "from flows.console import amounts_shown\nwith amounts_shown('working', 2) as advance: advance(1)"
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", show]
+    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs, check=True)
+    os.close(theirs)
+    assert b"working" in os.read(ours, 1 << 16)
+    os.close(ours)
+    assert subprocess.run(command, capture_output=True, check=True).stderr == b""
 
 
 @pytest.fixture

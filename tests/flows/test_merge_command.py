@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli import make_app
 from flows.commands.merge import parse_size
 from flows.recipe import load_any_recipe, load_recipe
 from merge_lib.checkpoints import read_state_dict, write_state_dict
@@ -33,7 +33,7 @@ def recipe(tmp_path):
 
 
 def test_a_merge_is_a_folder_with_all_that_belongs_to_it(recipe, tmp_path):
-    result = CliRunner().invoke(app, ["merge", str(recipe), "--out", str(tmp_path / "out"), "--json"])
+    result = CliRunner().invoke(make_app(), ["merge", str(recipe), "--out", str(tmp_path / "out"), "--json"])
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert (told["tensors"], told["arithmetic"]) == (1, "kernels")
@@ -51,7 +51,7 @@ def test_a_merge_is_a_folder_with_all_that_belongs_to_it(recipe, tmp_path):
 def test_hashes_of_files_are_recorded_on_request(recipe, tmp_path):
     command = ["merge", str(recipe), "--file-hash", "md5", "--file-hash", "sha256", "--out"]
     for out in ("out", "out.safetensors"):
-        result = CliRunner().invoke(app, [*command, str(tmp_path / out)])
+        result = CliRunner().invoke(make_app(), [*command, str(tmp_path / out)])
         assert result.exit_code == 0, result.output
     for told, weights in (
         (tmp_path / "out" / "merge_manifest.json", tmp_path / "out" / "model.safetensors"),
@@ -70,7 +70,7 @@ def hashes_of(path):
 
 def test_a_hash_that_is_not_known_is_refused_before_anything_is_written(recipe, tmp_path):
     result = CliRunner().invoke(
-        app, ["merge", str(recipe), "--file-hash", "crc", "--out", str(tmp_path / "out")]
+        make_app(), ["merge", str(recipe), "--file-hash", "crc", "--out", str(tmp_path / "out")]
     )
     assert isinstance(result.exception, SpecError)
     assert "'crc' is not a hash of files. Known: sha256, md5." in str(result.exception)
@@ -88,29 +88,29 @@ def test_a_dry_run_writes_nothing(recipe, tmp_path):
         "--memory",
         "512M",
     ]
-    result = CliRunner().invoke(app, command)
+    result = CliRunner().invoke(make_app(), command)
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert (told["problems"], told["read_bytes"], told["parameters"]) == ([], 7200, 1200)
     assert not (tmp_path / "out").exists()
-    shown = CliRunner().invoke(app, command[:5])
+    shown = CliRunner().invoke(make_app(), command[:5])
     assert "1 tensors, 1 of them merged" in shown.output
     assert "Nothing was written." in shown.output
 
 
 def test_a_dry_run_names_the_device(recipe, tmp_path):
     command = ["merge", str(recipe), "--out", str(tmp_path / "out"), "--dry-run", "--device"]
-    shown = CliRunner().invoke(app, [*command, "torch:cpu"])
+    shown = CliRunner().invoke(make_app(), [*command, "torch:cpu"])
     assert shown.exit_code == 0, shown.output
     assert "route     torch on the CPU" in shown.output
-    refused = CliRunner().invoke(app, [*command, "gpu"])
+    refused = CliRunner().invoke(make_app(), [*command, "gpu"])
     assert refused.exit_code == 2
     assert "Device 'gpu' is not known. Give cpu, cuda, or cuda:N" in refused.output
 
 
 def test_a_dry_run_with_problems_fails(recipe, tmp_path):
     result = CliRunner().invoke(
-        app, ["merge", str(recipe), "--out", str(tmp_path / "base"), "--dry-run", "--json"]
+        make_app(), ["merge", str(recipe), "--out", str(tmp_path / "base"), "--dry-run", "--json"]
     )
     assert result.exit_code == 2
     assert "is or holds an input" in json.loads(result.stdout)["problems"][0]
@@ -148,7 +148,9 @@ def mergekit_recipe(recipe):
 
 
 def merge_with(recipe, *options):
-    return CliRunner().invoke(app, ["merge", str(recipe), "--out", str(recipe.parent / "out"), *options])
+    return CliRunner().invoke(
+        make_app(), ["merge", str(recipe), "--out", str(recipe.parent / "out"), *options]
+    )
 
 
 def test_a_recipe_of_mergekit_is_taken_as_it_is(mergekit_recipe, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli import make_app
 from flows.synthetic import Llama, make_checkpoints
 from merge_lib.errors import SpecError
 
@@ -89,7 +89,7 @@ class Merge:
 
     def again(self) -> dict[str, object]:
         """Run the same command to its end in this process; what it says."""
-        result = CliRunner().invoke(app, [*self.command, "--json"], catch_exceptions=False)
+        result = CliRunner().invoke(make_app(), [*self.command, "--json"], catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli import make_app
 from merge_lib.checkpoints import read_state_dict, write_state_dict
 from merge_lib.errors import MergeError, SpecError
 
@@ -37,7 +37,7 @@ def recipes(tmp_path):
 
 def call(recipes, *options):
     return CliRunner().invoke(
-        app, ["merge", "--many", str(recipes), "--out", str(recipes.parent / "out"), *options]
+        make_app(), ["merge", "--many", str(recipes), "--out", str(recipes.parent / "out"), *options]
     )
 
 
@@ -62,7 +62,7 @@ def test_each_recipe_becomes_the_folder_that_it_becomes_alone(recipes, tmp_path)
     assert {one["arithmetic"] for one in told} == {"kernels"}
     for one, recipe in zip(told, files, strict=True):
         alone = tmp_path / "alone" / recipe
-        single = CliRunner().invoke(app, ["merge", str(recipes / recipe), "--out", str(alone)])
+        single = CliRunner().invoke(make_app(), ["merge", str(recipes / recipe), "--out", str(alone)])
         assert single.exit_code == 0, single.output
         many = tmp_path / "out" / one["path"].rpartition("/")[2]
         assert {path.name: path.read_bytes() for path in many.iterdir()} == {
@@ -135,17 +135,18 @@ def test_a_merge_that_cannot_be_made_does_not_hold_up_the_others(recipes, tmp_pa
 
 def test_what_cannot_be_asked_for(recipes, tmp_path):
     both = CliRunner().invoke(
-        app, ["merge", str(recipes / "sum.yaml"), "--many", str(recipes), "--out", str(tmp_path / "out")]
+        make_app(),
+        ["merge", str(recipes / "sum.yaml"), "--many", str(recipes), "--out", str(tmp_path / "out")],
     )
     assert "Give one of them" in str(both.exception)
-    none = CliRunner().invoke(app, ["merge", "--out", str(tmp_path / "out")])
+    none = CliRunner().invoke(make_app(), ["merge", "--out", str(tmp_path / "out")])
     assert "Give one of them" in str(none.exception)
     (recipes / "sum.yml").write_text(OURS.format("ties"))
     assert "would be merged into one folder" in str(call(recipes).exception)
     one_file = ["merge", "--many", str(recipes), "--out", str(tmp_path / "out.safetensors")]
-    assert "several merges go into a folder" in str(CliRunner().invoke(app, one_file).exception)
+    assert "several merges go into a folder" in str(CliRunner().invoke(make_app(), one_file).exception)
     (tmp_path / "empty").mkdir()
-    empty = CliRunner().invoke(app, ["merge", "--many", str(tmp_path / "empty"), "--out", "out"])
+    empty = CliRunner().invoke(make_app(), ["merge", "--many", str(tmp_path / "empty"), "--out", "out"])
     assert "holds no recipe" in str(empty.exception)
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli import make_app
 from merge_lib.checkpoints import checkpoint_digest, open_checkpoint, read_state_dict, verify
 from merge_lib.checkpoints.convert import convert
 from merge_lib.errors import CheckpointCorruptError, CheckpointError
@@ -179,9 +179,9 @@ def test_requests_that_cannot_be(tmp_path):
 def test_the_command(tmp_path):
     torch.save({"lm_head.weight": SHARED, "embed.weight": SHARED}, tmp_path / "x.bin")
     command, run = ["convert", str(tmp_path / "x.bin")], CliRunner().invoke
-    said = run(app, [*command, str(tmp_path / "1.safetensors")]).stdout
+    said = run(make_app(), [*command, str(tmp_path / "1.safetensors")]).stdout
     assert "lm_head.weight shares its tensor with embed.weight and is stored once" in said
-    answer = json.loads(run(app, [*command, str(tmp_path / "2.safetensors"), "--json"]).stdout)
+    answer = json.loads(run(make_app(), [*command, str(tmp_path / "2.safetensors"), "--json"]).stdout)
     assert answer["files"][0]["digest"] == checkpoint_digest(tmp_path / "2.safetensors")
     assert answer["tied"] == {"lm_head.weight": "embed.weight"}
-    assert "exists already" in str(run(app, [*command, str(tmp_path / "x.bin")]).exception)
+    assert "exists already" in str(run(make_app(), [*command, str(tmp_path / "x.bin")]).exception)

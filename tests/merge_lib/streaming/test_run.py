@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import platform
 import subprocess
 import sys
 from threading import Event
 
 import pytest
 import torch
+import xxhash
 
 from merge_lib import MergeSpec
 from merge_lib.checkpoints import checkpoint_digest, read_state_dict, verify, write_state_dict
@@ -232,6 +234,32 @@ def test_kernels_are_compiled_in_another_process(make_checkpoints, tmp_path, mon
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.split() == ["False"]
     assert len(list((tmp_path / "cache" / "kernels").iterdir())) == 1
+
+
+def test_machine_code_runs_alike_as_an_image_and_as_an_object_file(make_checkpoints, tmp_path, monkeypatch):
+    from merge_lib.kernels.compiling import compile_kernel  # imports numba
+
+    monkeypatch.setenv("MERGELINE_CACHE", str(tmp_path / "cache"))
+    base, experts = make_checkpoints(2)
+    code = (
+        "import sys; from pathlib import Path; from merge_lib import MergeSpec\n"
+        "from merge_lib.streaming.run import merge_to\n"
+        f"spec = MergeSpec(method='dare', base={str(base)!r}, experts={list(map(str, experts))})\n"
+        "print(merge_to(spec, Path(sys.argv[1])).digest, 'llvmlite' in sys.modules)"
+    )
+
+    def merged(out: str) -> list[str]:
+        command = [sys.executable, "-c", code, str(tmp_path / out)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    digest, has_llvm = merged("first")
+    is_known = (sys.platform, platform.machine()) == ("linux", "x86_64")
+    assert has_llvm == str(not is_known)
+    for kept in (tmp_path / "cache" / "kernels").iterdir():
+        symbol, machine_code = compile_kernel(kept.name.partition("-")[0])
+        body = json.dumps({"symbol": symbol}).encode() + b"\n" + machine_code
+        kept.write_bytes(xxhash.xxh3_128_digest(body) + body)
+    assert merged("second") == [digest, "True"]
 
 
 def test_a_kernel_that_cannot_be_compiled_says_so(make_checkpoints, tmp_path, monkeypatch):
