@@ -31,7 +31,6 @@ from merge_lib.kernels.settling import task_vector
 from merge_lib.kernels.tiles import magnitude_bits, pointer, tile, widen_base
 
 _GROUP = 64  # entries that are skipped together where none is in the range
-_FEW = 32  # values of bfloat16 that are counted by comparing, each in a loop of its own
 
 
 @tile
@@ -68,28 +67,6 @@ def _count(values, count, row, sizes):
 
 
 @tile
-def _count_few(values, count, row, halves):
-    """As `_count`, for a narrow range of bfloat16 magnitudes: their upper halves are compared, many at a time."""
-    for i in range(count):
-        halves[i] = np.uint16(np.uint32(magnitude_bits(values[i]) >> np.uint32(16)))
-    low, high = row[ROW_LOW] >> 16, row[ROW_HIGH] >> 16
-    last = np.uint16(high - 1)
-    above, zeros = np.uint16(0), np.uint16(0)
-    for i in range(count):
-        above = np.uint16(above + (np.uint16(1) if halves[i] > last else np.uint16(0)))
-        zeros = np.uint16(zeros + (np.uint16(1) if halves[i] == 0 else np.uint16(0)))
-    row[ROW_ABOVE] += np.int64(above)
-    row[ROW_ZEROS] += np.int64(zeros)
-    counts = carray(pointer(row[ROW_COUNTS]), high - low, np.uint32)
-    for place in range(high - low):
-        wanted = np.uint16(low + place)
-        equal = np.uint16(0)
-        for i in range(count):
-            equal = np.uint16(equal + (np.uint16(1) if halves[i] == wanted else np.uint16(0)))
-        counts[place] += np.uint32(equal)
-
-
-@tile
 def _cut(values, count, row, offset):
     """Look for the place after the ROW_ABOVE-th entry with the bits ROW_LOW."""
     wanted = np.uint32(row[ROW_LOW])
@@ -117,12 +94,6 @@ def _is_wanted(places, expert, finds_cut):
 
 
 @tile
-def _is_narrow(row):
-    """Whether few bfloat16 magnitudes lie in a row's range."""
-    return row[ROW_HIGH] - row[ROW_LOW] <= _FEW << 16
-
-
-@tile
 def _walk(args, finds_cut):
     experts, count, rounding = args[EXPERTS], args[COUNT], args[ROUNDING]
     inputs = carray(pointer(args[INPUTS]), experts + 1, np.int64)
@@ -143,9 +114,7 @@ def _walk(args, finds_cut):
             variance(rows, experts, size, mean, values, rounding)
         for place in range(head[0]):
             keys = rows[places[place, ROW_EXPERT]] if head[1] == MAGNITUDE else values
-            if not finds_cut and places[place, ROW_SHIFT] == 16 and _is_narrow(places[place]):
-                _count_few(keys, size, places[place], spare.view(np.uint16))
-            elif not finds_cut:
+            if not finds_cut:
                 _count(keys, size, places[place], spare)
             elif places[place, ROW_HIGH] < 0:
                 _cut(keys, size, places[place], args[FIRST] + start)

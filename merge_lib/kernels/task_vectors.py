@@ -67,6 +67,8 @@ def _settled(args, words, numbers, rows, k, start, size, kept, spare, total):
     if own[DIVISOR] != 0:
         for i in range(size):
             row[i] /= own[DIVISOR]
+    if words[calls.COMBINE] == LARGEST and words[calls.THIN] == ALL:
+        return
     if words[calls.THIN] == ALL:
         settle_whole(row, weight, size, args[ROUNDING], total)
         return

@@ -78,8 +78,8 @@ def find_largest(scan: Scan, places: tuple[int, ...], kind: int, wanted: Sequenc
     bins = bins_of(len(wanted), scan.threads)
     is_coarse = all(CODE_OF[work.arithmetic] == BF16 for work in scan.works)
     ranges = [_whole(is_coarse=is_coarse) for _ in wanted]
-    if scan.count >= _SAMPLED_FROM:
-        ranges = _guess(scan, places, kind, wanted, bins, is_coarse=is_coarse)
+    if scan.count >= _SAMPLED_FROM and not is_coarse:
+        ranges = _guess(scan, places, kind, wanted, bins)
     found: list[Found | None] = [None] * len(wanted)
     while None in found:
         open_ = [i for i, one in enumerate(found) if one is None]
@@ -113,17 +113,10 @@ def _finer(low: int, high: int, bins: int) -> _Range:
 
 
 def _guess(
-    scan: Scan,
-    places: tuple[int, ...],
-    kind: int,
-    wanted: Sequence[Wanted],
-    bins: int,
-    *,
-    is_coarse: bool,
+    scan: Scan, places: tuple[int, ...], kind: int, wanted: Sequence[Wanted], bins: int
 ) -> list[_Range]:
     """Ranges that hold the order statistics, if a sample is like the whole."""
-    ranges = [_whole(is_coarse=is_coarse) for _ in wanted]
-    shift = ranges[0].shift
+    ranges = [_whole(is_coarse=False) for _ in wanted]
     counts = _count(scan, places, kind, [one.expert for one in wanted], ranges, samples=True)
     guessed = []
     for one, row in zip(wanted, counts, strict=True):
@@ -133,8 +126,7 @@ def _guess(
         margin = _MARGIN + 2 / sqrt(total)  # four standard errors, if the sample were drawn at random
         high = len(row) - 1 - int(np.searchsorted(from_top, max(share - margin, 0) * total))
         low = len(row) - 1 - int(np.searchsorted(from_top, min(share + margin, 1) * total))
-        between = max(low, 0) << shift, min((high + 1) << shift, NOT_FINITE)
-        guessed.append(_Range(*between, shift) if is_coarse else _finer(*between, bins))
+        guessed.append(_finer(max(low, 0) << 15, min((high + 1) << 15, NOT_FINITE), bins))
     return guessed
 
 
