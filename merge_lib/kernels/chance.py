@@ -26,9 +26,9 @@ def draw(key, stream, second, first, words):
         c0, c1, c2, c3 = count & _LOW, count >> _HALF, third, fourth
         k0, k1 = low_key, high_key
         for _ in range(10):
-            left, right = _M0 * (c0 & _LOW), _M1 * (c2 & _LOW)  # the upper halves are left to be cut off here
-            c0, c1 = (right >> _HALF) ^ c1 ^ k0, right
-            c2, c3 = (left >> _HALF) ^ c3 ^ k1, left
+            left, right = _M0 * c0, _M1 * c2
+            c0, c1 = (right >> _HALF) ^ c1 ^ k0, right & _LOW
+            c2, c3 = (left >> _HALF) ^ c3 ^ k1, left & _LOW
             k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
         words[4 * block] = np.uint32(c0)
         words[4 * block + 1] = np.uint32(c1)

@@ -17,6 +17,7 @@ from merge_lib.kernels.calls import (
     EXPERT_NUMBERS,
     EXPERT_WORDS,
     EXPERTS,
+    F32,
     FACTOR,
     FIRST,
     HEAD_WORDS,
@@ -80,8 +81,9 @@ def _settled(args, words, numbers, rows, k, start, size, kept, spare, total):
             return
     if words[calls.THIN] != VARIED:
         keep(words, args[EXPERTS], k, args[FIRST], start, size, args[COUNT], row, kept, spare)
-    if own[FACTOR] != 0:
-        settle(row, kept, own[FACTOR], weight, size, args[ROUNDING], total)
+    if own[FACTOR] != 0 or args[ROUNDING] == F32:
+        factor = own[FACTOR] if own[FACTOR] != 0 else np.float32(1)
+        settle(row, kept, factor, weight, size, args[ROUNDING], total)
         return
     for i in range(size):
         row[i] *= kept[i]
