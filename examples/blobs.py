@@ -1,7 +1,7 @@
 """A workload in one file: softmax regression on points of the plane, one blob a class."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -78,13 +78,14 @@ class Blobs:
                 progress(step + 1, self.settings.steps)
         return self._write(out, {"weight": weight.detach()}, lineage, losses, started)
 
-    def evaluate(self, checkpoint: Path, tasks: Sequence[str], *, split: Split = "test") -> dict[str, float]:
+    def evaluate(
+        self, tensors: Mapping[str, Tensor], tasks: Sequence[str], *, split: Split = "test"
+    ) -> dict[str, float]:
         """Accuracy on fresh points, all classes allowed as answers."""
-        weight = read_state_dict(checkpoint)["weight"]
         accuracies = {}
         for task in tasks:
             points, labels = self.points(task, seed=1_000 if split == "test" else 2_000)
-            accuracies[task] = float(((points @ weight.T).argmax(1) == labels).float().mean())
+            accuracies[task] = float(((points @ tensors["weight"].T).argmax(1) == labels).float().mean())
         return accuracies
 
     def _write(
@@ -96,6 +97,6 @@ class Blobs:
         started: float,
     ) -> TrainReport:
         written = write_state_dict(out, tensors, lineage=lineage)
-        accuracy = sum(self.evaluate(out, self.tasks, split="validation").values()) / len(self.tasks)
+        accuracy = sum(self.evaluate(tensors, self.tasks, split="validation").values()) / len(self.tasks)
         elapsed_s = time.perf_counter() - started
         return TrainReport(out, written.digest, written.size_bytes, elapsed_s, len(losses), losses, accuracy)

@@ -13,6 +13,7 @@ from typing import Any
 
 from flows.config import StudyConfig, load_study
 from merge_lib import MergeSpec, merge_many, workloads
+from merge_lib.checkpoints import read_state_dict
 from tasks.project import Project
 from tasks.runs import list_runs, load_run
 
@@ -91,7 +92,7 @@ def bare_loop(config: StudyConfig, data: Path, scratch: Path) -> None:
     workload = workloads.create(config.workload, tasks=config.tasks, data=data)
     base = scratch / "base.safetensors"
     workload.pretrain(base, seed=config.base.seed, lineage={})
-    workload.evaluate(base, config.tasks)
+    workload.evaluate(read_state_dict(base), config.tasks)
     for seed in config.seeds:
         first = _train(workload, base, config.tasks[:1], seed, scratch)
         for regime in config.regimes:
@@ -109,7 +110,7 @@ def bare_loop(config: StudyConfig, data: Path, scratch: Path) -> None:
 def _train(workload: workloads.Workload, start: Path, tasks: Sequence[str], seed: int, scratch: Path) -> Path:
     out = scratch / f"{len(list(scratch.iterdir()))}.safetensors"
     workload.fine_tune(start, tasks, out, seed=seed, lineage={})
-    workload.evaluate(out, workload.tasks)
+    workload.evaluate(read_state_dict(out), workload.tasks)
     return out
 
 
@@ -125,7 +126,7 @@ def _merge_and_evaluate(
     specs = [MergeSpec(method=entry.method, params=entry.params, **asked) for entry in config.methods]
     outs = [scratch / f"{len(list(scratch.iterdir()))}-{n}.safetensors" for n in range(len(specs))]
     for merged in merge_many(specs, outs, threads=config.resources.threads):
-        workload.evaluate(merged.path, config.tasks)
+        workload.evaluate(read_state_dict(merged.path), config.tasks)
 
 
 def _copy(project: Project, place: Path) -> Path:

@@ -79,6 +79,7 @@ class StudyConfig(Frozen):
     base: BaseEntry = BaseEntry()
     methods: Annotated[tuple[MethodEntry, ...], Field(min_length=1)]
     references: tuple[Literal["joint"], ...] = ("joint",)
+    keep_merged: bool = True  # False: each merge is evaluated as it is made, and not written
     resources: Resources = Resources()
 
     @field_validator("tasks", "seeds", "regimes")

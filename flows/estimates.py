@@ -61,10 +61,10 @@ def summarise_plan(steps: list[PlannedStep], estimates: Estimates) -> list[dict[
     """One line a kind of step: how many, how many are finished already, seconds and bytes to come."""
     counted = Counter(step.kind for step in steps)
     cached = Counter(step.kind for step in steps if step.is_cached)
+    stored = Counter(step.kind for step in steps if step.is_stored and not step.is_cached)
     lines = []
     for kind in GUESSES_S:
         to_run = counted[kind] - cached[kind]
-        writes = kind != "evaluate"
         lines.append(
             {
                 "kind": kind,
@@ -72,7 +72,7 @@ def summarise_plan(steps: list[PlannedStep], estimates: Estimates) -> list[dict[
                 "cached": cached[kind],
                 "to_run": to_run,
                 "estimated_s": round(to_run * estimates.seconds(kind), 1),
-                "estimated_bytes": round(to_run * estimates.typical_bytes) if writes else 0,
+                "estimated_bytes": round(stored[kind] * estimates.typical_bytes),
             }
         )
     return lines

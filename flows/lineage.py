@@ -10,7 +10,10 @@ from tasks.records import Record, RecordStore
 
 
 def lineage_of(project: Project, results: StudyResults, label: str | None = None) -> list[dict[str, Any]]:
-    """One entry a merge or reference row: the last checkpoint's chain of records, down to the data hashes."""
+    """One entry a merge or reference row: the last checkpoint's chain of records, down to the data hashes.
+
+    A merge that was not kept has no path, until a later run keeps it.
+    """
     store = RecordStore(project.store)
     rows = [row for row in results.rows if label is None or row.label == label]
     made_by: dict[str, CheckpointRef] = {}
@@ -23,26 +26,43 @@ def lineage_of(project: Project, results: StudyResults, label: str | None = None
             "regime": row.regime,
             "seed": row.seed,
             "metrics": {name: row.metrics.get(name) for name in ("average_accuracy", "forgetting")},
-            "model": _chain(store, row.checkpoints[-1], made_by),
+            "model": _chain(project, store, row.checkpoints[-1], made_by),
         }
         for row in rows
     ]
 
 
-def _chain(store: RecordStore, ref: CheckpointRef, made_by: dict[str, CheckpointRef]) -> dict[str, Any]:
+def _chain(
+    project: Project, store: RecordStore, ref: CheckpointRef, made_by: dict[str, CheckpointRef]
+) -> dict[str, Any]:
     record = _record_of(store, ref)
-    node: dict[str, Any] = {"digest": ref.digest, "path": ref.path, "size_bytes": ref.size_bytes}
+    path = ref.path or _kept_since(project, store, record)
+    node: dict[str, Any] = {"digest": ref.digest, "path": path, "size_bytes": ref.size_bytes}
     if record is None:
         return node
     node |= {"made_by": record.kind, "key": record.key, "params": record.params}
     data = {name: digest for name, digest in record.inputs.items() if digest not in made_by}
     parents = {name: digest for name, digest in record.inputs.items() if digest in made_by}
     node["data"] = data
-    node["from"] = {name: _chain(store, made_by[digest], made_by) for name, digest in sorted(parents.items())}
+    node["from"] = {
+        name: _chain(project, store, made_by[digest], made_by) for name, digest in sorted(parents.items())
+    }
     return node
 
 
+def _kept_since(project: Project, store: RecordStore, record: Record | None) -> str | None:
+    """Where a later run has written a merge that was not kept at first."""
+    if record is None or record.values["checkpoint"] is None:
+        return None
+    return project.relative(store.folder(record.kind, record.key) / record.values["checkpoint"])
+
+
 def _record_of(store: RecordStore, ref: CheckpointRef) -> Record | None:
+    if ref.record:
+        kind, _, key = ref.record.partition("/")
+        return store.find(kind, key)
+    if ref.path is None:
+        return None
     place = Path(ref.path)
     return store.find(place.parent.parent.name, place.parent.name)
 
@@ -60,7 +80,9 @@ def lineage_lines(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def _tree(node: dict[str, Any], indent: str, role: str) -> Iterator[str]:
     recipe = _recipe(node)
-    yield f"{indent}{role}{node['digest']}  {node['path']}" + (f"  [{recipe}]" if recipe else "")
+    yield f"{indent}{role}{node['digest']}  {node['path'] or 'not kept'}" + (
+        f"  [{recipe}]" if recipe else ""
+    )
     for name, digest in sorted(node.get("data", {}).items()):
         yield f"{indent}  data {name}: {digest}"
     for name, parent in node.get("from", {}).items():

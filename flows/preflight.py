@@ -26,11 +26,12 @@ def check_before(project: Project, config: StudyConfig) -> Estimates:
     steps, _ = plan_steps(project, config)
     estimates = Estimates.of_project(project, steps)
     needed = sum(line["estimated_bytes"] for line in summarise_plan(steps, estimates)) + SPARE_BYTES
+    remedy = ", or set keep_merged=false, which writes no merges" if config.keep_merged else ""
     free = shutil.disk_usage(project.state).free
     if free < needed:
         raise MergeError(
             f"The study will write about {needed / 1e6:.0f} MB, but the disk of '{project.state}' has "
-            f"{free / 1e6:.0f} MB left. Free some space, or merge with fewer methods or seeds."
+            f"{free / 1e6:.0f} MB left. Free some space, or train with fewer seeds{remedy}."
         )
     return estimates
 

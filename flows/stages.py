@@ -60,6 +60,7 @@ class PlannedStep:
     label: str
     is_cached: bool
     elapsed_s: float | None  # what it took when it was done, if it is cached
+    is_stored: bool = True  # it leaves a checkpoint
 
 
 @dataclass
@@ -93,19 +94,21 @@ class PlanningStages:
     def merge(
         self, job: MergeJob, base: Finished | None, experts: list[Finished | None]
     ) -> list[Finished | None]:
-        """Look every entry's merge up."""
-        from tasks.merging import merging_key
+        """Look every entry's merge up; one that was not kept is known, even if it is to be made again."""
+        from tasks.merging import is_finished, merging_key, recorded_merge
 
         digests = [expert.digest for expert in experts if expert is not None]
         known = base is not None and len(digests) == len(experts)
-        return [
-            self._checkpoint(
-                "merge",
-                merging_key(entry, job.seed, base.digest, digests)[0] if known else None,
-                f"{entry.label} · {job.label}",
-            )
-            for entry in job.entries
-        ]
+        found = []
+        for entry in job.entries:
+            key = merging_key(entry, job.seed, base.digest, digests)[0] if known else None
+            done = recorded_merge(self.setting, key) if key else None
+            is_cached = is_finished(done, is_kept=job.is_kept)
+            elapsed_s = done.elapsed_s if done else None
+            label = f"{entry.label} · {job.label}"
+            self.steps.append(PlannedStep("merge", label, is_cached, elapsed_s, job.is_kept))
+            found.append(done)
+        return found
 
     def evaluate(self, label: str, checkpoints: list[Finished | None]) -> list[Scores | None]:
         """Look the scores up."""
@@ -116,7 +119,7 @@ class PlanningStages:
             key = evaluation_key(self.setting, checkpoint.digest)[0] if known else None
             record = self.setting.store.find("evaluate", key) if key else None
             elapsed_s = record.values["elapsed_s"] if record else None
-            self.steps.append(PlannedStep("evaluate", label, record is not None, elapsed_s))
+            self.steps.append(PlannedStep("evaluate", label, record is not None, elapsed_s, is_stored=False))
         return [None] * len(checkpoints)
 
     def _checkpoint(self, kind: str, key: str | None, label: str) -> Finished | None:

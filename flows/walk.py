@@ -26,11 +26,11 @@ class Stages(Protocol):
         ...
 
     def merge(self, job: MergeJob, base: Handle, experts: list[Handle]) -> Handle:
-        """One merged checkpoint an entry; handle of a list of Finished."""
+        """One merge an entry, evaluated already if it is not kept; handle of a list of Finished."""
         ...
 
     def evaluate(self, label: str, checkpoints: Handle) -> Handle:
-        """Scores of each checkpoint; handle of a list of Scores."""
+        """Scores of each checkpoint, or of each merge that is not kept; handle of a list of Scores."""
         ...
 
 
@@ -109,7 +109,8 @@ def _merge_along(
     merged, scores = [], []
     for stage in range(len(study.tasks)):
         label = f"{regime} {stage + 1}/{len(study.tasks)} · seed {seed}"
-        merged.append(stages.merge(MergeJob(entries, regime, stage, seed, label), base, experts[: stage + 1]))
+        job = MergeJob(entries, regime, stage, seed, label, study.keep_merged)
+        merged.append(stages.merge(job, base, experts[: stage + 1]))
         scores.append(stages.evaluate(label, merged[-1]))
     for position, entry in enumerate(entries):
         yield Cells(entry.label, "merge", entry.method, regime, seed, entry.params, merged, scores, position)

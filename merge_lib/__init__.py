@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from merge_lib.memory import merge
     from merge_lib.registry import get, merge_method, methods, names
     from merge_lib.spec import MergeSpec
-    from merge_lib.streaming.many import merge_many, merge_many_in_memory
+    from merge_lib.streaming.in_memory import merge_in_turn, merge_many_in_memory
+    from merge_lib.streaming.many import merge_many
 
 _HOMES = {
     "MergeReport": "engine",
@@ -20,8 +21,9 @@ _HOMES = {
     "get": "registry",
     "merge": "memory",
     "merge_checkpoints": "engine",
+    "merge_in_turn": "streaming.in_memory",
     "merge_many": "streaming.many",
-    "merge_many_in_memory": "streaming.many",
+    "merge_many_in_memory": "streaming.in_memory",
     "merge_method": "registry",
     "methods": "registry",
     "names": "registry",
@@ -33,6 +35,7 @@ __all__ = [
     "get",
     "merge",
     "merge_checkpoints",
+    "merge_in_turn",
     "merge_many",
     "merge_many_in_memory",
     "merge_method",

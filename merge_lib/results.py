@@ -12,9 +12,10 @@ Regime = Literal["sequential", "parallel"]
 class CheckpointRef:
     """Where a checkpoint lies and what it is."""
 
-    path: str  # relative to the project's root
+    path: str | None  # relative to the project's root; None: a merge that was not kept
     digest: str
-    size_bytes: int
+    size_bytes: int  # of the file; of the tensors alone where there is none
+    record: str = ""  # "<kind>/<key>" of its making in the project's store; empty where it was not made there
 
 
 @dataclass(frozen=True)

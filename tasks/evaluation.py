@@ -1,6 +1,8 @@
 """Evaluation: the accuracy of checkpoints on every task of the sequence."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from merge_lib import workloads
+from merge_lib.errors import MergeError
+from merge_lib.types import StateDict
 from tasks.caching import cache_key
 from tasks.jobs import Finished, Scores, Setting
 from tasks.progress import Step, report
@@ -34,29 +38,56 @@ def evaluation_key(setting: Setting, digest: str) -> tuple[str, dict[str, str], 
 
 def evaluate_one(setting: Setting, label: str, checkpoint: Finished) -> Scores:
     """The scores of one checkpoint, unless they are among the finished work."""
-    key, inputs, params = evaluation_key(setting, checkpoint.digest)
-    with sole_worker(key):
-        record = setting.store.find("evaluate", key)
-        reused = record is not None
-        if record is None:
-            record = _evaluate(setting, label, checkpoint, key, inputs, params)
-    report(Step("evaluate", label, 1.0, reused=reused))
-    accuracy = tuple(record.values["accuracy"][name] for name in setting.tasks)
-    return Scores(checkpoint.digest, accuracy, record.values["elapsed_s"], reused)
+    if checkpoint.path is None:
+        if checkpoint.scores is None:
+            raise MergeError(
+                f"Merge {checkpoint.digest} was neither kept nor evaluated. Run the study again."
+            )
+        return checkpoint.scores
+    if (found := find_scores(setting, checkpoint.digest)) is not None:
+        report(Step("evaluate", label, 1.0, reused=True))
+        return found
+    from merge_lib.checkpoints import read_state_dict
 
-
-def _evaluate(
-    setting: Setting,
-    label: str,
-    checkpoint: Finished,
-    key: str,
-    inputs: dict[str, str],
-    params: dict[str, Any],
-) -> Record:
     with compute_slot():
-        report(Step("evaluate", label, 0.0))
-        started = time.perf_counter()
-        accuracy = open_workload(setting).evaluate(Path(checkpoint.path), setting.tasks)
-        values = {"accuracy": accuracy, "elapsed_s": time.perf_counter() - started}
-        with setting.store.writing("evaluate", key) as (_, commit):
-            return commit(inputs=inputs, params=params, values=values)
+        read = partial(read_state_dict, Path(checkpoint.path))
+        return evaluate_tensors(setting, label, checkpoint.digest, read)
+
+
+def find_scores(setting: Setting, digest: str) -> Scores | None:
+    """The scores of the checkpoint of that digest, wherever it lies or lay, if they are among the finished work."""
+    record = setting.store.find("evaluate", evaluation_key(setting, digest)[0])
+    return None if record is None else _scores(setting, digest, record, reused=True)
+
+
+def evaluate_tensors(setting: Setting, label: str, digest: str, read: Callable[[], StateDict]) -> Scores:
+    """The scores of a model whose tensors are read, or at hand; the caller holds a slot.
+
+    The lock is taken inside the slot, always: whoever waits for it waits for one who computes.
+    """
+    key, inputs, params = evaluation_key(setting, digest)
+    with sole_worker(key):
+        scores = find_scores(setting, digest)
+        if scores is None:
+            report(Step("evaluate", label, 0.0))
+            started = time.perf_counter()
+            accuracy = _accuracy(setting, label, read)
+            values = {"accuracy": accuracy, "elapsed_s": time.perf_counter() - started}
+            with setting.store.writing("evaluate", key) as (_, commit):
+                record = commit(inputs=inputs, params=params, values=values)
+            scores = _scores(setting, digest, record, reused=False)
+    report(Step("evaluate", label, 1.0, reused=scores.reused))
+    return scores
+
+
+def _accuracy(setting: Setting, label: str, read: Callable[[], StateDict]) -> dict[str, float]:
+    """On each task; a refusal says of which model it is."""
+    try:
+        return open_workload(setting).evaluate(read(), setting.tasks)
+    except MergeError as refusal:
+        raise type(refusal)(f"{label}: {refusal}") from refusal
+
+
+def _scores(setting: Setting, digest: str, record: Record, *, reused: bool) -> Scores:
+    accuracy = tuple(record.values["accuracy"][name] for name in setting.tasks)
+    return Scores(digest, accuracy, record.values["elapsed_s"], reused)

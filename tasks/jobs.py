@@ -50,35 +50,18 @@ class MergeEntry:
 
 @dataclass(frozen=True)
 class MergeJob:
-    """Merge the experts seen so far with every method."""
+    """Merge the experts seen so far with every method.
+
+    Attributes:
+        is_kept: the merges are written, to be evaluated from there; else each is evaluated as it is made.
+    """
 
     entries: tuple[MergeEntry, ...]
     regime: Regime
     stage: int  # from 0
     seed: int
     label: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A checkpoint that is whole, and how it came about."""
-
-    kind: str
-    key: str
-    path: str
-    digest: str
-    size_bytes: int
-    elapsed_s: float
-    reused: bool  # found, not made now
-
-    @classmethod
-    def from_record(cls, record: Record, folder: Path, *, reused: bool) -> "Finished":
-        """The checkpoint that a record of training or merging holds."""
-        values: Mapping[str, Any] = record.values
-        path = str(folder / values["checkpoint"])
-        return cls(
-            record.kind, record.key, path, values["digest"], values["size_bytes"], values["elapsed_s"], reused
-        )
+    is_kept: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,3 +72,26 @@ class Scores:
     accuracy: tuple[float, ...]
     elapsed_s: float
     reused: bool
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A checkpoint that is whole, and how it came about."""
+
+    kind: str
+    key: str
+    path: str | None  # None: a merge that was not kept
+    digest: str
+    size_bytes: int  # of the file; of the tensors alone where there is none
+    elapsed_s: float
+    reused: bool  # found, not made now
+    scores: Scores | None = None  # of a merge that was not kept: evaluated as it was made
+
+    @classmethod
+    def from_record(cls, record: Record, folder: Path, *, reused: bool) -> "Finished":
+        """The checkpoint that a record of training or merging holds."""
+        values: Mapping[str, Any] = record.values
+        path = None if values["checkpoint"] is None else str(folder / values["checkpoint"])
+        return cls(
+            record.kind, record.key, path, values["digest"], values["size_bytes"], values["elapsed_s"], reused
+        )

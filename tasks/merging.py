@@ -1,9 +1,12 @@
-"""Merging: every method on the experts seen so far, from one read of them."""
+"""Merging: every method on the experts seen so far, from one read of them.
+
+The record of a merge that is not kept has no file; the merge is finished once it was evaluated, too.
+"""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -11,10 +14,15 @@ from prefect.cache_policies import NO_CACHE
 from merge_lib import kernels, registry
 from merge_lib.errors import MergeError
 from tasks.caching import cache_key
+from tasks.evaluation import evaluate_tensors, find_scores
 from tasks.jobs import Finished, MergeEntry, MergeJob, Setting
 from tasks.progress import Step, StoppedError, report
-from tasks.slots import compute_slot, sole_worker
-from tasks.training import CHECKPOINT, find_checkpoint
+from tasks.slots import compute_slot, memory_share, sole_worker
+from tasks.training import CHECKPOINT
+
+if TYPE_CHECKING:
+    from merge_lib.spec import MergeSpec
+    from merge_lib.streaming.in_memory import MergedInMemory
 
 _ARITHMETIC = ("merge_lib.engine", "merge_lib.streaming.executing", *kernels.modules())
 _COMPILERS = ("numba", "llvmlite")
@@ -32,7 +40,7 @@ class Pending:
 
 @task(task_run_name="merge {job.label}", cache_policy=NO_CACHE)
 def merge_experts(setting: Setting, job: MergeJob, base: Finished, experts: list[Finished]) -> list[Finished]:
-    """One merged checkpoint for each entry of the job, in its order."""
+    """One merge for each entry of the job, in its order: a checkpoint, or the scores of one that is not kept."""
     return merge_missing(setting, job, base, experts)
 
 
@@ -51,6 +59,20 @@ def merging_key(
     return key, inputs, params
 
 
+def recorded_merge(setting: Setting, key: str) -> Finished | None:
+    """What is known of a merge that was made once; with its scores, where it was not kept."""
+    record = setting.store.find("merge", key)
+    if record is None:
+        return None
+    done = Finished.from_record(record, setting.store.folder("merge", key), reused=True)
+    return done if done.path is not None else replace(done, scores=find_scores(setting, done.digest))
+
+
+def is_finished(done: Finished | None, *, is_kept: bool) -> bool:
+    """Whether nothing is left to do of a merge: it was kept, or need not be and was evaluated."""
+    return done is not None and (done.path is not None or (not is_kept and done.scores is not None))
+
+
 def merge_missing(setting: Setting, job: MergeJob, base: Finished, experts: list[Finished]) -> list[Finished]:
     """Make those merges that are not among the finished work, from one reading of base and experts.
 
@@ -60,12 +82,21 @@ def merge_missing(setting: Setting, job: MergeJob, base: Finished, experts: list
     digests = [expert.digest for expert in experts]
     wanted = [Pending(entry, *merging_key(entry, job.seed, base.digest, digests)) for entry in job.entries]
     with sole_worker(" ".join(work.key for work in wanted)):
-        found = {work.key: find_checkpoint(setting, "merge", work.key, job.label) for work in wanted}
-        missing = [work for work in wanted if found[work.key] is None]
+        found = {work.key: done for work in wanted if (done := _find(setting, job, work)) is not None}
+        missing = [work for work in wanted if work.key not in found]
         if missing:
             with compute_slot():
                 found |= _merge_all(setting, job, missing, base, experts)
-    return [done for work in wanted if (done := found[work.key]) is not None]
+    return [found[work.key] for work in wanted]
+
+
+def _find(setting: Setting, job: MergeJob, work: Pending) -> Finished | None:
+    """The merge if it is finished, reported as a step that took no work."""
+    done = recorded_merge(setting, work.key)
+    if not is_finished(done, is_kept=job.is_kept):
+        return None
+    report(Step("merge", job.label, 1.0, reused=True))
+    return done
 
 
 def _merge_all(
@@ -85,20 +116,30 @@ def _merge_all(
 def _merge_together(
     setting: Setting, job: MergeJob, missing: list[Pending], base: Finished, experts: list[Finished]
 ) -> dict[str, Finished]:
-    from merge_lib import MergeSpec, merge_many
-
     report(Step("merge", job.label, 0.0))
-    paths = tuple(Path(expert.path) for expert in experts)
-    specs = [
-        MergeSpec(
-            method=work.entry.method,
-            params=work.entry.params,
-            base=Path(base.path),
-            experts=paths,
-            seed=work.params["seed"],
-        )
-        for work in missing
-    ]
+    specs = [_spec(work, base, experts) for work in missing]
+    make = _merge_and_keep if job.is_kept else _merge_and_evaluate
+    return make(setting, job, missing, specs)
+
+
+def _spec(work: Pending, base: Finished, experts: list[Finished]) -> "MergeSpec":
+    from merge_lib import MergeSpec
+
+    paths = [Path(done.path) for done in (base, *experts) if done.path is not None]
+    return MergeSpec(
+        method=work.entry.method,
+        params=work.entry.params,
+        base=paths[0],
+        experts=tuple(paths[1:]),
+        seed=work.params["seed"],
+    )
+
+
+def _merge_and_keep(
+    setting: Setting, job: MergeJob, missing: list[Pending], specs: list["MergeSpec"]
+) -> dict[str, Finished]:
+    from merge_lib import merge_many
+
     lineages = [{"kind": "merge", "key": work.key, "inputs": work.inputs} for work in missing]
     done: dict[str, Finished] = {}
     with ExitStack() as stack:
@@ -116,6 +157,29 @@ def _merge_together(
     return done
 
 
+def _merge_and_evaluate(
+    setting: Setting, job: MergeJob, missing: list[Pending], specs: list["MergeSpec"]
+) -> dict[str, Finished]:
+    """Each handed to the evaluation as it is made; as many in memory at once as there is room for."""
+    from merge_lib import merge_in_turn
+
+    merges = merge_in_turn(specs, memory_bytes=memory_share(), threads=setting.threads)
+    return {work.key: _evaluate(setting, job, work, next(merges)) for work in missing}
+
+
+def _evaluate(setting: Setting, job: MergeJob, work: Pending, merged: "MergedInMemory") -> Finished:
+    label = f"{work.entry.label} · {job.label}"
+    values = {"checkpoint": None, "digest": merged.digest, "size_bytes": merged.size_bytes}
+    with setting.store.writing("merge", work.key) as (_, commit):
+        record = commit(
+            inputs=work.inputs, params=work.params, values={**values, "elapsed_s": merged.elapsed_s}
+        )
+    report(Step("merge", label, 1.0))
+    scores = evaluate_tensors(setting, label, merged.digest, lambda: merged.tensors)
+    made = Finished.from_record(record, setting.store.folder("merge", work.key), reused=False)
+    return replace(made, scores=scores)
+
+
 def _merge_one_by_one(
     setting: Setting, job: MergeJob, missing: list[Pending], base: Finished, experts: list[Finished]
 ) -> dict[str, Finished]:
@@ -123,11 +187,15 @@ def _merge_one_by_one(
     refusals = []
     for work in missing:
         try:
-            done |= _merge_together(setting, job, [work], base, experts)
+            if (found := _find(setting, job, work)) is not None:  # made before another was refused
+                done[work.key] = found
+            else:
+                done |= _merge_together(setting, job, [work], base, experts)
         except StoppedError:
             raise
         except MergeError as refusal:
-            refusals.append(f"{work.entry.label} · {job.label}: {refusal}")
+            label = f"{work.entry.label} · {job.label}"
+            refusals.append(f"{label}: {str(refusal).removeprefix(f'{label}: ')}")
     if refusals:
         raise MergeError("\n".join(refusals))
     return done

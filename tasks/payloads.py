@@ -26,12 +26,15 @@ class ModelPayload:
     """A checkpoint, recorded by reference."""
 
     name: str
-    uri: str
+    uri: str | None  # None: a merge that was not kept
     digest: str
     size_bytes: int
     step: int
     params: dict[str, str]
     ingredients: tuple[str, ...]  # digests of the checkpoints that it was made from
+    origin: dict[str, str] = field(
+        default_factory=dict
+    )  # more tags: how it was made, and how it is made again
 
 
 @dataclass(frozen=True)

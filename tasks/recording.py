@@ -10,8 +10,8 @@ from merge_lib.results import Row, StudyResults
 from tasks.comparison import HEADLINE, comparison_runs, experiment_tags, summary_note
 from tasks.jobs import Finished, Setting
 from tasks.payloads import DatasetPayload, MetricPoint, ModelPayload, RunPayload
-from tasks.records import Record
-from tasks.runs import Run
+from tasks.records import RECORD, Record
+from tasks.runs import Run, keeping
 
 
 @dataclass(frozen=True)
@@ -159,13 +159,23 @@ class RunRecorder:
         )
         return ModelPayload(
             name="-".join(parts).replace(".", "_"),
-            uri=Path(done.path).resolve().as_uri(),
+            uri=None if done.path is None else Path(done.path).resolve().as_uri(),
             digest=done.digest,
             size_bytes=done.size_bytes,
             step=stage,
             params=params,
             ingredients=tuple(sorted(set(record.inputs.values()))) if record else (),
+            origin=self._origin(done, record) if record and done.path is None else {},
         )
+
+    def _origin(self, done: Finished, record: Record) -> dict[str, str]:
+        """Of a merge that was not kept: its recipe, where its inputs are told, what makes it again."""
+        place = self.setting.store.folder(done.kind, done.key) / RECORD
+        return {
+            "recipe": json.dumps(record.params, sort_keys=True),
+            "record": place.resolve().as_uri(),
+            "make_again": keeping(self.run.command),
+        }
 
     def _record(self, done: Finished) -> Record | None:
         return self.setting.store.find(done.kind, done.key)

@@ -85,8 +85,9 @@ class RecordStore:
             record = Record(
                 kind, key, inputs, params, {**values, "files": files}, time.monotonic() - started, time.time()
             )
-            if (already := self.find(kind, key)) is not None:
-                return already  # another process finished the same work first
+            already = self.find(kind, key)
+            if already is not None and files.keys() <= already.values["files"].keys():
+                return already  # another process finished the same work first, and kept as much of it
             (scratch / RECORD).write_text(
                 json.dumps(asdict(record), indent=1, sort_keys=True), encoding="utf-8"
             )

@@ -27,9 +27,15 @@ def make_row(
     accuracy = [list(score.accuracy) for score in scores]
     if len(accuracy) == 1 < stages:
         accuracy = accuracy * stages
-    refs = [CheckpointRef(_place(project, done.path), done.digest, done.size_bytes) for done in checkpoints]
+    refs = [_ref(project, done) for done in checkpoints]
     elapsed_s = sum(done.elapsed_s for done in checkpoints)
     return Row(**fields, accuracy=accuracy, elapsed_s=elapsed_s, checkpoints=refs)
+
+
+def _ref(project: Project, done: Finished) -> CheckpointRef:
+    path = None if done.path is None else _place(project, done.path)
+    record = "" if done.kind == "base" else f"{done.kind}/{done.key}"
+    return CheckpointRef(path, done.digest, done.size_bytes, record)
 
 
 def _place(project: Project, path: str) -> str:

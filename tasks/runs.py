@@ -49,6 +49,12 @@ def start_run(project: Project, study: str, config: dict[str, Any], command: str
     return run
 
 
+def keeping(command: str) -> str:
+    """The command that runs the same study and writes its merges, too; all other work of it is finished."""
+    asked = command.replace(" --set 'keep_merged=false'", "")
+    return f"{asked} --set keep_merged=true"
+
+
 def save_run(project: Project, run: Run, **changes: Any) -> Run:
     """Write `run.json` anew, with the changes; returns the changed run."""
     run = replace(run, **changes)

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
+
 from tasks.progress import check_stop
 
 MOST_BY_DEFAULT = 4
@@ -64,6 +66,11 @@ def sole_worker(key: str) -> Iterator[None]:
 
 _guard = threading.Lock()
 _locks: dict[str, tuple[threading.Lock, int]] = {}
+
+
+def memory_share() -> int:
+    """Bytes of results that what holds a slot may have in memory: of half of what is free, each slot's part."""
+    return psutil.virtual_memory().available // (2 * max(_slots.count, 1))
 
 
 def available_cores() -> int:

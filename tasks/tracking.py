@@ -141,7 +141,8 @@ class _Server:
     def _model(self, experiment: str, run_id: str, model: ModelPayload) -> str:
         slot = f"model:{run_id}:{model.digest}:{model.step}"
         if slot not in self.ids:
-            tags = {"uri": model.uri, "digest": model.digest, "size_bytes": str(model.size_bytes)}
+            tags = {"digest": model.digest, "size_bytes": str(model.size_bytes), **model.origin}
+            tags["uri"] = "not kept" if model.uri is None else model.uri
             made = self.client.create_logged_model(
                 experiment,
                 name=model.name,

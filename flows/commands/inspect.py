@@ -59,6 +59,7 @@ def lineage(
     """Print data hash → checkpoint → merge recipe → merged model → metric."""
     from flows.lineage import lineage_lines, lineage_of
     from tasks.journal import results_of
+    from tasks.runs import keeping, load_run
 
     project = Project.find()
     results = results_of(project, _finished(project, run))
@@ -71,6 +72,10 @@ def lineage(
         return
     for line in lineage_lines(entries):
         out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if any(entry["model"]["path"] is None for entry in entries):
+        again = keeping(load_run(project, results.run_id).command)
+        line = f"Merges that are not kept are made again, with the same digests, by: {again}"
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def verify(
@@ -81,6 +86,7 @@ def verify(
     from merge_lib.checkpoints import open_checkpoint
     from merge_lib.checkpoints import verify as recompute
 
+    _check_kept(file)
     found = recompute(file)
     with open_checkpoint(file) as reader:
         origin = reader.lineage
@@ -101,6 +107,21 @@ def verify(
         )
     if found.recorded is None:
         sys.exit(1)
+
+
+def _check_kept(file: Path) -> None:
+    """Refuse the place of a merge that was not kept, with the way to make it."""
+    from tasks.records import RECORD, RecordStore
+
+    folder = file.resolve() if file.is_dir() else file.resolve().parent
+    if not (folder / RECORD).is_file():
+        return
+    record = RecordStore(folder.parent.parent).find(folder.parent.name, folder.name)
+    if record is not None and record.values.get("checkpoint", "") is None:
+        raise CheckpointError(
+            f"'{file}' was not kept, so there is no file to verify: its study said keep_merged: false. The merge's "
+            f"digest is {record.values['digest']}; run the study with --set keep_merged=true to have it as a file."
+        )
 
 
 def show_summary(results: StudyResults) -> None:

@@ -36,9 +36,12 @@ def plan(
     lines = summarise_plan(steps, estimates)
     if as_json:
         remarks = {"data_up_to_date": is_data_known, "estimates_measured": estimates.is_measured}
+        remarks["keep_merged"] = config.keep_merged
         print_json({"study": config.study, "steps": lines, **remarks})
         return
     _show(config.study, lines, is_data_known=is_data_known, is_measured=estimates.is_measured)
+    if not config.keep_merged:
+        out.print("Merges are evaluated as they are made and not written: keep_merged is false.")
 
 
 def _show(

@@ -107,6 +107,11 @@ def _lineage(groups: Sequence[Group], results: StudyResults) -> Section:
     )
     trained = _checkpoints("Trained checkpoints", references_of(groups), folded=False)
     merged = _checkpoints("Merged checkpoints", merges_of(groups), folded=True)
+    if _has_unkept(results):
+        merged.notes.append(
+            "Merges were evaluated as they were made and not kept. How to reproduce has the command that makes "
+            "them again as files, with the same digests; what is finished of training and evaluation stays so."
+        )
     return Section("lineage", "Lineage", [lead], [names, *[t for t in (trained, merged) if t.rows]])
 
 
@@ -128,7 +133,13 @@ def _checkpoints(caption: str, groups: Sequence[Group], *, folded: bool) -> Tabl
 
 
 def _checkpoint(ref: CheckpointRef | None) -> Cell:
-    return Cell(UNDEFINED, "no checkpoint at this stage") if ref is None else _digest(ref.digest, ref.path)
+    if ref is None:
+        return Cell(UNDEFINED, "no checkpoint at this stage")
+    return _digest(ref.digest, ref.path or "not kept")
+
+
+def _has_unkept(results: StudyResults) -> bool:
+    return any(ref.path is None for row in results.rows for ref in row.checkpoints)
 
 
 def _digest(digest: str, where: str) -> Cell:
@@ -144,6 +155,9 @@ def _reproduce(results: StudyResults) -> Section:
         f"mergeline report {results.run_id}",
         f"mergeline lineage {results.run_id}",
     ]
+    if _has_unkept(results):
+        again = f"mergeline run {_file_name(results.study)}.yaml --set keep_merged=true"
+        commands.append(f"{again}   # the merges as files; they were not kept")
     environment = Table(
         "Environment",
         [Column("What", is_numeric=False), Column("Value", is_numeric=False)],

@@ -22,6 +22,7 @@ from merge_lib.report.aggregate import (
 )
 from merge_lib.report.findings import compare_regimes, own_accuracy, reference_interval
 from merge_lib.report.layout import UNDEFINED, Cell, Column, Table
+from merge_lib.results import CheckpointRef
 from merge_lib.statistics import mean_interval
 
 MAIN = ("average_accuracy", "retention_mean", "forgetting")
@@ -192,15 +193,16 @@ def cost(groups: Sequence[Group]) -> Table:
     rows = []
     for group in groups:
         seconds = sum(row.elapsed_s for row in group.rows) / len(group.rows)
-        stages = sum(sum(ref.size_bytes for ref in row.checkpoints) for row in group.rows) / len(group.rows)
-        last = group.rows[0].checkpoints[-1].size_bytes if group.rows[0].checkpoints else None
+        refs = [ref for row in group.rows for ref in row.checkpoints if ref.path is not None]
+        stages = sum(ref.size_bytes for ref in refs) / len(group.rows)
+        last = group.rows[0].checkpoints[-1] if group.rows[0].checkpoints else None
         rows.append(
             [
                 Cell(group.title, group.method),
                 Cell(group.regime or UNDEFINED, None if group.regime else "has no meaning for this row"),
                 Cell(number(seconds, 2 if seconds < 10 else 1), f"{seconds:.4f} s"),
-                _bytes_cell(last),
-                _bytes_cell(round(stages) if stages else None),
+                _size_cell(last),
+                _bytes_cell(round(stages)) if refs else _size_cell(last),
             ]
         )
     return Table("Cost", columns, rows, ["One seed, all stages; mean over the seeds."])
@@ -264,10 +266,16 @@ def _task_cell(values: list[list[float]]) -> Cell:
     return Aggregate(mean_interval(flat)).cell()
 
 
-def _bytes_cell(size: int | None) -> Cell:
-    return (
-        Cell(UNDEFINED, "no checkpoint recorded") if size is None else Cell(bytes_text(size), f"{size} bytes")
-    )
+def _size_cell(ref: CheckpointRef | None) -> Cell:
+    if ref is None:
+        return Cell(UNDEFINED, "no checkpoint recorded")
+    if ref.path is None:
+        return Cell("not kept", f"{ref.size_bytes} bytes of tensors, evaluated as they were made")
+    return _bytes_cell(ref.size_bytes)
+
+
+def _bytes_cell(size: int) -> Cell:
+    return Cell(bytes_text(size), f"{size} bytes")
 
 
 def _effect(value: float | None) -> str:

@@ -1,32 +1,25 @@
-"""Several merges from one reading: into files that carry their lineage, as studies keep them, or in memory."""
+"""Several merges from one reading, into files that carry their lineage, as studies keep them."""
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from merge_lib.checkpoints import open_checkpoint
-from merge_lib.checkpoints.dtypes import DTYPES
-from merge_lib.engine import MergeReport, check_paths, check_recorded, merge_in_torch
-from merge_lib.files.folders import Source
+from merge_lib.engine import MergeReport, check_paths, merge_in_torch
 from merge_lib.files.layout import encode_header
 from merge_lib.spec import MergeSpec
-from merge_lib.streaming import manifest as texts
 from merge_lib.streaming.journal import Notes
 from merge_lib.streaming.layout import Shard, lay_out
-from merge_lib.streaming.memory_bound import bound_memory, usable_threads
+from merge_lib.streaming.memory_bound import usable_threads
 from merge_lib.streaming.output import Output, explained
 from merge_lib.streaming.planning import MergePlan, gather, make_plan
-from merge_lib.streaming.provenance import check_unchanged, complete_digests
-from merge_lib.streaming.runs import Run, make_tensors
+from merge_lib.streaming.runs import Run
 from merge_lib.streaming.target import Digests, lineage_header
+from merge_lib.streaming.together import checked_digests, make_or_refuse, output_digest, shares
 
 
 @dataclass(frozen=True)
@@ -38,19 +31,6 @@ class _Draft:
     shard: Shard
     output: Output
     extra: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class MergedInMemory:
-    """A merge that lies in memory.
-
-    Attributes:
-        digest: as a file with these tensors would have it.
-        tensors: by name, in memory of their own.
-    """
-
-    digest: str
-    tensors: dict[str, Tensor]
 
 
 def merge_many(
@@ -90,7 +70,7 @@ def merge_many(
         for draft, told in zip(drafts, digests, strict=True):
             metadata = lineage_header(draft.run.plan, told, draft.extra)
             draft.output.complete([encode_header(draft.shard.tensors, metadata)])
-        elapsed = _shares([draft.run for draft in drafts], perf_counter() - started, usable_threads(threads))
+        elapsed = shares([draft.run for draft in drafts], perf_counter() - started, usable_threads(threads))
         if slow:
             made = merge_in_torch(
                 [specs[i] for i in slow], [outs[i] for i in slow], [extras[i] for i in slow]
@@ -101,60 +81,6 @@ def merge_many(
             size, excluded = draft.shard.size_bytes, specs[index].exclude
             reports[index] = MergeReport(draft.out, told.output, size, seconds, excluded)
     return [reports[index] for index in range(len(specs))]
-
-
-def merge_many_in_memory(
-    specs: Sequence[MergeSpec],
-    *,
-    threads: int | None = None,
-    progress: Callable[[int], None] = lambda _read: None,
-) -> list[MergedInMemory]:
-    """Make several merges from one reading of their inputs, without writing them.
-
-    All results are in memory at once: for less of it, ask for fewer merges.
-
-    Args:
-        specs: what to merge and how; they may differ in everything.
-        threads: of the kernels; None uses the cores that this process may use.
-        progress: told the bytes that were read since the last call.
-
-    Returns:
-        State dicts with their digests, in the order of the specs; the same bytes as `merge_checkpoints` writes.
-
-    Raises:
-        CheckpointError, MethodInputError: as `merge_checkpoints`; of all merges that cannot be made.
-    """
-    plans = gather([partial(make_plan, spec) for spec in specs])
-    held = [_Held.of(plan) for plan in plans]
-    runs = [Run(plan, sink, Notes()) for plan, sink in zip(plans, held, strict=True)]
-    _make_or_refuse(runs, threads, progress)
-    check_unchanged([source for plan in plans for source in plan.sources])
-    return [MergedInMemory(_output_digest(run), sink.tensors()) for run, sink in zip(runs, held, strict=True)]
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A result's bytes in memory."""
-
-    plan: MergePlan
-    buffers: dict[str, bytearray] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, plan: MergePlan) -> "_Held":
-        return cls(plan, {work.name: bytearray(work.size_bytes) for work in plan.works})
-
-    def write(self, name: str, start: int, data: memoryview) -> None:
-        """Put bytes at a place of a tensor."""
-        memoryview(self.buffers[name])[start : start + len(data)] = data
-
-    def tensors(self) -> dict[str, Tensor]:
-        """By sorted name, on the same memory."""
-        return {
-            work.name: torch.frombuffer(self.buffers[work.name], dtype=DTYPES[work.dtype]).reshape(work.shape)
-            if work.count
-            else torch.empty(work.shape, dtype=DTYPES[work.dtype])
-            for work in sorted(self.plan.works, key=lambda work: work.name)
-        }
 
 
 @contextmanager
@@ -173,58 +99,13 @@ def _drafted(plan: MergePlan, out: Path, extra: Mapping[str, Any]) -> Iterator[_
 
 def _make(runs: Sequence[Run], threads: int | None) -> list[Digests]:
     """All tensors, and the digests of inputs and result of each merge."""
-    _make_or_refuse(runs, threads, lambda _read: None)
-    fresh = {
-        header.key: digest
-        for run in runs
-        for work in run.plan.works
-        for header, digest in zip(work.inputs, run.journal.finished[work.name]["inputs"], strict=True)
-        if header is not None and digest is not None
-    }
-    sources = {source.path: source for run in runs for source in run.plan.sources}
-    digests = {path: _checked_digest(source, fresh) for path, source in sources.items()}
-    check_unchanged(tuple(sources.values()))
+    make_or_refuse(runs, threads)
+    digests = checked_digests(runs)
     return [
         Digests(
             run.plan.base and digests[run.plan.base.path],
             [digests[source.path] for source in run.plan.experts],
-            _output_digest(run),
+            output_digest(run),
         )
         for run in runs
     ]
-
-
-def _make_or_refuse(runs: Sequence[Run], threads: int | None, progress: Callable[[int], None]) -> None:
-    if not runs:
-        return
-    bound = bound_memory([run.plan for run in runs], usable_threads(threads), None)
-    refusals = list(make_tensors(runs, bound, progress).values())
-    if len(refusals) == 1:
-        raise refusals[0]
-    if refusals:
-        raise type(refusals[0])("\n".join(dict.fromkeys(map(str, refusals)))) from refusals[0]
-
-
-def _checked_digest(source: Source, fresh: Mapping[tuple[Path | None, str], str]) -> str:
-    """Of an input, which must be what its own lineage says."""
-    digest = texts.input_entry(source, complete_digests(source, {}, fresh))["digest"]
-    with open_checkpoint(source.path, base=source.base) as reader:
-        check_recorded(reader.label, digest, reader.lineage)
-    return digest
-
-
-def _output_digest(run: Run) -> str:
-    made = run.journal.finished
-    return texts.combine(
-        {
-            work.name: texts.describe(work.dtype, work.shape, made[work.name]["output"])
-            for work in run.plan.works
-        }
-    )
-
-
-def _shares(runs: Sequence[Run], total_s: float, threads: int) -> list[float]:
-    """Each merge's own seconds, and its share of those that they have in common."""
-    own = [run.elapsed_s / threads for run in runs]
-    shared = max(total_s - sum(own), 0.0) / max(len(runs), 1)
-    return [seconds + shared for seconds in own]

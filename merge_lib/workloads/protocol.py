@@ -1,9 +1,11 @@
-"""What the flow asks of a workload: four operations on checkpoint paths, no tensors."""
+"""What the flow asks of a workload: training from path to path, and the evaluation of a state dict."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
+
+from merge_lib.types import StateDict
 
 Split = Literal["validation", "test"]
 
@@ -57,6 +59,15 @@ class Workload(Protocol):
         """Train `start` on the tasks together (one task: an expert; several: joint training)."""
         ...
 
-    def evaluate(self, checkpoint: Path, tasks: Sequence[str], *, split: Split = "test") -> dict[str, float]:
-        """Accuracy in [0, 1] of the checkpoint on each of the tasks."""
+    def evaluate(
+        self, tensors: StateDict, tasks: Sequence[str], *, split: Split = "test"
+    ) -> dict[str, float]:
+        """Accuracy in [0, 1] of a model on each of the tasks.
+
+        Args:
+            tensors: all that the model's checkpoint holds, by name; not to be written to. They may never have been a
+                file.
+            tasks: names of the task sequence.
+            split: of each task's snapshot.
+        """
         ...

@@ -68,17 +68,22 @@ def digests(project: Project, run_id: str) -> dict:
     }
 
 
-def test_ten_kills_change_nothing(tiny_project, environment, migrated_store):
+@pytest.mark.parametrize(
+    ("kills", "settings"), [(KILLS, ()), (5, ("--set", "keep_merged=false"))], ids=["kept", "not kept"]
+)
+def test_kills_change_nothing(kills, settings, tiny_project, environment, migrated_store):
     calm, killed = Project(tiny_project("calm")), Project(tiny_project("killed"))
     for project in (calm, killed):
         (project.state / "mlflow.db").write_bytes(migrated_store.read_bytes())
-    done, count = run(calm.root, environment, "studies/digits.yaml")
+    done, count = run(calm.root, environment, "studies/digits.yaml", *settings)
     assert done.returncode == 0, done.stderr
     expected = digests(calm, list_runs(calm)[0])
 
-    asked: tuple[str, ...] = ("studies/digits.yaml",)
-    for _ in range(KILLS):  # each gets about a twelfth of the way, so none comes to the end
-        ended, _ = run(killed.root, environment, *asked, sent=signal.SIGKILL, at=count // (KILLS + 2))
+    asked: tuple[str, ...] = ("studies/digits.yaml", *settings)
+    for _ in range(
+        kills
+    ):  # none comes to the end: each gets a part of the way, two parts more than there are kills
+        ended, _ = run(killed.root, environment, *asked, sent=signal.SIGKILL, at=count // (kills + 2))
         assert ended.returncode == -signal.SIGKILL, ended.stderr
         asked = ("--resume", "latest")
     assert load_run(killed, "latest").status == "running"
@@ -87,6 +92,7 @@ def test_ten_kills_change_nothing(tiny_project, environment, migrated_store):
     assert len(list_runs(killed)) == 1
     assert digests(killed, list_runs(killed)[0]) == expected
     assert RecordStore(killed.store).remove_leftovers() == 0
+    assert any(killed.store.glob("merge/*/*.safetensors")) == (not settings)
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tiny_project, environment, migrated_store):

@@ -1,16 +1,27 @@
 """The study flow for real: a Prefect server, DVC, MLflow, a model of two layers."""
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from mlflow import MlflowClient
+from typer.main import get_command
 
+from flows.cli import make_app
+from flows.config import load_study
+from flows.estimates import Estimates, plan_steps, summarise_plan
+from flows.lineage import lineage_lines, lineage_of
+from flows.stages import setting_of
 from flows.study import study_flow
 from merge_lib.checkpoints import read_state_dict, verify, write_state_dict
-from merge_lib.errors import MergeError
+from merge_lib.errors import CheckpointError, MergeError
 from tasks import progress
+from tasks.evaluation import evaluation_key
 from tasks.journal import results_of
 from tasks.project import Project
 from tasks.runs import load_run
@@ -83,6 +94,145 @@ def test_a_study_from_data_to_report_and_a_second_run_that_works_nothing(project
     changed = {key for key, made in digests(project, third).items() if made != digests(project, first)[key]}
     assert changed == {("task_arithmetic", "sequential", 0), ("task_arithmetic", "parallel", 0)}
     _check_mlflow(project, first, second)
+
+
+def told(project: Project, run_id: str) -> dict:
+    """What a run measured, and on what."""
+    rows = results_of(project, run_id).rows
+    return {
+        (row.label, row.regime, row.seed): (
+            row.accuracy,
+            row.metrics,
+            [ref.digest for ref in row.checkpoints],
+        )
+        for row in rows
+    }
+
+
+def files_of_merges(project: Project) -> list[Path]:
+    return sorted(project.store.glob("merge/*/*.safetensors"))
+
+
+METHODS = "methods=[average, task_arithmetic, ties, dare, magmax]"
+
+
+def test_a_study_without_stored_merges_measures_the_same(project, tiny_project, monkeypatch):
+    asked = (METHODS, "references=[]")
+    first, unkept = run(*asked, "keep_merged=false")
+    assert files_of_merges(project) == []
+    again, worked = run(*asked, "keep_merged=false")
+    assert worked == Counter()
+    assert load_run(project, again).unchanged_since == first
+
+    kept, worked = run(*asked)
+    assert worked == {"merge": unkept["merge"]}  # the evaluations of the run before count
+    assert told(project, kept) == told(project, first)
+    assert len(files_of_merges(project)) == unkept["merge"]
+    last, worked = run(*asked, "keep_merged=false")
+    assert worked == Counter()
+    assert told(project, last) == told(project, first)
+    assert len(files_of_merges(project)) == unkept["merge"]  # what is kept stays
+
+    other = Project(tiny_project("other"))
+    monkeypatch.chdir(other.root)
+    alone, counted = run(*asked)
+    assert counted == unkept
+    assert told(other, alone) == told(project, first)
+
+
+def test_an_unkept_merge_whose_scores_are_gone_is_made_again(project):
+    asked = ("methods=[task_arithmetic]", "regimes=[parallel]", "references=[]", "keep_merged=false")
+    first, _ = run(*asked)
+    ref = next(row for row in results_of(project, first).rows if row.label == "task_arithmetic").checkpoints[
+        1
+    ]
+    assert ref.path is None
+    setting = setting_of(project, load_study(Path("studies/digits.yaml")), results_of(project, first).data)
+    (project.store / "evaluate" / evaluation_key(setting, ref.digest)[0] / "record.json").unlink()
+    second, worked = run(*asked)
+    assert worked == {"merge": 1, "evaluate": 1}
+    assert told(project, second) == told(project, first)
+
+
+def test_the_plan_counts_no_bytes_of_merges_that_are_not_kept(project):
+    def planned(*overrides: str) -> dict:
+        steps, _ = plan_steps(project, load_study(Path("studies/digits.yaml"), overrides))
+        lines = summarise_plan(steps, Estimates.of_project(project, steps))
+        return {line["kind"]: line for line in lines}
+
+    assert planned()["merge"]["estimated_bytes"] > 0
+    before = planned("keep_merged=false")
+    assert before["merge"]["estimated_bytes"] == before["evaluate"]["estimated_bytes"] == 0
+    assert before["train"]["estimated_bytes"] > 0
+    run("keep_merged=false")
+    assert {line["to_run"] for line in planned("keep_merged=false").values()} == {0}
+    after = planned()
+    assert after["merge"]["to_run"] == after["merge"]["steps"]
+    assert after["merge"]["estimated_bytes"] > 0
+    assert after["evaluate"]["to_run"] == after["train"]["to_run"] == 0
+
+
+def test_lineage_report_record_and_verify_say_that_a_merge_is_not_kept(project):
+    run_id, _ = run("keep_merged=false", "regimes=[parallel]", "references=[]")
+    results = results_of(project, run_id)
+    entry = lineage_of(project, results, "task_arithmetic")[0]
+    model = entry["model"]
+    assert model["path"] is None
+    assert (model["params"]["method"], model["made_by"]) == ("task_arithmetic", "merge")
+    assert set(model["from"]) == {"base", "expert_0", "expert_1"}
+    text = "\n".join(lineage_lines([entry]))
+    assert f"{model['digest']}  not kept  [merge task_arithmetic(" in text
+    report = (project.runs / run_id / "report" / "report.md").read_text()
+    assert "evaluated as they were made and not kept" in report
+    assert "mergeline run digits.yaml --set keep_merged=true" in report
+
+    answer = CliRunner().invoke(get_command(make_app()), ["lineage", run_id, "--label", "average"])
+    again = "mergeline run studies/digits.yaml --set 'regimes=[parallel]' --set 'references=[]' --set keep_merged=true"
+    assert again in answer.output
+    place = project.store / "merge" / model["key"] / "model.safetensors"
+    answer = CliRunner().invoke(get_command(make_app()), ["verify", str(place)])
+    assert isinstance(answer.exception, CheckpointError)
+    assert f"The merge's digest is {model['digest']}" in str(answer.exception)
+
+    client = MlflowClient(project.tracking_uri)
+    experiment = client.get_experiment_by_name("digits")
+    tags = [found.tags for found in client.search_logged_models([experiment.experiment_id])]
+    recorded = next(tag for tag in tags if tag["digest"] == model["digest"])
+    assert recorded["uri"] == "not kept"
+    assert json.loads(recorded["recipe"])["method"] == "task_arithmetic"
+    assert recorded["make_again"].startswith("mergeline run studies/digits.yaml")
+
+    run("keep_merged=true", "regimes=[parallel]", "references=[]")
+    kept = lineage_of(project, results, "task_arithmetic")[0]["model"]
+    assert verify(project.root / kept["path"]).digest == model["digest"]
+
+
+BURSTING = """
+from merge_lib import merge_method
+
+@merge_method(name="bursting", title="Bursting", paper="https://example.org", needs_base=True, order_free=True)
+def bursting(task_vectors):
+    \"\"\"Infinite.\"\"\"
+    return task_vectors.sum(0) / 0
+"""
+
+
+def test_a_merge_that_cannot_be_made_does_not_hold_up_the_others_when_none_is_kept(project, prefect_server):
+    (project.root / "bursting.py").write_text(BURSTING)
+    asked = ("regimes=[parallel]", "references=[]", "keep_merged=false")
+    settings = ("methods=[average, bursting, magmax]", "plugins=[bursting.py]", *asked)
+    command = [sys.executable, "-m", "flows.cli", "run", "studies/digits.yaml"]
+    done = subprocess.run(  # in a process of its own: the plugin would stay registered in this one
+        [*command, *(word for setting in settings for word in ("--set", setting))],
+        env={**os.environ, "PREFECT_API_URL": prefect_server, "COLUMNS": "500"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "bursting · parallel 1/2 · seed 0: Tensor" in done.stderr
+    _, worked = run("methods=[average, magmax]", *asked)
+    assert worked == Counter()
 
 
 def _check_mlflow(project: Project, first: str, second: str) -> None:

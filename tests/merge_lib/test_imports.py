@@ -57,6 +57,7 @@ def test_the_public_names():
         "get",
         "merge",
         "merge_checkpoints",
+        "merge_in_turn",
         "merge_many",
         "merge_many_in_memory",
         "merge_method",

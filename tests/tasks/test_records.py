@@ -13,6 +13,18 @@ from tasks.records import RecordStore
 INPUTS, PARAMS = {"start": "abc"}, {"seed": 0}
 
 
+def test_a_record_with_a_file_replaces_one_without_and_never_the_other_way_round(tmp_path):
+    store = RecordStore(tmp_path)
+    for content, files in ((None, set()), (b"weights", {"model.safetensors"}), (None, {"model.safetensors"})):
+        with store.writing("merge", "k") as (folder, done):
+            if content is not None:
+                (folder / "model.safetensors").write_bytes(content)
+            record = done(inputs=INPUTS, params=PARAMS, values={})
+        assert record.values["files"].keys() == files
+        assert store.find("merge", "k") == record
+    assert (store.folder("merge", "k") / "model.safetensors").read_bytes() == b"weights"
+
+
 def commit(store: RecordStore, key: str, content: bytes = b"weights") -> None:
     with store.writing("train", key) as (folder, done):
         (folder / "model.bin").write_bytes(content)
@@ -63,7 +75,8 @@ def test_the_first_of_two_writers_wins(tmp_path):
     store = RecordStore(tmp_path)
     with store.writing("train", "k") as (folder, done):
         (folder / "model.bin").write_bytes(b"mine")
-        with RecordStore(tmp_path).writing("train", "k") as (_, theirs):
+        with RecordStore(tmp_path).writing("train", "k") as (other, theirs):
+            (other / "model.bin").write_bytes(b"theirs")
             theirs(inputs=INPUTS, params=PARAMS, values={"digest": "theirs"})
         assert done(inputs=INPUTS, params=PARAMS, values={"digest": "mine"}).values["digest"] == "theirs"
 

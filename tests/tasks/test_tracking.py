@@ -90,6 +90,22 @@ def test_a_study_is_recorded_with_children_models_and_data(project, tmp_path):
     assert ingredient.tags["digest"] == DIGEST_1
 
 
+def test_a_merge_that_was_not_kept_says_so_and_how_it_is_made_again(project):
+    payload = child("ties", DIGEST_2)
+    origin = {"recipe": '{"method": "ties"}', "make_again": "mergeline run s.yaml --set keep_merged=true"}
+    model = replace(payload.models[0], uri=None, origin=origin)
+    tracker = tracker_of(project)
+    tracker.outbox.put(parent())
+    tracker.outbox.put(replace(payload, models=(model,)))
+    assert tracker.deliver() == 2
+    client = MlflowClient(project.tracking_uri)
+    made = client.get_logged_model(runs_of(project)["ties"].outputs.model_outputs[0].model_id)
+    assert made.tags["uri"] == "not kept"
+    assert made.tags["digest"] == DIGEST_2
+    assert made.tags["recipe"] == '{"method": "ties"}'
+    assert made.tags["make_again"] == "mergeline run s.yaml --set keep_merged=true"
+
+
 def test_delivering_twice_changes_nothing(project):
     for _ in range(2):
         tracker = tracker_of(project)

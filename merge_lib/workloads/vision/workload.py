@@ -110,7 +110,7 @@ class VisionWorkload:
         Budget: the same number of epochs over the union of the tasks, whether it is one task or several.
         """
         started = time.perf_counter()
-        model = self._load(start)
+        model = self._model(read_state_dict(start), f"Checkpoint '{start}'")
         config = self.config.fine_tuning
         training_set = self._training_set(tasks)
         losses = train(
@@ -125,17 +125,19 @@ class VisionWorkload:
         steps = step_count(len(training_set.images), config)
         return _write(model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy)
 
-    def evaluate(self, checkpoint: Path, tasks: Sequence[str], *, split: Split = "test") -> dict[str, float]:
-        """Accuracy in [0, 1] of the checkpoint on each of the tasks.
+    def evaluate(
+        self, tensors: Mapping[str, Tensor], tasks: Sequence[str], *, split: Split = "test"
+    ) -> dict[str, float]:
+        """Accuracy in [0, 1] of the model with these tensors on each of the tasks.
 
         Raises:
             UnknownMethodError: a task is not in the task sequence.
-            CheckpointMismatchError: the checkpoint is not of this model.
-            CheckpointCorruptError: the checkpoint cannot be read, or holds NaN or infinite values.
+            CheckpointMismatchError: the tensors are not of this model.
+            CheckpointCorruptError: they hold NaN or infinite values.
         """
         for task in tasks:
             self._position(task)
-        model = self._load(checkpoint)
+        model = self._model(tensors, "The state dict")
         return {task: self._accuracy(model, task, split) for task in tasks}
 
     def _position(self, task: str) -> int:
@@ -179,11 +181,10 @@ class VisionWorkload:
             for split in splits
         }
 
-    def _load(self, path: Path) -> ViT:
-        """A model of its own, in float32, with the checkpoint's values."""
-        state = read_state_dict(path)
+    def _model(self, state: Mapping[str, Tensor], called: str) -> ViT:
+        """A model in float32 with these values, which it shares where they are float32 already."""
         model = empty_model(self.config.model, classes=len(self.classes))
-        _check_state(state, model.state_dict(), path)
+        _check_state(state, model.state_dict(), called)
         model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
         return model.requires_grad_(True)
 
@@ -231,7 +232,7 @@ def _check_snapshot(snapshot: Snapshot, size: int, splits: set[str]) -> None:
         raise DataError(msg)
 
 
-def _check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+def _check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], called: str) -> None:
     """Refuse a state dict that is not of this model, or that holds values that are not finite."""
     faults = [f"'{name}' is missing" for name in sorted(expected.keys() - state.keys())]
     faults += [f"'{name}' is unknown" for name in sorted(state.keys() - expected.keys())]
@@ -242,14 +243,14 @@ def _check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], pa
     ]
     if faults:
         msg = (
-            f"Checkpoint '{path}' does not fit the study's model: {'; '.join(faults)}. "
+            f"{called} does not fit the study's model: {'; '.join(faults)}. "
             "Use the `model` settings it was trained with, or train it anew."
         )
         raise CheckpointMismatchError(msg)
     spoilt = [name for name in sorted(state) if not torch.isfinite(state[name]).all()]
     if spoilt:
         msg = (
-            f"Checkpoint '{path}' holds NaN or infinite values in {', '.join(spoilt)}; all must be finite. "
-            "Delete it and train or merge it anew."
+            f"{called} holds NaN or infinite values in {', '.join(spoilt)}; all must be finite. "
+            "Train or merge it anew."
         )
         raise CheckpointCorruptError(msg)

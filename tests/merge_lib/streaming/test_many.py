@@ -1,11 +1,19 @@
 """Several merges from one reading: the bytes of each made alone, and no more read than by one of them."""
 
 import json
+import weakref
 
 import pytest
 import torch
 
-from merge_lib import MergeSpec, merge_checkpoints, merge_many, merge_many_in_memory, registry
+from merge_lib import (
+    MergeSpec,
+    merge_checkpoints,
+    merge_in_turn,
+    merge_many,
+    merge_many_in_memory,
+    registry,
+)
 from merge_lib.checkpoints import open_checkpoint, read_state_dict, verify, write_state_dict
 from merge_lib.errors import CheckpointCorruptError, CheckpointMismatchError, MethodInputError, SpecError
 from merge_lib.streaming import memory_bound
@@ -336,6 +344,48 @@ def test_state_dicts_of_one_pass_need_one_reading(make_checkpoints):
         merge_many_in_memory(specs, threads=2, progress=read.append)
         counts.append(sum(read))
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("fitting", [0, 1, 2, 100])
+def test_merges_in_turn_are_the_same_whatever_fits(fitting, make_checkpoints):
+    base, experts = make_checkpoints(2)
+    specs = differing_specs(base, experts + experts[:1])
+    wanted = merge_many_in_memory(specs)
+    given = list(merge_in_turn(specs, memory_bytes=fitting * wanted[0].size_bytes))
+    assert [one.digest for one in given] == [one.digest for one in wanted]
+
+
+def test_merges_that_do_not_fit_together_are_read_for_apart(make_checkpoints, monkeypatch):
+    base, experts = make_checkpoints(2)
+    specs = [MergeSpec(method=name, base=base, experts=experts) for name in ONE_PASS]
+    together = []
+
+    def counted(self):
+        together.append(len(self.runs))
+        execute(self)
+
+    execute = Executor.run
+    monkeypatch.setattr(Executor, "run", counted)
+    size = merge_many_in_memory(specs[:1])[0].size_bytes
+    list(merge_in_turn(specs, memory_bytes=3 * size))
+    assert together == [1, 3, 3, 1]
+
+
+def test_a_merge_in_turn_is_forgotten_once_it_is_given(make_checkpoints):
+    base, experts = make_checkpoints(2)
+    specs = [MergeSpec(method=name, base=base, experts=experts) for name in ("average", "magmax")]
+    merges = merge_in_turn(specs, memory_bytes=1 << 30)
+    first = weakref.ref(next(merges))
+    assert first() is None
+
+
+def test_an_input_that_is_not_what_it_recorded_is_refused_in_memory_too(make_checkpoints):
+    base, experts = make_checkpoints(2)
+    data = bytearray(experts[1].read_bytes())
+    data[-1] ^= 1
+    experts[1].write_bytes(data)
+    with pytest.raises(CheckpointCorruptError, match="It changed after it was written"):
+        merge_many_in_memory([MergeSpec(method="average", base=base, experts=experts)])
 
 
 def test_every_refusal_is_told(make_checkpoints):

@@ -54,14 +54,14 @@ def test_fine_tuning_learns_the_task_and_is_reproducible(make_workload, base, tm
     ]
     assert made[0].digest == made[1].digest != made[2].digest
     assert made[0].validation_accuracy == 1.0
-    assert workload.evaluate(made[0].path, ["left-right"]) == {"left-right": 1.0}
+    assert workload.evaluate(read_state_dict(made[0].path), ["left-right"]) == {"left-right": 1.0}
 
 
 def test_joint_training_makes_the_same_epochs_over_the_union(make_workload, base, tmp_path):
     workload = make_workload()
     made = workload.fine_tune(base, BOTH, tmp_path / "joint.safetensors", seed=0, lineage={})
     assert made.steps == 12 * 8  # 15 images of each class, in batches of 8, twelve epochs
-    assert workload.evaluate(made.path, BOTH) == {"left-right": 1.0, "top-bottom": 1.0}
+    assert workload.evaluate(read_state_dict(made.path), BOTH) == {"left-right": 1.0, "top-bottom": 1.0}
 
 
 # every task's test split has 12 images of each of its two classes
@@ -76,24 +76,30 @@ def test_joint_training_makes_the_same_epochs_over_the_union(make_workload, base
 )
 def test_accuracy_of_a_constant_model(make_workload, constant, scenario, logits, expected):
     workload = make_workload(scenario)
-    assert tuple(workload.evaluate(constant(*logits), BOTH).values()) == expected
+    assert tuple(workload.evaluate(read_state_dict(constant(*logits)), BOTH).values()) == expected
     chance = {"class-incremental": 0.25}.get(scenario, 0.5)
     assert workload.chance == (chance, chance)
 
 
 def test_validation_split_is_another_one(make_workload, constant):
     workload = make_workload()
-    assert workload.evaluate(constant(9.0, 0.0, 0.0, 0.0), ["left-right"], split="validation") == {
-        "left-right": 0.5
-    }
+    tensors = read_state_dict(constant(9.0, 0.0, 0.0, 0.0))
+    assert workload.evaluate(tensors, ["left-right"], split="validation") == {"left-right": 0.5}
 
 
-def test_half_precision_checkpoints_are_evaluated_in_single(make_workload, constant, tmp_path):
+def test_half_precision_is_evaluated_in_single(make_workload, constant):
     state = {
         name: tensor.bfloat16() for name, tensor in read_state_dict(constant(9.0, 1.0, 2.0, 3.0)).items()
     }
-    path = write_state_dict(tmp_path / "half.safetensors", state, lineage={}).path
-    assert make_workload().evaluate(path, BOTH) == {"left-right": 0.5, "top-bottom": 0.0}
+    assert make_workload().evaluate(state, BOTH) == {"left-right": 0.5, "top-bottom": 0.0}
+    assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
+
+
+def test_an_evaluated_state_dict_is_as_it_was(make_workload, base):
+    state = read_state_dict(base)
+    make_workload().evaluate(state, BOTH)
+    assert not any(tensor.requires_grad for tensor in state.values())
+    assert all(torch.equal(state[name], tensor) for name, tensor in read_state_dict(base).items())
 
 
 def test_classes_that_only_tasks_have_widen_the_head(make_workload, data, tmp_path):
@@ -132,7 +138,7 @@ def test_unknown_task_names_the_nearest(make_workload, base):
     with pytest.raises(
         UnknownMethodError, match="'left-rihgt' is not in the task sequence; did you mean 'left-right'"
     ):
-        make_workload().evaluate(base, ["left-rihgt"])
+        make_workload().evaluate(read_state_dict(base), ["left-rihgt"])
 
 
 def test_fine_tuning_needs_a_task(make_workload, base, tmp_path):
@@ -140,14 +146,13 @@ def test_fine_tuning_needs_a_task(make_workload, base, tmp_path):
         make_workload().fine_tune(base, [], tmp_path / "x.safetensors", seed=0, lineage={})
 
 
-def test_checkpoint_of_another_model_lists_every_fault(make_workload, base, tmp_path):
+def test_a_state_dict_of_another_model_lists_every_fault(make_workload, base):
     state = read_state_dict(base)
     del state["layernorm.bias"]
     state["head.bias"] = torch.zeros(7)
     state["extra"] = torch.zeros(1)
-    path = write_state_dict(tmp_path / "other.safetensors", state, lineage={}).path
     with pytest.raises(CheckpointMismatchError) as caught:
-        make_workload().evaluate(path, BOTH)
+        make_workload().evaluate(state, BOTH)
     for fault in ("'layernorm.bias' is missing", "'extra' is unknown", "shape (7,), expected (4,)"):
         assert fault in str(caught.value)
 
@@ -160,15 +165,16 @@ def test_checkpoint_with_nan_is_refused(make_workload, base, tmp_path):
         make_workload().fine_tune(path, BOTH, tmp_path / "x.safetensors", seed=0, lineage={})
 
 
-def test_truncated_checkpoint_is_refused(make_workload, base):
+def test_truncated_checkpoint_is_refused(make_workload, base, tmp_path):
     base.write_bytes(base.read_bytes()[:-50])
     with pytest.raises(CheckpointCorruptError, match=r"base\.safetensors"):
-        make_workload().evaluate(base, BOTH)
+        make_workload().fine_tune(base, BOTH, tmp_path / "x.safetensors", seed=0, lineage={})
 
 
 def test_missing_checkpoint_is_an_error_of_ours(make_workload, tmp_path):
+    gone = tmp_path / "gone.safetensors"
     with pytest.raises(MergeError, match=r"gone\.safetensors"):
-        make_workload().evaluate(tmp_path / "gone.safetensors", BOTH)
+        make_workload().fine_tune(gone, BOTH, tmp_path / "x.safetensors", seed=0, lineage={})
 
 
 def test_diverged_training_writes_nothing(make_workload, base, tmp_path):
