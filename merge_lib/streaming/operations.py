@@ -170,8 +170,9 @@ def _task_vectors(work: Work, thinned: Thinned, how: Combining) -> Call:
         numbers += [weight, divisor, factor]
     total = rounded(fsum(rounded(weight, work.arithmetic) for weight in weights), work.arithmetic)
     numbers.append(total if abs(total) >= 1e-8 else 1.0)
+    places = (0, *_experts(work))
     return Call(
-        "task_vectors.merge", (0, *_experts(work)), np.array(numbers, np.float32), words, thinned.masks
+        "task_vectors.merge", places, np.array(numbers, np.float32), words, thinned.masks, thinned.store
     )
 
 
