@@ -1,0 +1,55 @@
+"""Recurrent-KIF: what a training loop needs to learn a task without losing the earlier ones.
+
+A task is learned in rounds. In each, the inner learner takes Q steps on the task's data and the outer learner M
+steps on a memory of earlier tasks. Both say of every entry of the adapter how important it is; the round ends with
+a fusion of what the two learners changed, which keeps of each what is important to it. Nothing here trains: the
+functions take adapter parameters and gradients as dicts of tensors, and states are frozen. A loop is
+
+    rounds = begin_task(parameters(model))
+    for _ in range(steps):
+        ...
+
+as `merge_lib.recurrent.rounds` shows it in full. The first task has no memory and is trained as usual.
+
+Scope: whole model; one quantile over all trainable entries.
+Variant: `CODE` is the authors' implementation, `PAPER` the paper's text; they differ in the importance (mean times
+    uncertainty, decay 0.85; mean alone, decay 0.55) and in the cells "shared" and "redundant" of the fusion.
+Reference: Feng et al., "Recurrent Knowledge Identification and Fusion for Language Model Continual Learning",
+    ACL 2025, arXiv:2502.17510.
+"""
+
+from merge_lib.recurrent.fusion import CellCounts, Cells
+from merge_lib.recurrent.importance import Importance, begin_importance, scores_of, update_importance
+from merge_lib.recurrent.masks import Selection, global_quantile, select
+from merge_lib.recurrent.recurrence import CODE, PAPER, Recurrence, RoundCount
+from merge_lib.recurrent.replay import ReplayItem, replay_batch, select_examples, select_memory
+from merge_lib.recurrent.rounds import Fused, FusionReport, Rounds, begin_task, fuse, observe
+from merge_lib.recurrent.saving import flatten_rounds, restore_rounds
+
+__all__ = [
+    "CODE",
+    "PAPER",
+    "CellCounts",
+    "Cells",
+    "Fused",
+    "FusionReport",
+    "Importance",
+    "Recurrence",
+    "ReplayItem",
+    "RoundCount",
+    "Rounds",
+    "Selection",
+    "begin_importance",
+    "begin_task",
+    "flatten_rounds",
+    "fuse",
+    "global_quantile",
+    "observe",
+    "replay_batch",
+    "restore_rounds",
+    "scores_of",
+    "select",
+    "select_examples",
+    "select_memory",
+    "update_importance",
+]
