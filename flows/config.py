@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from flows.yaml_errors import YamlDocument, explain
+from merge_lib.equalising import Equalise, check_equalised
 from merge_lib.errors import SpecError
 from merge_lib.layer_scales import LayerScales
 from merge_lib.plugins import load_plugins
@@ -40,6 +41,7 @@ class MethodEntry(Frozen):
     label: Name = ""
     params: dict[str, Any] = Field(default_factory=dict)
     layer_scales: LayerScales | None = None  # factors on the merged task vector by depth
+    equalise: Equalise | None = None  # "norms": task vectors are brought to their mean norm first
     calibration: CalibrationEntry | None = None  # what a method that observes data is shown
 
     @model_validator(mode="before")
@@ -54,6 +56,8 @@ class MethodEntry(Frozen):
         info = registry.get(self.method)
         if self.calibration is not None and info.observation is None:
             raise ValueError(f"method '{self.method}' observes no data; leave `calibration` out")
+        if self.equalise is not None:
+            check_equalised(self.method)
         model = info.params_model
         try:
             checked = model.model_validate(self.params)

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from flows.yaml_errors import YamlDocument, explain
 from merge_lib import registry
+from merge_lib.equalising import Equalise, check_equalised
 from merge_lib.errors import SpecError
 from merge_lib.layer_scales import LayerScales
 from merge_lib.mergekit import plan_recipe, read_recipe
@@ -33,6 +34,7 @@ class Recipe(BaseModel):
     exclude: tuple[str, ...] = ()
     dtype: OutputDtype | None = None
     layer_scales: LayerScales | None = None
+    equalise: Equalise | None = None
     observations: tuple[Path, ...] = ()
     fitted: Path | None = None
 
@@ -46,6 +48,8 @@ class Recipe(BaseModel):
             raise PydanticCustomError(
                 "nested", "parameters of {name}", {"name": self.method, **inner}
             ) from failure
+        if self.equalise is not None:
+            check_equalised(self.method)
         return self
 
 

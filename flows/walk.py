@@ -82,7 +82,7 @@ def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
 def _entry_of(entry: MethodEntry) -> MergeEntry:
     scales = entry.layer_scales and entry.layer_scales.model_dump(mode="json")
     asked = entry.calibration.model_dump(mode="json", exclude_none=True) if entry.calibration else {}
-    return MergeEntry(entry.label, entry.method, entry.params, scales, asked)
+    return MergeEntry(entry.label, entry.method, entry.params, scales, asked, entry.equalise)
 
 
 def _train_experts(

@@ -19,6 +19,7 @@ from merge_lib.errors import CheckpointMismatchError, MergeError, MethodInputErr
 from merge_lib.layers import Layer
 from merge_lib.learned import NOTHING_LEARNED, Learned
 from merge_lib.ops.chance import TensorGenerator
+from merge_lib.ops.lengths import Lengths
 from merge_lib.registry import MethodInfo
 from merge_lib.trail import NO_TRAIL, Trail
 
@@ -31,6 +32,7 @@ class Inputs:
     base: Tensor | None
     experts: tuple[Tensor, ...]
     dtype: torch.dtype  # of the arithmetic
+    lengths: Lengths | None = None  # of the experts' task vectors, where they are to be of one length
 
     @cached_property
     def stacked(self) -> Tensor:
@@ -44,8 +46,9 @@ class Inputs:
 
     @cached_property
     def task_vectors(self) -> Tensor:
-        """[n, *shape], expert − base."""
-        return self.stacked - self.wide_base
+        """[n, *shape], expert − base; of one length over the model, where that is asked for."""
+        vectors = self.stacked - self.wide_base
+        return vectors if self.lengths is None else self.lengths.equalised(vectors)
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,9 @@ class Merge:
 
     def _merged(self, inputs: Inputs, statistics: Any) -> Tensor:
         """What the method's function gives: merged weights, or a merged task vector."""
+        if (lengths := inputs.lengths) is not None:
+            self.trail.note("norm of the whole task vector", lambda: torch.tensor(lengths.norms))
+            self.trail.note("factor that equalises norms", lambda: torch.tensor(lengths.factors))
         if self.method.kind == "batch":
             return self._batch(inputs, statistics)
         shared = self.method.implementation.shared

@@ -204,6 +204,7 @@ def job_of(spec: MergeSpec, paths: Sequence[Path]) -> Job:
         dtype,
         learned=open_learned(spec.method, spec.observations, spec.fitted),
         layer_scales=spec.layer_scales,
+        equalise=spec.equalise,
     )
 
 

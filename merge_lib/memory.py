@@ -9,6 +9,7 @@ from torch import Tensor
 
 from merge_lib import registry
 from merge_lib.engine import Job, run_jobs
+from merge_lib.equalising import Equalise, check_equalised
 from merge_lib.errors import MethodInputError
 from merge_lib.layer_scales import LayerScales
 from merge_lib.learned import NOTHING_LEARNED, Learned, check_learned
@@ -41,7 +42,7 @@ class NamedTensors:
         return self.tensors[name].detach()
 
 
-def merge(
+def merge(  # noqa: PLR0913 -- what a recipe has, and state dicts
     method: str,
     experts: Sequence[StateDict],
     base: StateDict | None = None,
@@ -51,6 +52,7 @@ def merge(
     dtype: torch.dtype | None = None,
     learned: Learned = NOTHING_LEARNED,
     layer_scales: LayerScales | None = None,
+    equalise: Equalise | None = None,
     **params: Any,
 ) -> dict[str, Tensor]:
     """Merge state dicts; the same mathematics and bytes as `merge_checkpoints` on files.
@@ -64,6 +66,7 @@ def merge(
         dtype: of floating tensors in the result; None: as in the base, without one as in the first expert.
         learned: what data said before the merge, for methods that need it.
         layer_scales: factors on the merged task vector by depth.
+        equalise: "norms" brings all task vectors to their mean norm over the whole model before the merge.
         params: the method's parameters; those not given keep their defaults.
 
     Returns:
@@ -71,12 +74,14 @@ def merge(
 
     Raises:
         UnknownMethodError: no method has that name.
-        SpecError: a parameter is wrong, or the base is missing.
+        SpecError: a parameter is wrong, the base is missing, or the method has no task vectors to equalise.
         CheckpointMismatchError: names, shapes or dtypes differ.
         MethodInputError: there is no expert, or one is not finite.
     """
     info = registry.get(method)
     checked = info.check_params(params)
+    if equalise is not None:
+        check_equalised(method)
     if base is None:
         check_base_is_there(method, exclude=tuple(exclude), is_scaled=layer_scales is not None)
     check_learned(info, learned)
@@ -85,6 +90,16 @@ def merge(
             f"Method '{method}' was given no expert. A merge needs at least one. Give `experts`."
         )
     sources = tuple(NamedTensors(f"expert {index}", tensors) for index, tensors in enumerate(experts))
-    job = Job(info, checked, seed, tuple(range(len(sources))), tuple(exclude), dtype, learned, layer_scales)
+    job = Job(
+        info,
+        checked,
+        seed,
+        tuple(range(len(sources))),
+        tuple(exclude),
+        dtype,
+        learned,
+        layer_scales,
+        equalise,
+    )
     base_source = None if base is None else NamedTensors("base", base)
     return {name: tensor for _, name, tensor in run_jobs([job], base_source, sources)}

@@ -16,10 +16,12 @@ from merge_lib.arithmetic import (
     copy_equal,
 )
 from merge_lib.compatibility import TensorSource, check_compatible, match_excluded
+from merge_lib.equalising import Equalise
 from merge_lib.folding import Folded
 from merge_lib.layer_scales import LayerScales
 from merge_lib.layers import Layer, describe_layers
 from merge_lib.learned import NOTHING_LEARNED, Learned
+from merge_lib.ops.lengths import Lengths, squared_norms
 from merge_lib.registry import MethodInfo
 
 
@@ -35,6 +37,7 @@ class Job:
     dtype: torch.dtype | None = None  # of floating tensors in the result; None: as in the base, else expert 0
     learned: Learned = NOTHING_LEARNED
     layer_scales: LayerScales | None = None
+    equalise: Equalise | None = None
 
 
 class Plan:
@@ -67,6 +70,7 @@ class Plan:
             if job.layer_scales is not None:
                 job.layer_scales.check(layers)
         self._shallow = [_stated_shallow(job.layer_scales) for job in self.jobs]
+        self._lengths: list[Lengths | None] = [None] * len(self.jobs)
         self._merges = [Merge(job.method, job.params, job.seed, job.learned) for job in self.jobs]
         self._dtypes = [self._arithmetic_dtype(job) for job in self.jobs]
         self._statistics = [
@@ -81,6 +85,7 @@ class Plan:
 
     def gather_statistics(self) -> None:
         """Run passes over all tensors until every job knows what it must know of the whole model."""
+        self._measure_lengths()
         for index, merge in enumerate(self._merges):
             if merge.method.implementation.shared is not None and self._statistics[index] is None:
                 self._statistics[index] = self._folded(index)
@@ -126,6 +131,23 @@ class Plan:
         self._statistics[index] = self._merges[index].fold(self._statistics[index], inputs)
         self.elapsed_s[index] += perf_counter() - started
 
+    def _measure_lengths(self) -> None:
+        """The norms of task vectors that are to be of one length, all from one pass."""
+        squares = {index: [] for index, job in enumerate(self.jobs) if job.equalise is not None}
+        for name in self.names if squares else ():
+            loaded = self.load(name)
+            for index, found in squares.items():
+                if self.is_merged(index, name):
+                    found.append(self._squared_norms(index, loaded))
+        for index, found in squares.items():
+            self._lengths[index] = Lengths.of_squares(found, len(self.jobs[index].experts))
+
+    def _squared_norms(self, index: int, loaded: "LoadedTensor") -> tuple[float, ...]:
+        started = perf_counter()
+        found = squared_norms(self._inputs(index, loaded).task_vectors)
+        self.elapsed_s[index] += perf_counter() - started
+        return found
+
     def _folded(self, index: int) -> Folded:
         """All experts of a continual method, folded one after another."""
         folded = Folded.begin(self._merges[index])
@@ -152,9 +174,10 @@ class Plan:
 
     def each_inputs(self, index: int, places: tuple[int, ...]) -> Iterator[Inputs]:
         """All tensors that one job merges, of some of the run's experts."""
-        layers, dtype = self._layers[index], self._dtypes[index]
+        layers, dtype, lengths = self._layers[index], self._dtypes[index], self._lengths[index]
+        own = lengths and lengths.of_rows([self.jobs[index].experts.index(place) for place in places])
         for name in self.merged_names(index):
-            yield self.load(name).inputs(layers[name], places, dtype)
+            yield self.load(name).inputs(layers[name], places, dtype, own)
 
     def merged_names(self, index: int) -> Iterator[str]:
         """Names of the tensors that a job computes."""
@@ -178,7 +201,8 @@ class Plan:
         return name in layout and name not in self._excluded[index] and layout[name][0].is_floating_point
 
     def _inputs(self, index: int, loaded: "LoadedTensor") -> Inputs:
-        return loaded.inputs(self._layers[index][loaded.name], self.jobs[index].experts, self._dtypes[index])
+        layer, experts = self._layers[index][loaded.name], self.jobs[index].experts
+        return loaded.inputs(layer, experts, self._dtypes[index], self._lengths[index])
 
     def _sources(self, job: Job) -> list[TensorSource]:
         """The job's checkpoints, the one that the result looks like first."""
@@ -215,7 +239,7 @@ class LoadedTensor:
     base: TensorSource | None
     experts: tuple[TensorSource, ...]
     _read: dict[int, Tensor] = field(default_factory=dict)
-    _inputs: dict[tuple[tuple[int, ...], torch.dtype], Inputs] = field(default_factory=dict)
+    _inputs: dict[tuple[tuple[int, ...], torch.dtype, Lengths | None], Inputs] = field(default_factory=dict)
 
     def expert(self, place: int) -> Tensor:
         """The tensor of one expert; −1 is the base."""
@@ -227,10 +251,13 @@ class LoadedTensor:
             self._read[place] = tensor
         return self._read[place]
 
-    def inputs(self, layer: Layer, places: tuple[int, ...], dtype: torch.dtype) -> Inputs:
+    def inputs(
+        self, layer: Layer, places: tuple[int, ...], dtype: torch.dtype, lengths: Lengths | None = None
+    ) -> Inputs:
         """What a merge of these experts works on."""
-        key = (places, dtype)
+        key = (places, dtype, lengths)
         if key not in self._inputs:
             base = None if self.base is None else self.expert(-1)
-            self._inputs[key] = Inputs(layer, base, tuple(self.expert(place) for place in places), dtype)
+            experts = tuple(self.expert(place) for place in places)
+            self._inputs[key] = Inputs(layer, base, experts, dtype, lengths)
         return self._inputs[key]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from merge_lib import registry
 from merge_lib.calibration.fitted import read_fitted_lineage
 from merge_lib.calibration.manifest import read_manifest
+from merge_lib.equalising import Equalise, check_equalised
 from merge_lib.errors import SpecError, UnknownMethodError
 from merge_lib.layer_scales import LayerScales
 from merge_lib.types import Seed
@@ -34,6 +35,9 @@ class MergeSpec(BaseModel):
     exclude: tuple[str, ...] = ()  # names or patterns (`head.*`) of tensors to leave as in the base
     dtype: OutputDtype | None = None  # of floating tensors in the result; None: as in the base, else expert 0
     layer_scales: LayerScales | None = None  # factors on the merged task vector by depth; they need the base
+    equalise: Equalise | None = (
+        None  # "norms": all task vectors are brought to their mean norm before the merge
+    )
     observations: tuple[
         Path, ...
     ] = ()  # a folder of `merge_lib.calibration` for each expert, if the method needs it
@@ -75,6 +79,12 @@ class MergeSpec(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _check_equalised(self) -> Self:
+        if self.equalise is not None:
+            check_equalised(self.method)
+        return self
+
+    @model_validator(mode="after")
     def _check_base(self) -> Self:
         if self.base is None:
             check_base_is_there(self.method, exclude=self.exclude, is_scaled=self.layer_scales is not None)
@@ -99,7 +109,7 @@ def check_base_is_there(method: str, *, exclude: tuple[str, ...], is_scaled: boo
 
 
 def told_beside(spec: MergeSpec) -> dict[str, Any]:
-    """Layer scales and data as JSON values, where there are any.
+    """Layer scales, equalising and data as JSON values, where there are any.
 
     Raises:
         CheckpointCorruptError: a folder of observations cannot be read.
@@ -108,6 +118,8 @@ def told_beside(spec: MergeSpec) -> dict[str, Any]:
     told: dict[str, Any] = {}
     if spec.layer_scales is not None:
         told["layer_scales"] = spec.layer_scales.model_dump(mode="json")
+    if spec.equalise is not None:
+        told["equalise"] = spec.equalise
     if spec.observations:
         manifests = [(folder, read_manifest(folder)) for folder in spec.observations]
         for folder, manifest in manifests:

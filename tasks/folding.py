@@ -103,8 +103,9 @@ class Folding:
 
 
 def is_folded(entry: MergeEntry) -> bool:
-    """Whether its method takes experts one after another; layer scales need the whole merge."""
-    return registry.get(entry.method).kind == "continual" and entry.layer_scales is None
+    """Whether its method takes experts one after another; what goes around a method needs all of them."""
+    is_alone = entry.layer_scales is None and entry.equalise is None
+    return registry.get(entry.method).kind == "continual" and is_alone
 
 
 def take_tensors(path: Path) -> "dict[str, Tensor]":

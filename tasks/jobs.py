@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from merge_lib.results import Regime
 from tasks.records import Record, RecordStore
@@ -48,6 +48,7 @@ class MergeEntry:
     params: dict[str, Any] = field(hash=False)
     layer_scales: dict[str, Any] | None = field(default=None, hash=False)
     calibration: dict[str, Any] = field(default_factory=dict, hash=False)  # what the study says of it
+    equalise: Literal["norms"] | None = None
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ def merging_key(
     params = {"method": entry.method, "params": entry.params, "seed": seed if info.randomised else 0}
     if entry.layer_scales is not None:
         params["layer_scales"] = entry.layer_scales
+    if entry.equalise is not None:
+        params["equalise"] = entry.equalise
     data, asked, learning = learning_key(setting, entry, setting.tasks[: len(expert_digests)], seed)
     inputs, params = inputs | data, params | asked
     folding = (SEQUENCE,) if info.kind == "continual" else ()
@@ -213,6 +215,7 @@ def _spec(
         experts=tuple(paths[1:]),
         seed=work.params["seed"],
         layer_scales=work.entry.layer_scales,
+        equalise=work.entry.equalise,
         observations=learning.observations(),
         fitted=learning.fitted(),
     )

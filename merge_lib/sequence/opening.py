@@ -61,6 +61,12 @@ def _check_request(
         raise SpecError(
             f"Method '{info.name}' merges all experts at once and keeps no state. Take a continual one: {known}."
         )
+    around = [word for word in ("layer_scales", "equalise") if getattr(spec, word) is not None]
+    if around:
+        raise SpecError(
+            f"`{'`, `'.join(around)}` needs all experts at once, but a state takes them one after another. "
+            "Leave it out, or merge the experts without a state."
+        )
     outs = [state] if out is None else [state, out]
     check_paths([spec] * len(outs), outs)
     if out is not None and earlier is not None and out.resolve() == earlier.resolve():

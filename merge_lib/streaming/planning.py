@@ -161,7 +161,7 @@ class MergePlan:
         """How often the inputs are read."""
         if self.is_compiled:
             return 1 if self.method == "ties" and self.params["density"] == 1 else _PASSES[self.method]
-        return 3 if self.threshold_share is not None else 1
+        return (3 if self.threshold_share is not None else 1) + ("equalise" in self.recipe)
 
     @property
     def threshold_share(self) -> float | None:
@@ -233,7 +233,7 @@ def make_plan(spec: MergeSpec) -> MergePlan:
         template=sources[0],
         config=ConfigChange(spec.dtype),
         reference=lambda: _load_reference(spec),
-        why_torch="layer scales have no kernel" if spec.layer_scales else why_torch(works, sources),
+        why_torch=_why_torch(spec) or why_torch(works, sources),
     )
 
 
@@ -271,6 +271,13 @@ def why_torch(works: Sequence[Work], sources: Sequence[Source]) -> str:
     used = {h.dtype for work in merges for h in work.inputs if h} | {work.dtype for work in merges}
     others = sorted(used - _IN_KERNELS)
     return f"kernels do not read {', '.join(others)}" if others else ""
+
+
+def _why_torch(spec: MergeSpec) -> str:
+    """What around the method has no kernel; empty where nothing is."""
+    if spec.layer_scales is not None:
+        return "layer scales have no kernel"
+    return "equalised task vectors have no kernel" if spec.equalise is not None else ""
 
 
 def _work(

@@ -91,4 +91,5 @@ class OwnReference:
             dtype,
             learned=open_learned(spec.method, spec.observations, spec.fitted),
             layer_scales=spec.layer_scales,
+            equalise=spec.equalise,
         )
