@@ -17,11 +17,12 @@ class Lengths:
     """How long the task vectors are over the whole model, and how long each is to be.
 
     Every task vector τ_t is multiplied by c/‖τ_t‖, where c is the mean norm of those that moved; one that is zero
-    stays zero. A model for one task, as decoding methods give it, has the length c as well.
+    stays zero. What a decoding method gives for one task is made of the scaled ones, too.
 
     Scope: whole model, over the tensors that are merged; one pass before the method's own.
-    Variant: ours. That unequal norms hurt TIES, TSV-Merge and WUDI was found for DisTaC, which trains experts anew
-        instead; nothing is trained here.
+    Variant: ours; nothing but a factor for each expert.
+    Reference: that unequal norms hurt merging was found by Yoshida et al., "DisTaC: Conditioning Task Vectors via
+        Distillation for Robust Model Merging", ICLR 2026, arXiv:2508.01148, who scale and then distil.
 
     Attributes:
         norms: ‖τ_t‖, one for each expert, in order.

@@ -109,6 +109,17 @@ def test_regime_merged_and_its_method_go_together(study):
     assert (config.regimes, config.merged_from) == (("merged",), "average")
 
 
+def test_task_vectors_are_equalised_where_a_method_has_them(study):
+    config = load_study(study, ["methods.ties-half.equalise=norms"])
+    assert [entry.equalise for entry in config.methods] == [None, "norms"]
+    said = refusal(study, "methods.average.equalise=norms")
+    assert (
+        "methods.0: `equalise` scales task vectors (expert − base), but method 'average' works on weights"
+        in said
+    )
+    assert "methods.1.equalise: " in refusal(study, "methods.ties-half.equalise=lengths")
+
+
 def test_a_wrong_list_entry_is_told_once(study):
     said = refusal(study, "regimes=[serial]")
     assert said.startswith("1 error in")

@@ -15,10 +15,11 @@ METHODS = (
     "methods=[cat, {method: regmean, calibration: {examples: 20}}, {method: fisher, calibration: {examples: 6}},"
     " {method: adamerging, params: {steps: 2}}, greedy_soup, emr, tall_masks,"
     " {method: task_arithmetic, label: lines, layer_scales: {slope: 0.5}},"
-    " {method: magmax, label: magmax_lines, layer_scales: {slope: 0.5}}]"
+    " {method: magmax, label: magmax_lines, layer_scales: {slope: 0.5}},"
+    " {method: opcm, label: equal, equalise: norms}]"
 )
 LABELS = (
-    "cat", "regmean", "fisher", "adamerging", "greedy_soup", "emr", "tall_masks", "lines", "magmax_lines",
+    "cat", "regmean", "fisher", "adamerging", "greedy_soup", "emr", "tall_masks", "lines", "magmax_lines", "equal",
 )  # fmt: skip
 
 

@@ -116,6 +116,21 @@ def test_a_dry_run_with_problems_fails(recipe, tmp_path):
     assert "is or holds an input" in json.loads(result.stdout)["problems"][0]
 
 
+def test_a_recipe_can_equalise_task_vectors(recipe, tmp_path):
+    plain = recipe.read_text()
+    recipe.write_text(f"{plain}equalise: norms\n")
+    command = ["merge", str(recipe), "--out", str(tmp_path / "out"), "--json"]
+    result = CliRunner().invoke(make_app(), command)
+    assert result.exit_code == 0, result.output
+    manifest = json.loads((tmp_path / "out" / "merge_manifest.json").read_text())
+    assert manifest["recipe"]["equalise"] == "norms"
+    recipe.write_text(
+        plain.replace("task_arithmetic", "linear").replace("{scale: 0.5}", "{}") + "equalise: norms\n"
+    )
+    with pytest.raises(SpecError, match="method 'linear' works on weights"):
+        load_recipe(recipe)
+
+
 def test_a_recipe_tells_every_error_with_its_line(recipe):
     recipe.write_text("method: ties\nparams: {densty: 0.2}\nexperts: []\nbase: base\nexclued: [x]\n")
     with pytest.raises(SpecError) as caught:

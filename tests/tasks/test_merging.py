@@ -7,6 +7,7 @@ import pytest
 
 import merge_lib
 from tasks import caching
+from tasks.folding import is_folded
 from tasks.jobs import MergeEntry, Setting
 from tasks.merging import merging_key
 
@@ -58,6 +59,17 @@ def test_a_merge_is_made_again_where_its_arithmetic_changed(changed, methods, li
         file.write("\n_CHANGED = True\n")
     after = keys()
     assert {method for method in before if before[method] != after[method]} == methods
+
+
+def test_what_goes_around_a_method_counts():
+    entries = [
+        MergeEntry("plain", "opcm", {}),
+        MergeEntry("equal", "opcm", {}, equalise="norms"),
+        MergeEntry("lines", "opcm", {}, layer_scales={"slope": 0.5}),
+    ]
+    made = {merging_key(SETTING, entry, 0, "base", ["one", "two"])[0] for entry in entries}
+    assert len(made) == 3
+    assert [is_folded(entry) for entry in entries] == [True, False, False]
 
 
 def test_a_compiler_counts_only_where_it_is_named():
