@@ -3,13 +3,8 @@
 A task is learned in rounds. In each, the inner learner takes Q steps on the task's data and the outer learner M
 steps on a memory of earlier tasks. Both say of every entry of the adapter how important it is; the round ends with
 a fusion of what the two learners changed, which keeps of each what is important to it. Nothing here trains: the
-functions take adapter parameters and gradients as dicts of tensors, and states are frozen. A loop is
-
-    rounds = begin_task(parameters(model))
-    for _ in range(steps):
-        ...
-
-as `merge_lib.recurrent.rounds` shows it in full. The first task has no memory and is trained as usual.
+functions take adapter parameters and gradients as dicts of tensors, and states are frozen. The loop around them
+stands in `merge_lib.recurrent.rounds`. The first task has no memory and is trained as usual.
 
 Scope: whole model; one quantile over all trainable entries.
 Variant: `CODE` is the authors' implementation, `PAPER` the paper's text; they differ in the importance (mean times

@@ -1,5 +1,6 @@
 """Which entries of an adapter matter: those above one quantile of the scores of all of them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -10,6 +11,8 @@ from merge_lib.errors import MethodInputError
 from merge_lib.ops.quantile import begin_thresholds, close_thresholds, fold_thresholds
 from merge_lib.recurrent.tensors import all_finite, check_alike
 from merge_lib.types import StateDict
+
+_PIECE = 1 << 20  # entries that are counted at once at least
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,24 @@ def _sorted_value(values: StateDict, rank: int) -> float:
     dtype = torch.float64 if is_wide else torch.float32
     state = begin_thresholds(1, dtype, share=0.5, signed=True)  # the share has no say: the rank is given
     while not state.complete:
-        for tensor in values.values():
-            state = fold_thresholds(state, tensor.detach().to("cpu", dtype).reshape(1, -1))
+        for piece in _pieces(values, dtype):
+            state = fold_thresholds(state, piece)
         state = close_thresholds(state, lambda _total, _share: rank)
     return float(state.values[0])
+
+
+def _pieces(values: StateDict, dtype: torch.dtype) -> Iterator[Tensor]:
+    """All entries on the CPU, [1, count] each: small tensors together, for a piece costs more than its entries."""
+    held: list[Tensor] = []
+    count = 0
+    for tensor in values.values():
+        held.append(tensor.detach().to("cpu", dtype).reshape(1, -1))
+        count += tensor.numel()
+        if count >= _PIECE:
+            yield torch.cat(held, dim=1)
+            held, count = [], 0
+    if held:
+        yield torch.cat(held, dim=1)
 
 
 def _value_after(values: StateDict, lower: float, below: int) -> float:
