@@ -21,6 +21,7 @@ from merge_lib.layer_scales import LayerScales
 from merge_lib.layers import Layer, describe_layers
 from merge_lib.learned import NOTHING_LEARNED, Learned
 from merge_lib.registry import MethodInfo
+from merge_lib.trail import NO_TRAIL, Trail
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Job:
     dtype: torch.dtype | None = None  # of floating tensors in the result; None: as in the base, else expert 0
     learned: Learned = NOTHING_LEARNED
     layer_scales: LayerScales | None = None
+    trail: Trail = NO_TRAIL
 
 
 class Plan:
@@ -67,7 +69,7 @@ class Plan:
             if job.layer_scales is not None:
                 job.layer_scales.check(layers)
         self._shallow = [_stated_shallow(job.layer_scales) for job in self.jobs]
-        self._merges = [Merge(job.method, job.params, job.seed, job.learned) for job in self.jobs]
+        self._merges = [Merge(job.method, job.params, job.seed, job.learned, job.trail) for job in self.jobs]
         self._dtypes = [self._arithmetic_dtype(job) for job in self.jobs]
         self._statistics = [
             merge.begin(len(job.experts), dtype)
@@ -113,8 +115,8 @@ class Plan:
         if not dtype.is_floating_point:
             labels = [self._experts[place].label for place in job.experts]
             return copy_equal(name, [loaded.expert(place) for place in job.experts], labels)
-        inputs = self._inputs(index, loaded)
-        merged = self._merges[index].apply(inputs, self._statistics[index], dtype, self._factor(index, name))
+        inputs = self.inputs(index, loaded)
+        merged = self._merges[index].apply(inputs, self._statistics[index], dtype, self.factor(index, name))
         self.elapsed_s[index] += perf_counter() - started
         return merged
 
@@ -122,7 +124,7 @@ class Plan:
         if not self.is_merged(index, loaded.name):
             return
         started = perf_counter()
-        inputs = self._inputs(index, loaded)
+        inputs = self.inputs(index, loaded)
         self._statistics[index] = self._merges[index].fold(self._statistics[index], inputs)
         self.elapsed_s[index] += perf_counter() - started
 
@@ -135,7 +137,8 @@ class Plan:
         self.elapsed_s[index] += perf_counter() - started
         return folded
 
-    def _factor(self, index: int, name: str) -> float | None:
+    def factor(self, index: int, name: str) -> float | None:
+        """What layer scales multiply a job's merged task vector by, once statistics are gathered."""
         scales = self.jobs[index].layer_scales
         return scales and scales.factor(self._layers[index][name], self._shallow[index])
 
@@ -143,7 +146,7 @@ class Plan:
         """‖Σ_t τ_t‖₁ / (T·‖Δ‖₁) over all tensors that are merged; 1 / T where nothing moved."""
         summed = merged = 0.0
         for name in self.merged_names(index):
-            inputs = self._inputs(index, self.load(name))
+            inputs = self.inputs(index, self.load(name))
             summed += float(inputs.task_vectors.double().sum(0).abs().sum())
             merged += float(
                 self._merges[index].task_vector(inputs, self._statistics[index]).double().abs().sum()
@@ -155,6 +158,10 @@ class Plan:
         layers, dtype = self._layers[index], self._dtypes[index]
         for name in self.merged_names(index):
             yield self.load(name).inputs(layers[name], places, dtype)
+
+    def inputs(self, index: int, loaded: "LoadedTensor") -> Inputs:
+        """What one job's merge of a tensor works on."""
+        return loaded.inputs(self._layers[index][loaded.name], self.jobs[index].experts, self._dtypes[index])
 
     def merged_names(self, index: int) -> Iterator[str]:
         """Names of the tensors that a job computes."""
@@ -176,9 +183,6 @@ class Plan:
         """Whether a job computes the tensor, rather than copying it."""
         layout = self.layouts[index]
         return name in layout and name not in self._excluded[index] and layout[name][0].is_floating_point
-
-    def _inputs(self, index: int, loaded: "LoadedTensor") -> Inputs:
-        return loaded.inputs(self._layers[index][loaded.name], self.jobs[index].experts, self._dtypes[index])
 
     def _sources(self, job: Job) -> list[TensorSource]:
         """The job's checkpoints, the one that the result looks like first."""
