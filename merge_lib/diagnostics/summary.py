@@ -1,8 +1,9 @@
 """An audit in short: by task, by block, and the tensors that lost most. Sums are exact, not means of shares."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -10,6 +11,7 @@ from merge_lib.results import AuditSummary
 
 OUTSIDE = "outside of blocks"
 _PER_ENERGY = ("energy kept", "outvoted energy", "opposed energy")
+Key = TypeVar("Key", bound=Hashable)
 _PER_PRESENT = ("outvoted entries", "opposed entries")
 
 
@@ -113,24 +115,33 @@ def by_block(parts: list[Part]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def largest_losses(parts: list[Part], count: int = 10) -> list[Loss]:
-    """The tensors from which most of an expert's energy is gone, the worst first, with the method's notes."""
+    """The tensors from which most of an expert's energy is gone, the worst first, with the method's notes.
+
+    Parts of several merges count together, so each tensor and task stands here once.
+    """
     energies = {
         task: math.fsum(part.energy for part in some)
         for task, some in _grouped(parts, lambda part: part.task).items()
     }
-    losing = [part for part in parts if part.removed > 0]
-    losing.sort(key=lambda part: -part.removed / energies[part.task])
-    return [
+    losses = [
         Loss(
-            part.tensor,
-            part.task,
-            part.removed / energies[part.task],
-            part.get("energy kept"),
-            part.get("outvoted energy"),
-            part.notes,
+            some[0].tensor,
+            some[0].task,
+            math.fsum(part.removed for part in some) / energies[some[0].task],
+            totals(some)["energy kept"],
+            totals(some)["outvoted energy"],
+            _mean_notes(some),
         )
-        for part in losing[:count]
+        for some in _grouped(parts, lambda part: (part.tensor, part.task)).values()
+        if math.fsum(part.removed for part in some) > 0
     ]
+    return sorted(losses, key=lambda loss: (-loss.share, loss.tensor, loss.task))[:count]
+
+
+def _mean_notes(parts: list[Part]) -> dict[str, float]:
+    names = dict.fromkeys(name for part in parts for name in part.notes)
+    noted = {name: [part.notes[name] for part in parts if name in part.notes] for name in names}
+    return {name: sum(values) / len(values) for name, values in noted.items()}
 
 
 def summarise(table: pa.Table, record: str = "") -> AuditSummary:
@@ -143,8 +154,8 @@ def summarise(table: pa.Table, record: str = "") -> AuditSummary:
     return AuditSummary(record, by_task(parts), blocks)
 
 
-def _grouped(parts: Iterable[Part], key: Callable[[Part], str]) -> dict[str, list[Part]]:
-    groups: dict[str, list[Part]] = {}
+def _grouped(parts: Iterable[Part], key: Callable[[Part], Key]) -> dict[Key, list[Part]]:
+    groups: dict[Key, list[Part]] = {}
     for part in parts:
         groups.setdefault(key(part), []).append(part)
     return groups
