@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from merge_lib.results import AuditSummary
 
-OUTSIDE = "outside of blocks"
+OUTSIDE = "no block"
 _PER_ENERGY = ("energy kept", "outvoted energy", "opposed energy")
 Key = TypeVar("Key", bound=Hashable)
 _PER_PRESENT = ("outvoted entries", "opposed entries")
