@@ -1,7 +1,7 @@
 """What a run of merges over shared checkpoints will do: checked whole, before any tensor is read."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from merge_lib.arithmetic import (
     Inputs,
     Merge,
+    accepted,
     arithmetic_dtype,
     check_finite,
     copy_equal,
@@ -129,13 +130,26 @@ class Plan:
         self.elapsed_s[index] += perf_counter() - started
 
     def _folded(self, index: int) -> Folded:
-        """All experts of a continual method, folded one after another."""
+        """All experts of a continual method, folded one after another, once for jobs that only read otherwise."""
+        for earlier in range(index):
+            if self._folds_alike(earlier, index):
+                return replace(self._statistics[earlier], merge=self._merges[index])
         folded = Folded.begin(self._merges[index])
         started = perf_counter()
         for place in self.jobs[index].experts:
             folded.add(self.each_inputs(index, (place,)))
         self.elapsed_s[index] += perf_counter() - started
         return folded
+
+    def _folds_alike(self, one: int, other: int) -> bool:
+        """Whether the steps of two jobs are the same."""
+        jobs = [self.jobs[index] for index in (one, other)]
+        step = jobs[0].method.implementation.step
+        told = [
+            (job.method, job.seed, job.experts, job.exclude, step and accepted(step, job.params))
+            for job in jobs
+        ]
+        return told[0] == told[1]
 
     def factor(self, index: int, name: str) -> float | None:
         """What layer scales multiply a job's merged task vector by, once statistics are gathered."""

@@ -137,11 +137,12 @@ class _Audited:
         """What the method said of a tensor; of models for each task what was said for that task."""
         count = len(self.spec.experts)
         steps = count if registry.get(self.spec.method).kind == "continual" else 1
+        pages = [book.take(name, steps) for book in self.books]
+        read = [_read(self.spec.method, name, some or pages[0], count, by_step=steps > 1) for some in pages]
+        if len(read) == 1:
+            return read[0]
         notes: Notes = {}
-        for place, book in enumerate(self.books):
-            found = _read(self.spec.method, name, book.take(name, steps), count, by_step=steps > 1)
-            if len(self.books) == 1:
-                return found
+        for place, found in enumerate(read):  # one that was read from the fold of the first has no pages
             for quantity, by_expert in found.items():
                 value = by_expert.get(place, by_expert.get(WHOLE))
                 if value is not None:
