@@ -14,6 +14,7 @@ from merge_lib.diagnostics import audit, read_table
 from merge_lib.diagnostics.summary import Part, by_block, by_task, largest_losses, parts_of
 from merge_lib.errors import SpecError, suggest
 from merge_lib.results import Row, StudyResults
+from merge_lib.spec import MergeSpec
 from tasks.auditing import table_of
 from tasks.project import Project
 
@@ -68,18 +69,22 @@ def audits_of_run(
     ]
 
 
-def audit_of_recipe(path: Path, progress: Callable[[int], None]) -> list[Selected]:
-    """The audit of a merge that is made now, and not kept.
+def load_auditable(path: Path) -> MergeSpec:
+    """The merge of a recipe.
 
     Raises:
-        SpecError: the recipe is wrong, has no base, or is mergekit's.
+        SpecError: all that is wrong with it, or it is mergekit's.
     """
     if "merge_method" in YamlDocument.read(path).root:
         raise SpecError(
             f"{path} is a recipe of mergekit's, and only recipes of ours can be audited. Write the merge as one: "
             "method, params, base, experts."
         )
-    spec = load_recipe(path)
+    return load_recipe(path)
+
+
+def audit_of_recipe(spec: MergeSpec, progress: Callable[[int], None]) -> list[Selected]:
+    """The audit of a merge that is made now, and not kept."""
     return [Selected(spec.method, None, (spec.seed,), (audit(spec, progress=progress),))]
 
 

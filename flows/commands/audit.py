@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from flows.audits import Selected
+    from merge_lib.spec import MergeSpec
 
 _MEASURES = {
     "outvoted energy": "outvoted",
@@ -65,7 +66,7 @@ def audit(
 
 
 def _selected(source: str, label: str | None, regime: str | None) -> "list[Selected]":
-    from flows.audits import audit_of_recipe, audits_of_run
+    from flows.audits import audit_of_recipe, audits_of_run, load_auditable
     from flows.commands.inspect import finished
     from tasks.journal import results_of
     from tasks.project import Project
@@ -78,15 +79,13 @@ def _selected(source: str, label: str | None, regime: str | None) -> "list[Selec
         raise SpecError(
             "--label and --regime choose among a run's merges; a recipe is one merge. Leave them out."
         )
-    with amounts_shown("auditing", _bytes_of(path)) as advance:
-        return audit_of_recipe(path, advance)
+    spec = load_auditable(path)
+    with amounts_shown("auditing", _bytes_of(spec)) as advance:
+        return audit_of_recipe(spec, advance)
 
 
-def _bytes_of(recipe: Path) -> int:
+def _bytes_of(spec: "MergeSpec") -> int:
     """Of the checkpoints that will be read, for the progress bar."""
-    from flows.recipe import load_recipe
-
-    spec = load_recipe(recipe)
     places = [path for path in (spec.base, *spec.experts) if path is not None]
     files = [
         file for place in places for file in (place.glob("*.safetensors") if place.is_dir() else [place])
