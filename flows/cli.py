@@ -20,6 +20,7 @@ _HOMES = {  # the module of each command, in the order of the help
     "run": "run",
     "plan": "plan",
     "report": "inspect",
+    "audit": "audit",
     "lineage": "inspect",
     "verify": "inspect",
     "merge": "merge",

@@ -100,6 +100,7 @@ class StudyConfig(Frozen):
     methods: Annotated[tuple[MethodEntry, ...], Field(min_length=1)]
     references: tuple[Literal["joint"], ...] = ("joint",)
     keep_merged: bool = True  # False: each merge is evaluated as it is made, and not written
+    audit: bool = True  # say what each method's merge after the last task removed
     resources: Resources = Resources()
 
     @field_validator("tasks", "seeds", "regimes")

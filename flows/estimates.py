@@ -12,7 +12,7 @@ from flows.walk import walk
 from tasks.project import Project
 from tasks.records import RecordStore
 
-GUESSES_S = {"pretrain": 40.0, "train": 3.0, "merge": 0.05, "evaluate": 0.1}
+GUESSES_S = {"pretrain": 40.0, "train": 3.0, "merge": 0.05, "evaluate": 0.1, "audit": 0.1}
 SAMPLE = 40  # records looked at for each kind
 
 
@@ -39,8 +39,8 @@ class Estimates:
         return cls(seconds, median(sizes) if sizes else 1e6, bool(sizes), max(total_s, 1.0))
 
     def seconds(self, kind: str) -> float:
-        """Typical seconds of one step."""
-        return self.typical_s[kind]
+        """Typical seconds of one step; 0 of what is part of another, such as what a merge learns from data."""
+        return self.typical_s.get(kind, 0.0)
 
 
 def plan_steps(project: Project, config: StudyConfig) -> tuple[list[PlannedStep], bool]:

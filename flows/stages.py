@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.config import StudyConfig
 from flows.walk import Handle
-from tasks.jobs import Finished, MergeJob, Scores, Setting, TrainingJob
+from tasks.jobs import Audited, Finished, MergeJob, Scores, Setting, TrainingJob
 from tasks.project import Project
 
 
@@ -51,6 +51,12 @@ class PrefectStages:
 
         return take_only.submit(merged)
 
+    def audit(self, job: MergeJob, base: Handle, experts: list[Handle], merged: Handle) -> Handle:
+        """Audit the job's merges, once they are made."""
+        from tasks.auditing import audit_merges
+
+        return audit_merges.submit(self.setting, job, base, experts, merged)
+
     def evaluate(self, label: str, checkpoints: Handle) -> Handle:
         """Evaluate on every task."""
         from tasks.evaluation import evaluate_checkpoints
@@ -62,7 +68,7 @@ class PrefectStages:
 class PlannedStep:
     """One step as the plan sees it."""
 
-    kind: str  # pretrain, train, merge, evaluate
+    kind: str  # pretrain, train, merge, evaluate, audit
     label: str
     is_cached: bool
     elapsed_s: float | None  # what it took when it was done, if it is cached
@@ -120,6 +126,26 @@ class PlanningStages:
     def only(self, merged: list[Finished | None]) -> Finished | None:
         """Its one merge, if it is known."""
         return merged[0]
+
+    def audit(
+        self,
+        job: MergeJob,
+        base: Finished | None,
+        experts: list[Finished | None],
+        merged: list[Finished | None],  # noqa: ARG002 -- an audit is known by what its merge is made from
+    ) -> list[Audited | None]:
+        """Look every entry's audit up."""
+        from tasks.auditing import auditing_key, recorded_audit
+
+        digests = [expert.digest for expert in experts if expert is not None]
+        known = base is not None and len(digests) == len(experts)
+        for entry in job.entries:
+            key = auditing_key(self.setting, entry, job.seed, base.digest, digests)[0] if known else None
+            done = recorded_audit(self.setting, key) if key else None
+            elapsed_s = done.elapsed_s if done else None
+            label = f"{entry.label} · {job.label}"
+            self.steps.append(PlannedStep("audit", label, done is not None, elapsed_s, is_stored=False))
+        return [None] * len(job.entries)
 
     def evaluate(self, label: str, checkpoints: list[Finished | None]) -> list[Scores | None]:
         """Look the scores up."""

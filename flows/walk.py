@@ -15,7 +15,7 @@ Handle = Any  # a result, or something that stands for one that is still to come
 
 
 class Stages(Protocol):
-    """The four kinds of work in a study."""
+    """The kinds of work in a study."""
 
     def obtain_base(self, checkpoint: str | None, seed: int) -> Handle:
         """The base; handle of a Finished."""
@@ -31,6 +31,10 @@ class Stages(Protocol):
 
     def only(self, merged: Handle) -> Handle:
         """The merge of a job with one entry; handle of a Finished."""
+        ...
+
+    def audit(self, job: MergeJob, base: Handle, experts: list[Handle], merged: Handle) -> Handle:
+        """What each of the job's merges removed; handle of a list of Audited."""
         ...
 
     def evaluate(self, label: str, checkpoints: Handle) -> Handle:
@@ -51,6 +55,7 @@ class Cells:
     checkpoints: list[Handle]  # a stage each
     scores: list[Handle]
     pick: int | None  # position in a merge's list; None where the checkpoint handle is not a list
+    audits: Handle | None = None  # of the last stage, a merge each
 
 
 def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
@@ -134,8 +139,10 @@ def _merge_along(
         job = MergeJob(entries, regime, stage, seed, label, study.keep_merged)
         merged.append(stages.merge(job, base, experts[: stage + 1]))
         scores.append(stages.evaluate(label, merged[-1]))
+    audits = stages.audit(job, base, experts, merged[-1]) if study.audit else None
     for position, entry in enumerate(entries):
-        yield Cells(entry.label, "merge", entry.method, regime, seed, entry.params, merged, scores, position)
+        named = (entry.label, "merge", entry.method, regime, seed, entry.params)
+        yield Cells(*named, merged, scores, position, audits)
 
 
 def _merge_and_train(
@@ -155,6 +162,9 @@ def _merge_and_train(
         scores.append(stages.evaluate(label, merged[-1]))
         start = stages.only(merged[-1])
     yield _reference("latest", "merged", seed, experts, stages)
-    yield Cells(leader.label, "merge", leader.method, "merged", seed, leader.params, merged, scores, 0)
+    audits = stages.audit(job, base, experts, merged[-1]) if study.audit else None
+    yield Cells(
+        leader.label, "merge", leader.method, "merged", seed, leader.params, merged, scores, 0, audits
+    )
     if others:
         yield from _merge_along(study, stages, base, experts, others, "merged", seed)

@@ -168,7 +168,7 @@ class Merge:
         if "generator" in filled_in:
             given["generator"] = TensorGenerator(self.seed, inputs.layer.name)
         if "trail" in filled_in:
-            given["trail"] = self.trail
+            given["trail"] = self.trail.of(inputs.layer.name)
         return given
 
 

@@ -44,6 +44,14 @@ class Layer:
             return None
         return self.block / (self.blocks - 1) if self.blocks > 1 else 0.0
 
+    @property
+    def place(self) -> str:
+        """The name of its block, such as `vision.layers.3`; empty outside of blocks."""
+        if self.block is None:
+            return ""
+        stack, block = _place(self.name)
+        return f"{stack}.{block}" if stack else str(block)
+
 
 def describe_layers(shapes: Mapping[str, Shape]) -> dict[str, Layer]:
     """What is known of every tensor of a model.

@@ -1,7 +1,7 @@
 """What a run of merges over shared checkpoints will do: checked whole, before any tensor is read."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from merge_lib.arithmetic import (
     Inputs,
     Merge,
+    accepted,
     arithmetic_dtype,
     check_finite,
     copy_equal,
@@ -23,6 +24,7 @@ from merge_lib.layers import Layer, describe_layers
 from merge_lib.learned import NOTHING_LEARNED, Learned
 from merge_lib.ops.lengths import Lengths, squared_norms
 from merge_lib.registry import MethodInfo
+from merge_lib.trail import NO_TRAIL, Trail
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Job:
     learned: Learned = NOTHING_LEARNED
     layer_scales: LayerScales | None = None
     equalise: Equalise | None = None
+    trail: Trail = NO_TRAIL
 
 
 class Plan:
@@ -71,7 +74,7 @@ class Plan:
                 job.layer_scales.check(layers)
         self._shallow = [_stated_shallow(job.layer_scales) for job in self.jobs]
         self._lengths: list[Lengths | None] = [None] * len(self.jobs)
-        self._merges = [Merge(job.method, job.params, job.seed, job.learned) for job in self.jobs]
+        self._merges = [Merge(job.method, job.params, job.seed, job.learned, job.trail) for job in self.jobs]
         self._dtypes = [self._arithmetic_dtype(job) for job in self.jobs]
         self._statistics = [
             merge.begin(len(job.experts), dtype)
@@ -118,8 +121,8 @@ class Plan:
         if not dtype.is_floating_point:
             labels = [self._experts[place].label for place in job.experts]
             return copy_equal(name, [loaded.expert(place) for place in job.experts], labels)
-        inputs = self._inputs(index, loaded)
-        merged = self._merges[index].apply(inputs, self._statistics[index], dtype, self._factor(index, name))
+        inputs = self.inputs(index, loaded)
+        merged = self._merges[index].apply(inputs, self._statistics[index], dtype, self.factor(index, name))
         self.elapsed_s[index] += perf_counter() - started
         return merged
 
@@ -127,7 +130,7 @@ class Plan:
         if not self.is_merged(index, loaded.name):
             return
         started = perf_counter()
-        inputs = self._inputs(index, loaded)
+        inputs = self.inputs(index, loaded)
         self._statistics[index] = self._merges[index].fold(self._statistics[index], inputs)
         self.elapsed_s[index] += perf_counter() - started
 
@@ -144,12 +147,15 @@ class Plan:
 
     def _squared_norms(self, index: int, loaded: "LoadedTensor") -> tuple[float, ...]:
         started = perf_counter()
-        found = squared_norms(self._inputs(index, loaded).task_vectors)
+        found = squared_norms(self.inputs(index, loaded).task_vectors)
         self.elapsed_s[index] += perf_counter() - started
         return found
 
     def _folded(self, index: int) -> Folded:
-        """All experts of a continual method, folded one after another."""
+        """All experts of a continual method, folded one after another, once for jobs that only read otherwise."""
+        for earlier in range(index):
+            if self._folds_alike(earlier, index):
+                return replace(self._statistics[earlier], merge=self._merges[index])
         folded = Folded.begin(self._merges[index])
         started = perf_counter()
         for place in self.jobs[index].experts:
@@ -157,7 +163,25 @@ class Plan:
         self.elapsed_s[index] += perf_counter() - started
         return folded
 
-    def _factor(self, index: int, name: str) -> float | None:
+    def _folds_alike(self, one: int, other: int) -> bool:
+        """Whether the steps of two jobs are the same."""
+        jobs = [self.jobs[index] for index in (one, other)]
+        step = jobs[0].method.implementation.step
+        told = [
+            (
+                job.method,
+                job.seed,
+                job.experts,
+                job.exclude,
+                job.equalise,
+                step and accepted(step, job.params),
+            )
+            for job in jobs
+        ]
+        return told[0] == told[1]
+
+    def factor(self, index: int, name: str) -> float | None:
+        """What layer scales multiply a job's merged task vector by, once statistics are gathered."""
         scales = self.jobs[index].layer_scales
         return scales and scales.factor(self._layers[index][name], self._shallow[index])
 
@@ -165,7 +189,7 @@ class Plan:
         """‖Σ_t τ_t‖₁ / (T·‖Δ‖₁) over all tensors that are merged; 1 / T where nothing moved."""
         summed = merged = 0.0
         for name in self.merged_names(index):
-            inputs = self._inputs(index, self.load(name))
+            inputs = self.inputs(index, self.load(name))
             summed += float(inputs.task_vectors.double().sum(0).abs().sum())
             merged += float(
                 self._merges[index].task_vector(inputs, self._statistics[index]).double().abs().sum()
@@ -178,6 +202,11 @@ class Plan:
         own = lengths and lengths.of_rows([self.jobs[index].experts.index(place) for place in places])
         for name in self.merged_names(index):
             yield self.load(name).inputs(layers[name], places, dtype, own)
+
+    def inputs(self, index: int, loaded: "LoadedTensor") -> Inputs:
+        """What one job's merge of a tensor works on."""
+        layer, experts = self._layers[index][loaded.name], self.jobs[index].experts
+        return loaded.inputs(layer, experts, self._dtypes[index], self._lengths[index])
 
     def merged_names(self, index: int) -> Iterator[str]:
         """Names of the tensors that a job computes."""
@@ -199,10 +228,6 @@ class Plan:
         """Whether a job computes the tensor, rather than copying it."""
         layout = self.layouts[index]
         return name in layout and name not in self._excluded[index] and layout[name][0].is_floating_point
-
-    def _inputs(self, index: int, loaded: "LoadedTensor") -> Inputs:
-        layer, experts = self._layers[index][loaded.name], self.jobs[index].experts
-        return loaded.inputs(layer, experts, self._dtypes[index], self._lengths[index])
 
     def _sources(self, job: Job) -> list[TensorSource]:
         """The job's checkpoints, the one that the result looks like first."""

@@ -20,6 +20,19 @@ class CheckpointRef:
 
 
 @dataclass(frozen=True)
+class AuditSummary:
+    """What the last merge of a row kept of each expert's task vector."""
+
+    record: str  # "<kind>/<key>" of the whole table in the project's store
+    tasks: dict[str, dict[str, float]]  # task -> measure of merge_lib.diagnostics over the whole model
+    blocks: dict[str, dict[str, float]]  # block -> task -> energy kept
+
+    def of_tasks(self, measure: str) -> list[float]:
+        """A measure of every task for which it is defined."""
+        return [found[measure] for found in self.tasks.values() if measure in found]
+
+
+@dataclass(frozen=True)
 class Row:
     """One method (or one reference) in one regime with one seed."""
 
@@ -33,6 +46,7 @@ class Row:
     elapsed_s: float  # training for references, merging for merges, summed over the stages
     checkpoints: list[CheckpointRef]  # one for each stage
     metrics: dict[str, float | None] = field(default_factory=dict)  # merge_lib.metrics.summarise
+    audit: AuditSummary | None = None  # of the last merge, where the study asks for it
 
 
 @dataclass(frozen=True)
@@ -62,8 +76,16 @@ class StudyResults:
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
         fields = json.loads(path.read_text(encoding="utf-8"))
-        rows = [
-            Row(**{**row, "checkpoints": [CheckpointRef(**ref) for ref in row["checkpoints"]]})
-            for row in fields.pop("rows")
-        ]
+        rows = [_read_row(row) for row in fields.pop("rows")]
         return cls(rows=rows, **fields)
+
+
+def _read_row(fields: dict[str, Any]) -> Row:
+    audit = fields.get("audit")
+    return Row(
+        **{
+            **fields,
+            "checkpoints": [CheckpointRef(**ref) for ref in fields["checkpoints"]],
+            "audit": None if audit is None else AuditSummary(**audit),
+        }
+    )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from merge_lib.results import Regime
+from merge_lib.results import AuditSummary, Regime
 from tasks.records import Record, RecordStore
 
 
@@ -75,6 +75,17 @@ class Scores:
     accuracy: tuple[float, ...]
     elapsed_s: float
     reused: bool
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What a merge removed."""
+
+    key: str
+    path: str  # of the whole table
+    summary: AuditSummary
+    elapsed_s: float
+    reused: bool  # found, not made now
 
 
 @dataclass(frozen=True)

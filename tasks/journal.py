@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from merge_lib.report import build_report
 from merge_lib.results import Row, StudyResults
 from tasks import reporting
 from tasks.delivery import Courier
-from tasks.jobs import Finished, Scores, Setting
+from tasks.jobs import Audited, Finished, Scores, Setting
 from tasks.payloads import RunPayload
 from tasks.progress import StoppedError
 from tasks.project import Project
@@ -43,20 +44,26 @@ class Journal:
         self.timings: dict[str, float] = dict.fromkeys(("record in MLflow", "report"), 0.0)
         self._record(self.recorder.parent())
 
-    def add(self, fields: dict[str, Any], checkpoints: Sequence[Finished], scores: Sequence[Scores]) -> None:
+    def add(
+        self,
+        fields: dict[str, Any],
+        checkpoints: Sequence[Finished],
+        scores: Sequence[Scores],
+        audit: Audited | None = None,
+    ) -> None:
         """One row is finished: work out its metrics and tell MLflow."""
         stages = len(self.setting.tasks)
         row = self.metrics.fill(reporting.make_row(self.project, fields, checkpoints, scores, stages))
+        row = replace(row, audit=audit and audit.summary)
         self.rows.append(row)
         now_ms = reporting.now_ms()
-        self.children.append(self.recorder.row(row, checkpoints, now_ms))
+        self.children.append(self.recorder.row(row, checkpoints, now_ms, audit))
         if row.kind == "reference" and row.method != "base":
             trained = enumerate(checkpoints)
             self.children.extend(self.recorder.expert(row, stage, done, now_ms) for stage, done in trained)
-        for item in (*checkpoints, *scores):
+        for name, item in _steps(checkpoints, scores, audit):
             if not item.reused:
                 self.is_unchanged = False
-                name = item.kind if isinstance(item, Finished) else "evaluate"
                 self.timings[name] = self.timings.get(name, 0.0) + item.elapsed_s
         if not self.is_unchanged:
             self._send_children()
@@ -146,6 +153,15 @@ class Journal:
             if is_same and name != self.run.run_id and not any(outbox_of(self.project, name).waiting()):
                 return other.unchanged_since or name
         return None
+
+
+def _steps(
+    checkpoints: Sequence[Finished], scores: Sequence[Scores], audit: Audited | None
+) -> Iterator[tuple[str, Finished | Scores | Audited]]:
+    """The steps that a row comes from, each with its kind."""
+    yield from ((done.kind, done) for done in checkpoints)
+    yield from (("evaluate", done) for done in scores)
+    yield from () if audit is None else (("audit", audit),)
 
 
 @contextmanager

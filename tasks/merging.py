@@ -147,7 +147,7 @@ def _merge_together(
     folded = [work for work in missing if is_folded(work.entry) and work not in decoded]
     at_once = [work for work in missing if work not in decoded and work not in folded]
     make = _merge_and_keep if job.is_kept else _merge_and_evaluate
-    specs = [_spec(setting, job, work, base, experts) for work in at_once]
+    specs = [spec_of(setting, work.entry, job.seed, base, experts) for work in at_once]
     done = make(setting, job, at_once, specs) if at_once else {}
     for work in folded:
         done[work.key] = _fold(setting, job, work, base, experts)
@@ -166,7 +166,7 @@ def _decode(
     if is_folded(work.entry):
         merges = Folding(setting, work.entry, work.params["seed"], base, experts).decoded()
     else:
-        specs = specs_of(_spec(setting, job, work, base, experts), len(experts))
+        specs = specs_of(spec_of(setting, work.entry, job.seed, base, experts), len(experts))
         merges = merge_in_turn(specs, memory_bytes=memory_share(), threads=setting.threads)
     made = evaluate_decoded(setting, label, merges, len(experts))
     values = {"checkpoint": None, "digest": made.digest, "size_bytes": made.size_bytes}
@@ -202,23 +202,23 @@ def _fold(
     return replace(done, scores=evaluate_tensors(setting, label, merged.digest, lambda: tensors))
 
 
-def _spec(
-    setting: Setting, job: MergeJob, work: Pending, base: Finished, experts: list[Finished]
+def spec_of(
+    setting: Setting, entry: MergeEntry, seed: int, base: Finished, experts: list[Finished]
 ) -> "MergeSpec":
     """The merge, with what its method learns from data first."""
     from merge_lib import MergeSpec
 
     tasks = setting.tasks[: len(experts)]
-    learning = Learning(setting, work.entry, job.seed, tasks, base, experts)
+    learning = Learning(setting, entry, seed, tasks, base, experts)
     paths = [Path(done.path) for done in (base, *experts) if done.path is not None]
     return MergeSpec(
-        method=work.entry.method,
-        params=work.entry.params,
+        method=entry.method,
+        params=entry.params,
         base=paths[0],
         experts=tuple(paths[1:]),
-        seed=work.params["seed"],
-        layer_scales=work.entry.layer_scales,
-        equalise=work.entry.equalise,
+        seed=seed if registry.get(entry.method).randomised else 0,
+        layer_scales=entry.layer_scales,
+        equalise=entry.equalise,
         observations=learning.observations(),
         fitted=learning.fitted(),
     )

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from merge_lib.results import Row, StudyResults
+from merge_lib.results import AuditSummary, Row, StudyResults
 from tasks.comparison import HEADLINE, comparison_runs, experiment_tags, summary_note
-from tasks.jobs import Finished, Setting
+from tasks.jobs import Audited, Finished, Setting
 from tasks.payloads import DatasetPayload, MetricPoint, ModelPayload, RunPayload
 from tasks.records import RECORD, Record
 from tasks.runs import Run, keeping
@@ -44,7 +44,9 @@ class RunRecorder:
             ),
         )
 
-    def row(self, row: Row, checkpoints: Sequence[Finished], now_ms: int) -> RunPayload:
+    def row(
+        self, row: Row, checkpoints: Sequence[Finished], now_ms: int, audit: Audited | None = None
+    ) -> RunPayload:
         """A method (or reference) in one regime with one seed: its accuracies by stage and all its metrics."""
         regime, seed = row.regime or "any", "any" if row.seed is None else str(row.seed)
         name = f"{row.label} · {regime} · seed {seed}"
@@ -60,9 +62,10 @@ class RunRecorder:
             params=params,
             started_ms=now_ms - round(row.elapsed_s * 1000),
             ended_ms=now_ms,
-            metrics=tuple(self._row_metrics(row, models)),
+            metrics=(*self._row_metrics(row, models), *_audit_metrics(row.audit)),
             models=tuple(models),
             datasets=self._datasets(self.setting.tasks),
+            artifacts={} if audit is None else {audit.path: "audit"},
         )
 
     def expert(self, row: Row, stage: int, done: Finished, now_ms: int) -> RunPayload:
@@ -196,6 +199,18 @@ class RunRecorder:
     def _datasets(self, names: Sequence[str]) -> tuple[DatasetPayload, ...]:
         data = self.setting.data
         return tuple(DatasetPayload(name, data[name], f"dvc:{name}") for name in names if name in data)
+
+
+def _audit_metrics(audit: AuditSummary | None) -> list[MetricPoint]:
+    """What the last merge kept of the tasks, on average and of the worst, and how much of their energy was outvoted."""
+    if audit is None or not (kept := audit.of_tasks("energy kept")):
+        return []
+    outvoted = audit.of_tasks("outvoted energy")
+    return [
+        MetricPoint("audit/energy_kept_mean", sum(kept) / len(kept)),
+        MetricPoint("audit/energy_kept_min", min(kept)),
+        MetricPoint("audit/outvoted_energy_mean", sum(outvoted) / len(outvoted)),
+    ]
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:

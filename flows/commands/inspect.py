@@ -39,7 +39,7 @@ def report(run: RunName = "latest", as_json: AsJson = False) -> None:
     from tasks.journal import results_of
 
     project = Project.find()
-    run_id = _finished(project, run)
+    run_id = finished(project, run)
     results = results_of(project, run_id)
     if as_json:
         print_json(asdict(results))
@@ -62,7 +62,7 @@ def lineage(
     from tasks.runs import keeping, load_run
 
     project = Project.find()
-    results = results_of(project, _finished(project, run))
+    results = results_of(project, finished(project, run))
     entries = lineage_of(project, results, label)
     if not entries:
         labels = sorted({row.label for row in results.rows})
@@ -149,7 +149,12 @@ def show_summary(results: StudyResults) -> None:
     out.print("Percent, mean ± 95 % interval over the seeds; ★ better than all others by a paired test.")
 
 
-def _finished(project: Project, run: str) -> str:
+def finished(project: Project, run: str) -> str:
+    """The id of a run that has results.
+
+    Raises:
+        SpecError: there is no such run, or it has none yet.
+    """
     from tasks.runs import load_run
 
     found = load_run(project, run)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from merge_lib.ops.bits import pack, unpack
 from merge_lib.ops.decoding import check_task
+from merge_lib.ops.shares import shares
 from merge_lib.ops.sums import magnitude_sum
 from merge_lib.ops.unify import Rescaler, ZeroSumSign, agrees, decouple, unify_extremes
 from merge_lib.registry import SharedState, merge_method
@@ -227,4 +228,4 @@ def _magnitude(tensor: Tensor, rescaler: Rescaler) -> float:
 
 def _shares(masks: UInt8[Tensor, " t bytes"], like: Tensor) -> Float[Tensor, " t"]:
     """Of each task the share of entries that it keeps."""
-    return torch.stack([unpack(mask, like.shape).double().mean() for mask in masks])
+    return shares(torch.stack([unpack(mask, like.shape) for mask in masks]))

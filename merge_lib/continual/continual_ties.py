@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from merge_lib.ops.quantile import tensor_threshold
+from merge_lib.ops.shares import energy_removed, shares
 from merge_lib.ops.signs import disjoint_mean, elect_signs
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
@@ -86,13 +87,14 @@ def continual_ties(
         The merged task vector, [*shape], and the state.
     """
     kept = _trim(task_vector, density)
-    trail.note("share kept", lambda: (kept != 0).double().mean())
+    trail.note("share kept", lambda: shares((kept != 0)[None]))
+    trail.note("energy trimmed", lambda: energy_removed(kept[None], task_vector[None]))
     if memory == "sums":
         state = _added(state, kept)
         return scale * _from_sums(state), state
     rows = kept[None] if state.merged is None else torch.stack([_trim(state.merged, density), kept])
     merged = disjoint_mean(rows, elect_signs(rows))
-    trail.note("sign conflicts", lambda: (rows.amax(0) * rows.amin(0) < 0).double().mean())
+    trail.note("sign conflicts", lambda: shares((rows.amax(0) * rows.amin(0) < 0)[None]))
     return scale * merged, State(merged=merged)
 
 

@@ -106,8 +106,10 @@ def dop(  # noqa: PLR0913 -- five parameters, the state, and what the engine giv
     anchors = [anchor(one, share) for one in (state.merged, task_vector)]
     slope = balanced(*anchors, weight=weight, decay=decay)
     merged = minimise(start, slope, steps=steps, learning_rate=learning_rate)
-    for quantity, point in (("losses at the mean", start), ("losses left", merged)):
-        trail.note(quantity, lambda at=point: torch.tensor([one.half_gradient(at)[0] for one in anchors]))
+    for whose, one in zip(("earlier merge", "new expert"), anchors, strict=True):
+        for when, point in (("at the mean", start), ("left", merged)):
+            quantity = f"loss of the {whose} {when}"
+            trail.note(quantity, lambda one=one, at=point: torch.tensor(one.half_gradient(at)[0]))
     return merged, State(merged)
 
 

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.methods.linear import interpolate
 from merge_lib.registry import merge_method
+from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Fraction
 
 
@@ -31,7 +33,7 @@ def init(base: Tensor | None) -> State:  # noqa: ARG001 -- the average starts at
     init=init,
 )
 def ema(
-    state: State, expert: Float[Tensor, " *shape"], *, weight: Fraction = 0.5
+    state: State, expert: Float[Tensor, " *shape"], *, weight: Fraction = 0.5, trail: Trail = NO_TRAIL
 ) -> tuple[Float[Tensor, " *shape"], State]:
     """The moving average after this expert.
 
@@ -47,10 +49,12 @@ def ema(
         state: what the experts before left.
         expert: [*shape], floating; the new expert.
         weight: of the new expert, in [0, 1].
+        trail: told what the new expert weighs now; later ones take from it.
 
     Returns:
         The average, [*shape], and the state that holds it.
     """
     average = expert if state.average is None else interpolate(state.average, expert, position=weight)
+    trail.note("weight on arrival", lambda: torch.tensor(1.0 if state.average is None else weight))
     average = average.clone()
     return average, State(average)

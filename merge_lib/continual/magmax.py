@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from merge_lib.ops.shares import energy_removed, shares
 from merge_lib.registry import merge_method
+from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Scale
 
 
@@ -31,7 +33,7 @@ def init(base: Tensor | None) -> State:  # noqa: ARG001 -- the engine subtracts 
     init=init,
 )
 def magmax(
-    state: State, task_vector: Float[Tensor, " *shape"], *, scale: Scale = 0.5
+    state: State, task_vector: Float[Tensor, " *shape"], *, scale: Scale = 0.5, trail: Trail = NO_TRAIL
 ) -> tuple[Float[Tensor, " *shape"], State]:
     """The scaled task vector that has, entry by entry, the largest magnitude seen so far.
 
@@ -47,6 +49,7 @@ def magmax(
         state: what the experts before left.
         task_vector: [*shape], floating; the new expert − base.
         scale: factor on the merged task vector.
+        trail: told what the new expert took over.
 
     Returns:
         The merged task vector, [*shape], and the state.
@@ -55,5 +58,8 @@ def magmax(
     if strongest is None:
         strongest = task_vector.clone()
     else:
-        strongest = torch.where(task_vector.abs() >= strongest.abs(), task_vector, strongest)
+        wins = task_vector.abs() >= strongest.abs()
+        trail.note("share taken over", lambda: shares(wins[None]))
+        trail.note("energy not taken", lambda: energy_removed((task_vector * wins)[None], task_vector[None]))
+        strongest = torch.where(wins, task_vector, strongest)
     return scale * strongest, State(strongest)

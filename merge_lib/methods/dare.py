@@ -4,9 +4,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.ops.chance import TensorGenerator
+from merge_lib.ops.shares import energy_removed, shares
 from merge_lib.ops.sparsify import drop_at_random
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
+from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
 
 
@@ -23,6 +25,7 @@ def dare(
     generator: TensorGenerator,
     density: Density = 0.9,
     scale: Scale = 0.3,
+    trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The scaled sum of task vectors of which random entries were dropped.
 
@@ -41,8 +44,12 @@ def dare(
         generator: the tensor's own draws.
         density: share of entries kept in each task vector, on average, in (0, 1].
         scale: factor on the sum.
+        trail: told what was dropped.
 
     Returns:
         [*shape], dtype of task_vectors.
     """
-    return scale * sum_rows(drop_at_random(task_vectors, density, generator))
+    thinned = drop_at_random(task_vectors, density, generator)
+    trail.note("share kept", lambda: shares(thinned != 0))
+    trail.note("energy dropped", lambda: energy_removed(task_vectors * (thinned != 0), task_vectors))
+    return scale * sum_rows(thinned)

@@ -43,7 +43,7 @@ def dare_ties(
     Args:
         task_vectors: [n, *shape], floating; one row per expert, in spec order.
         generator: the tensor's own draws.
-        trail: notes the share of entries kept.
+        trail: notes the shares of entries kept, and outvoted.
         density: share of entries kept in each task vector, on average, in (0, 1].
         scale: factor on the merged task vector.
 
@@ -52,4 +52,6 @@ def dare_ties(
     """
     thinned = drop_at_random(task_vectors, density, generator)
     trail.note("share kept", lambda: shares(thinned != 0))
-    return scale * disjoint_mean(thinned, elect_signs(thinned))
+    signs = elect_signs(thinned)
+    trail.note("share against the elected sign", lambda: shares(thinned * signs < 0))
+    return scale * disjoint_mean(thinned, signs)

@@ -68,7 +68,9 @@ def della(
     rows = [_thinned(row, generator, expert, density, window) for expert, row in enumerate(task_vectors)]
     thinned = torch.stack(rows)
     trail.note("share kept", lambda: shares(thinned != 0))
-    return scale * disjoint_mean(thinned, elect_signs(thinned))
+    signs = elect_signs(thinned)
+    trail.note("share against the elected sign", lambda: shares(thinned * signs < 0))
+    return scale * disjoint_mean(thinned, signs)
 
 
 def _check_window(density: float, window: float) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor
 from merge_lib.ops.arcs import karcher_mean
 from merge_lib.ops.sphere import Centre, centred, on_sphere, placed
 from merge_lib.registry import merge_method
+from merge_lib.trail import NO_TRAIL, Trail
 
 
 @merge_method(
@@ -17,7 +18,11 @@ from merge_lib.registry import merge_method
     works_on="tensor",
 )
 def karcher(
-    experts: Float[Tensor, " n *shape"], base: Float[Tensor, " *shape"] | None, *, centre: Centre = "zero"
+    experts: Float[Tensor, " n *shape"],
+    base: Float[Tensor, " *shape"] | None,
+    *,
+    centre: Centre = "zero",
+    trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The point with the least squared angles to the checkpoints, at the mean of their lengths.
 
@@ -36,6 +41,7 @@ def karcher(
         experts: [n, *shape], floating; one row per checkpoint, in spec order.
         base: [*shape], or None.
         centre: where the sphere's centre is: "zero", or "base" for task vectors.
+        trail: told what each checkpoint weighs.
 
     Returns:
         [*shape], dtype of experts.
@@ -43,4 +49,6 @@ def karcher(
     Raises:
         MethodInputError: the base is to be the centre, but there is none.
     """
-    return placed(on_sphere(centred(experts, base, centre), karcher_mean, zeros_count=False), base, centre)
+    return placed(
+        on_sphere(centred(experts, base, centre), karcher_mean, zeros_count=False, trail=trail), base, centre
+    )

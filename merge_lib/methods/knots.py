@@ -15,6 +15,7 @@ from merge_lib.ops.quantile import (
     fold_thresholds,
     tensor_threshold,
 )
+from merge_lib.ops.shares import shares
 from merge_lib.ops.signs import disjoint_mean, elect_signs
 from merge_lib.ops.sparsify import keep_large
 from merge_lib.ops.sums import sum_rows
@@ -84,17 +85,12 @@ def knots(
     aligned = align(task_vectors)
     thresholds = statistics.values
     if trim == "tensor":
-        shares = [tensor_threshold(part, density) for part in aligned.parts]
-        thresholds = torch.tensor(shares, dtype=task_vectors.dtype)
+        own = [tensor_threshold(part, density) for part in aligned.parts]
+        thresholds = torch.tensor(own, dtype=task_vectors.dtype)
     trimmed = keep_large(aligned.parts, thresholds)
     signs = elect_signs(trimmed)
     trail.note("basis", lambda: torch.tensor(len(aligned.parts[0]) if aligned.parts.ndim > 1 else 0))
-    trail.note("share kept", lambda: share_of(trimmed != 0))
-    trail.note("share against the elected sign", lambda: share_of(trimmed * signs < 0))
+    trail.note("share kept", lambda: shares(trimmed != 0))
+    trail.note("share against the elected sign", lambda: shares(trimmed * signs < 0))
     merged = disjoint_mean(trimmed, signs) if combine == "ties" else sum_rows(trimmed)
     return scale * aligned.restore(merged)
-
-
-def share_of(mask: Tensor) -> Float[Tensor, " n"]:
-    """The share of each expert's entries that are true; 0 where there are none."""
-    return mask.flatten(1).double().sum(1) / max(1, mask[0].numel())

@@ -6,8 +6,10 @@ from torch import Tensor
 
 from merge_lib.ops.alignment import align
 from merge_lib.ops.chance import TensorGenerator
+from merge_lib.ops.shares import shares
 from merge_lib.ops.signs import disjoint_mean, elect_signs
 from merge_lib.registry import merge_method
+from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
 
 
@@ -25,6 +27,7 @@ def knots_dare(
     generator: TensorGenerator,
     density: Density = 0.9,
     scale: Scale = 0.7,
+    trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The scaled mean, of elected sign, of aligned task vectors of which random entries were dropped.
 
@@ -43,6 +46,7 @@ def knots_dare(
         generator: the tensor's own draws.
         density: share of entries kept in each expert's part, on average, in (0, 1].
         scale: factor on the merged task vector.
+        trail: told what was dropped and what was outvoted.
 
     Returns:
         [*shape], dtype of task_vectors.
@@ -50,4 +54,7 @@ def knots_dare(
     aligned = align(task_vectors)
     kept = [generator.keep(expert, tuple(part.shape), density) for expert, part in enumerate(aligned.parts)]
     parts = aligned.parts / density * torch.stack(kept)
-    return scale * aligned.restore(disjoint_mean(parts, elect_signs(parts)))
+    signs = elect_signs(parts)
+    trail.note("share kept", lambda: shares(parts != 0))
+    trail.note("share against the elected sign", lambda: shares(parts * signs < 0))
+    return scale * aligned.restore(disjoint_mean(parts, signs))

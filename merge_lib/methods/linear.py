@@ -1,9 +1,13 @@
 """Linear interpolation of two checkpoints."""
 
-from jaxtyping import Float
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from merge_lib.registry import merge_method
+from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Fraction
 
 
@@ -14,7 +18,9 @@ from merge_lib.types import Fraction
     needs_base=False,
     order_free=False,
 )
-def linear(experts: Float[Tensor, " n *shape"], *, position: Fraction = 0.5) -> Float[Tensor, " *shape"]:
+def linear(
+    experts: Float[Tensor, " n *shape"], *, position: Fraction = 0.5, trail: Trail = NO_TRAIL
+) -> Float[Tensor, " *shape"]:
     """The point on the straight line from the first checkpoint to the second.
 
     θ* = (1 − α)·θ_1 + α·θ_2, with α the position. More than two are folded from the left:
@@ -29,14 +35,24 @@ def linear(experts: Float[Tensor, " n *shape"], *, position: Fraction = 0.5) -> 
     Args:
         experts: [n, *shape], floating; one row per checkpoint, in spec order.
         position: where on the line, in [0, 1]; 0 is the first checkpoint, 1 the second.
+        trail: told what each checkpoint weighs in the end.
 
     Returns:
         [*shape], dtype of experts.
     """
+    trail.note("weight", lambda: folded_weights([(1 - position, position)] * (len(experts) - 1)))
     merged = experts[0]
     for expert in experts[1:]:
         merged = interpolate(merged, expert, position=position)
     return merged.clone()
+
+
+def folded_weights(steps: Sequence[tuple[float, float]]) -> Float64[Tensor, " n"]:
+    """What each checkpoint weighs after a fold from the left, from the two weights of each step."""
+    weights = [1.0]
+    for first, second in steps:
+        weights = [*(first * weight for weight in weights), second]
+    return torch.tensor(weights, dtype=torch.float64)
 
 
 def interpolate(

@@ -6,6 +6,7 @@ from torch import Tensor
 from merge_lib.ops.arcs import mean_direction
 from merge_lib.ops.sphere import Centre, centred, on_sphere, placed
 from merge_lib.registry import merge_method
+from merge_lib.trail import NO_TRAIL, Trail
 
 
 @merge_method(
@@ -17,7 +18,11 @@ from merge_lib.registry import merge_method
     works_on="tensor",
 )
 def multislerp(
-    experts: Float[Tensor, " n *shape"], base: Float[Tensor, " *shape"] | None, *, centre: Centre = "zero"
+    experts: Float[Tensor, " n *shape"],
+    base: Float[Tensor, " *shape"] | None,
+    *,
+    centre: Centre = "zero",
+    trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The point in the mean of the checkpoints' directions, at the mean of their lengths.
 
@@ -35,6 +40,7 @@ def multislerp(
         experts: [n, *shape], floating; one row per checkpoint, in spec order.
         base: [*shape], or None.
         centre: where the sphere's centre is: "zero", or "base" for task vectors.
+        trail: told what each checkpoint weighs.
 
     Returns:
         [*shape], dtype of experts.
@@ -42,4 +48,6 @@ def multislerp(
     Raises:
         MethodInputError: the base is to be the centre, but there is none.
     """
-    return placed(on_sphere(centred(experts, base, centre), mean_direction, zeros_count=True), base, centre)
+    return placed(
+        on_sphere(centred(experts, base, centre), mean_direction, zeros_count=True, trail=trail), base, centre
+    )

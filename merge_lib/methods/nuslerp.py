@@ -9,6 +9,7 @@ from torch import Tensor
 from merge_lib.ops.sparsify import as_rows
 from merge_lib.ops.sphere import Centre, centred, placed
 from merge_lib.registry import merge_method
+from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Fraction
 
 Along = Literal["tensor", "row", "column"]
@@ -30,6 +31,7 @@ def nuslerp(
     position: Fraction = 0.5,
     along: Along = "tensor",
     centre: Centre = "zero",
+    trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The point on the arc from the first checkpoint to the second, with an angle for each tensor, row or column.
 
@@ -52,6 +54,7 @@ def nuslerp(
         position: where on the arc, in [0, 1]; 0 is the first checkpoint, 1 the second.
         along: what has an angle of its own.
         centre: where the arcs' centre is: "zero", or "base" for task vectors.
+        trail: told what each checkpoint weighs in the end, on average over rows or columns.
 
     Returns:
         [*shape], dtype of experts.
@@ -60,15 +63,21 @@ def nuslerp(
         MethodInputError: the base is to be the centre, but there is none.
     """
     rows = centred(experts, base, centre)
-    merged = rows[0].clone()
+    merged, weights = rows[0].clone(), [torch.ones(1, 1, dtype=torch.float64)]
     for row in rows[1:]:
-        merged = _between(merged, row, position, along)
+        merged, left, right = _between(merged, row, position, along)
+        weights = [*(left * weight for weight in weights), right]
+    trail.note(
+        "weight",
+        lambda: torch.stack([weight.mean() if weight.numel() else weight.sum() for weight in weights]),
+    )
     return placed(merged, base, centre)
 
 
 def _between(
     start: Float[Tensor, " *shape"], end: Float[Tensor, " *shape"], position: float, along: Along
-) -> Float[Tensor, " *shape"]:
+) -> tuple[Float[Tensor, " *shape"], Tensor, Tensor]:
+    """One step, and the float64 weights of both ends, [rows or 1, columns or 1]."""
     whole = along == "tensor" or start.ndim < 2
     first, second = (row.reshape(1, row.numel()) if whole else as_rows(row) for row in (start, end))
     angle = _angles(first, second, dim=0 if along == "column" and not whole else 1)
@@ -77,7 +86,8 @@ def _between(
     divisor = torch.where(straight, 1.0, sine)
     left = torch.where(straight, 1 - position, torch.sin((1 - position) * angle) / divisor)
     right = torch.where(straight, position, torch.sin(position * angle) / divisor)
-    return (left.to(start.dtype) * first + right.to(start.dtype) * second).reshape(start.shape)
+    merged = (left.to(start.dtype) * first + right.to(start.dtype) * second).reshape(start.shape)
+    return merged, left, right
 
 
 def _angles(

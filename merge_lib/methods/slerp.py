@@ -5,10 +5,11 @@ from math import sqrt
 from jaxtyping import Float
 from torch import Tensor
 
-from merge_lib.methods.linear import interpolate
+from merge_lib.methods.linear import folded_weights, interpolate
 from merge_lib.ops.arcs import arc_weights
 from merge_lib.ops.sums import inner_product
 from merge_lib.registry import merge_method
+from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Fraction
 
 _NEARLY_PARALLEL = 0.9995
@@ -22,7 +23,9 @@ _NEARLY_PARALLEL = 0.9995
     order_free=False,
     works_on="tensor",
 )
-def slerp(experts: Float[Tensor, " n *shape"], *, position: Fraction = 0.5) -> Float[Tensor, " *shape"]:
+def slerp(
+    experts: Float[Tensor, " n *shape"], *, position: Fraction = 0.5, trail: Trail = NO_TRAIL
+) -> Float[Tensor, " *shape"]:
     """The point on the arc from the first checkpoint to the second, tensor by tensor.
 
     θ* = sin((1−α)Ω)/sin Ω · θ_1 + sin(αΩ)/sin Ω · θ_2, with α the position and Ω the angle between the
@@ -38,22 +41,31 @@ def slerp(experts: Float[Tensor, " n *shape"], *, position: Fraction = 0.5) -> F
     Args:
         experts: [n, *shape], floating; one row per checkpoint, in spec order.
         position: where on the arc, in [0, 1]; 0 is the first checkpoint, 1 the second.
+        trail: told what each checkpoint weighs in the end.
 
     Returns:
         [*shape], dtype of experts.
     """
-    merged = experts[0]
+    merged, steps = experts[0], []
     for expert in experts[1:]:
-        merged = _interpolate_on_arc(merged, expert, position)
+        first, second = _weights_on_arc(merged, expert, position)
+        steps.append((first, second))
+        is_straight = (first, second) == (1 - position, position)
+        merged = (
+            interpolate(merged, expert, position=position)
+            if is_straight
+            else first * merged + second * expert
+        )
+    trail.note("weight", lambda: folded_weights(steps))
     return merged.clone()
 
 
-def _interpolate_on_arc(
+def _weights_on_arc(
     start: Float[Tensor, " *shape"], end: Float[Tensor, " *shape"], position: float
-) -> Float[Tensor, " *shape"]:
+) -> tuple[float, float]:
+    """Of both ends; 1 − position and position where the line is straight."""
     norms = sqrt(inner_product(start, start)) * sqrt(inner_product(end, end))
     cosine = inner_product(start, end) / norms if norms > 0 else 1.0
     if position in (0, 1) or abs(cosine) > _NEARLY_PARALLEL:
-        return interpolate(start, end, position=position)
-    first, second = arc_weights(cosine, position)
-    return first * start + second * end
+        return 1 - position, position
+    return arc_weights(cosine, position)

@@ -14,9 +14,11 @@ from merge_lib.ops.quantile import (
     fold_thresholds,
     tensor_threshold,
 )
+from merge_lib.ops.shares import energy_removed, share_of_mass, shares
 from merge_lib.ops.signs import disjoint_mean, elect_signs
 from merge_lib.ops.sparsify import keep_large
 from merge_lib.registry import ModelStatistics, merge_method
+from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
 
 
@@ -46,6 +48,7 @@ def ties(
     density: Density = 0.2,
     scale: Scale = 1.0,
     trim: Literal["model", "tensor"] = "model",
+    trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The scaled mean of the trimmed task vectors whose sign was elected.
 
@@ -68,13 +71,18 @@ def ties(
         density: share of entries kept in each task vector, in (0, 1].
         scale: factor on the merged task vector.
         trim: over what the largest entries are chosen: the whole model or each tensor.
+        trail: told what was trimmed and what was outvoted.
 
     Returns:
         [*shape], dtype of task_vectors.
     """
     thresholds = statistics.values
     if trim == "tensor":
-        shares = [tensor_threshold(row, density) for row in task_vectors]
-        thresholds = torch.tensor(shares, dtype=task_vectors.dtype)
+        own = [tensor_threshold(row, density) for row in task_vectors]
+        thresholds = torch.tensor(own, dtype=task_vectors.dtype)
     trimmed = keep_large(task_vectors, thresholds)
-    return scale * disjoint_mean(trimmed, elect_signs(trimmed))
+    signs = elect_signs(trimmed)
+    trail.note("share kept", lambda: shares(trimmed != 0))
+    trail.note("energy trimmed", lambda: energy_removed(trimmed, task_vectors))
+    trail.note("energy outvoted", lambda: share_of_mass(trimmed * (trimmed * signs < 0), task_vectors))
+    return scale * disjoint_mean(trimmed, signs)

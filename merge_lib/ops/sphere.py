@@ -11,6 +11,7 @@ from torch import Tensor
 from merge_lib.errors import MethodInputError
 from merge_lib.ops.gram import cosines, inner_products
 from merge_lib.ops.sums import sum_rows
+from merge_lib.trail import NO_TRAIL, Trail
 
 Centre = Literal["zero", "base"]
 
@@ -44,6 +45,7 @@ def on_sphere(
     direction: Callable[[np.ndarray], np.ndarray | None],
     *,
     zeros_count: bool,
+    trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The point in a mean direction at the mean length; the plain mean where directions cancel.
 
@@ -51,6 +53,7 @@ def on_sphere(
         rows: seen from the centre of the sphere.
         direction: weights of unit vectors, from the cosines between them.
         zeros_count: zero rows, which have no direction, have a length.
+        trail: told the weight of each row.
 
     Returns:
         [*shape], dtype of rows.
@@ -66,5 +69,6 @@ def on_sphere(
         weights[present] = 1 / len(rows if zeros_count else present)
     else:
         weights[present] = found * lengths.sum() / len(rows if zeros_count else present) / lengths[present]
+    trail.note("weight", lambda: torch.from_numpy(weights))
     factors = torch.from_numpy(weights).to(rows.dtype).reshape(-1, *[1] * (rows.ndim - 1))
     return sum_rows(rows * factors)

@@ -120,21 +120,60 @@ def heat_panel(title: str, matrix: np.ndarray, tasks: Sequence[str]) -> Panel:
     return Panel(title, f"{title}: after the last stage {final}.", left + side + 6, top + side + 6, shapes)
 
 
+def block_panel(title: str, values: np.ndarray, blocks: Sequence[str], tasks: Sequence[str]) -> Panel:
+    """Shares from 0 to 1, [blocks, tasks]: rows are blocks, columns tasks, darker for more."""
+    left, top, width, height = 96.0, 30.0, 208.0 / max(len(tasks), 1), 26.0
+    middle = left + 104.0
+    shapes = [Shape("text", "tick", middle, 11, text="on task", anchor="middle")]
+    every = -(-len(tasks) // 10)
+    for place in range(0, len(tasks), every):
+        x = left + (place + 0.5) * width
+        shapes.append(Shape("text", "tick", x, 24, text=str(place + 1), anchor="middle"))
+    for row, block in enumerate(blocks):
+        y = top + row * height
+        shapes.append(Shape("text", "tick", left - 7, y + 16, text=_end_of(block), anchor="end"))
+        for column, task in enumerate(tasks):
+            box = (left + column * width, y, width, height)
+            shapes += _shaded(values[row, column], f"{block}, on {task}", box, has_text=len(tasks) <= 8)
+    spans = [f"{task} {_range_text(values[:, column])}" for column, task in enumerate(tasks)]
+    alt = f"{title}. From the least to the most of all blocks: {'; '.join(spans)}."
+    return Panel(title, alt, left + 214, top + len(blocks) * height + 6, shapes)
+
+
+def _end_of(block: str) -> str:
+    """The end of a long name."""
+    return block if len(block) <= 15 else f"…{block[-14:]}"
+
+
+def _range_text(values: np.ndarray) -> str:
+    known = values[~np.isnan(values)]
+    return f"{known.min() * 100:.0f} to {known.max() * 100:.0f} %" if known.size else "not measured"
+
+
 def _heat_cell(
     value: float, t: int, k: int, tasks: Sequence[str], box: tuple[float, float, float]
 ) -> list[Shape]:
     x, y, step = box
     where = f"after stage {t + 1}, on {tasks[k]}"
+    more = "" if k <= t else " unseen"
+    return _shaded(value, where, (x, y, step, step), has_text=len(tasks) <= 8, more=more)
+
+
+def _shaded(
+    value: float, where: str, box: tuple[float, float, float, float], *, has_text: bool, more: str = ""
+) -> list[Shape]:
+    """One cell of a heat map; a value outside of 0 to 1 has the shade of that end."""
+    x, y, width, height = box[0], box[1], box[2] - 1.5, box[3] - 1.5
     if np.isnan(value):
-        return [Shape("box", "heat-none", x, y, step - 1.5, step - 1.5, text=f"{where}: not measured")]
+        return [Shape("box", "heat-none", x, y, width, height, text=f"{where}: not measured")]
     shade = round(float(min(max(value, 0.0), 1.0)) * (SHADES - 1))
-    seen = "" if k <= t else " unseen"
-    tip = f"{where}: {value * 100:.1f} %"
-    shapes = [Shape("box", f"heat-{shade}{seen}", x, y, step - 1.5, step - 1.5, text=tip)]
-    if len(tasks) <= 8:
-        middle = (x + (step - 1.5) / 2, y + (step - 1.5) / 2 + 4)
-        style = f"on-heat-{shade}{seen}"
-        shapes.append(Shape("text", style, *middle, text=f"{value * 100:.0f}", anchor="middle"))
+    shapes = [
+        Shape("box", f"heat-{shade}{more}", x, y, width, height, text=f"{where}: {number(value * 100)} %")
+    ]
+    if has_text:
+        middle = (x + width / 2, y + height / 2 + 4)
+        text = number(value * 100, 0)
+        shapes.append(Shape("text", f"on-heat-{shade}{more}", *middle, text=text, anchor="middle"))
     return shapes
 
 

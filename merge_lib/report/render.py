@@ -49,15 +49,16 @@ def write_markdown(report: Report, path: Path, figures: dict[str, Path]) -> Path
 
 
 def write_figures(figures: list[Figure], folder: Path) -> dict[str, Path]:
-    """Every figure as one SVG file that follows the reader's light or dark appearance."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Every figure as one SVG file, by the figure's name."""
+    return {figure.name: write_figure(figure, folder / f"{figure.name}.svg") for figure in figures}
+
+
+def write_figure(figure: Figure, path: Path) -> Path:
+    """One SVG file that follows the reader's light or dark appearance."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     template = _environment(escaped=True).get_template("sheet.svg.j2")
-    written = {}
-    for figure in figures:
-        path = folder / f"{figure.name}.svg"
-        path.write_text(template.render(figure=figure, sheet=_lay_out(figure)), encoding="utf-8")
-        written[figure.name] = path
-    return written
+    path.write_text(template.render(figure=figure, sheet=_lay_out(figure)), encoding="utf-8")
+    return path
 
 
 def escape_markdown(text: str) -> str:

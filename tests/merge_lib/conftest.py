@@ -163,3 +163,8 @@ def merge_with_data(
 @pytest.fixture(name="merge_with_data")
 def _merge_with_data() -> Callable[..., dict[str, Tensor]]:
     return merge_with_data
+
+
+@pytest.fixture(name="learned_for")
+def _learned_for() -> Callable[..., Learned]:
+    return learned_for

@@ -1,9 +1,14 @@
 """What must hold for every registered method."""
 
+import math
+
 import pytest
 import torch
 
 from merge_lib import registry
+from merge_lib.engine import Job, run_jobs
+from merge_lib.memory import NamedTensors
+from merge_lib.trail import TrailBook
 
 NAMES = registry.names()
 
@@ -224,3 +229,57 @@ def test_the_docstring_says_which_variant_it_is(name):
     assert info.paper.startswith("https://")
     assert info.module.rpartition(".")[2] == name  # one method, one file
     assert all(parameter.description for parameter in info.parameters)
+
+
+# Methods that take nothing away: their merge is the sum, or the mean, of what they are given, times a scale.
+NOTHING_TO_NOTE = ("average", "continual_task_arithmetic", "running_average", "task_arithmetic")
+
+
+def notes_of(name, experts, base, learned) -> dict[str, list[dict[str, list[float]]]]:
+    """What the method says of every tensor, a page for each call of it."""
+    book = TrailBook()
+    info = registry.get(name)
+    job = Job(
+        info,
+        info.check_params({}),
+        0,
+        tuple(range(len(experts))),
+        (),
+        learned=learned,
+        trail=book,
+    )
+    sources = [NamedTensors(str(place), state) for place, state in enumerate((base, *experts))]
+    for _ in run_jobs([job], sources[0], sources[1:]):
+        pass
+    return {tensor: [page.notes for page in pages] for tensor, pages in book.pages.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_method_says_what_it_removed(name, dtype, make_models, learned_for):
+    count = 3
+    base, experts = make_models(count, dtype=dtype)
+    noted = notes_of(name, experts, base, learned_for(name, base, count, {}))
+    assert (not noted) == (name in NOTHING_TO_NOTE)
+    for tensor, pages in noted.items():
+        is_continual = registry.get(name).kind == "continual"
+        assert len(pages) == (count if is_continual else 1)
+        if tensor == "z.weight":
+            assert any(pages)
+        for step, page in enumerate(pages):
+            for quantity, values in page.items():
+                assert len(values) in (1, step + 1 if is_continual else count), quantity
+                assert all(math.isfinite(value) for value in values), (tensor, quantity)
+                if quantity.startswith("share") or quantity.startswith("energy"):
+                    assert all(-1e-6 <= value <= 1 + 1e-6 for value in values), (tensor, quantity, values)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nobody_listening_changes_no_bit(name, make_models, merge_with_data, learned_for):
+    base, experts = make_models(2)
+    info = registry.get(name)
+    learned = learned_for(name, base, len(experts), {})
+    job = Job(info, info.check_params({}), 0, (0, 1), (), learned=learned, trail=TrailBook())
+    sources = [NamedTensors(str(place), state) for place, state in enumerate((base, *experts))]
+    heard = {tensor: made for _, tensor, made in run_jobs([job], sources[0], sources[1:])}
+    assert same(heard, merge_with_data(name, experts, base))
