@@ -39,8 +39,8 @@ class Estimates:
         return cls(seconds, median(sizes) if sizes else 1e6, bool(sizes), max(total_s, 1.0))
 
     def seconds(self, kind: str) -> float:
-        """Typical seconds of one step."""
-        return self.typical_s[kind]
+        """Typical seconds of one step; none for those that are part of another, as what a merge learns before it."""
+        return self.typical_s.get(kind, 0.0)
 
 
 def plan_steps(project: Project, config: StudyConfig) -> tuple[list[PlannedStep], bool]:
