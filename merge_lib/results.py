@@ -5,7 +5,31 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from merge_lib.types import Data
+
 Regime = Literal["sequential", "parallel", "merged"]
+
+
+@dataclass(frozen=True)
+class SearchRef:
+    """The search on validation data that a merge's coefficients were found by."""
+
+    values: dict[str, Any]  # the coefficients that were found, by name
+    objective: float  # what they reached on the validation split, in [0, 1]
+    trials: int
+    experts: int  # with how many it was done
+    elapsed_s: float  # of all trials
+    record: str  # "search/<key>" in the project's store
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """What a merge needs beside checkpoints, as it was when it was made."""
+
+    data: Data  # the most that merging, or a search before it, is shown
+    needs_task: bool  # there is a model for each task, and its user must know which to take
+    is_tuned: bool  # coefficients were found on validation data
+    looks_ahead: bool  # they were found with experts that had not arrived yet
 
 
 @dataclass(frozen=True)
@@ -17,6 +41,16 @@ class CheckpointRef:
     size_bytes: int  # of the file; of the tensors alone where there is none
     state_bytes: int | None = None  # of what a continual method keeps, to go on from this merge
     record: str = ""  # "<kind>/<key>" of its making in the project's store; empty where it was not made there
+    search: SearchRef | None = None
+    learning: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds of what it learned from data, by record
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """From plain JSON values."""
+        search = fields.get("search")
+        return cls(**{**fields, "search": None if search is None else SearchRef(**search)})
 
 
 @dataclass(frozen=True)
@@ -33,6 +67,15 @@ class Row:
     elapsed_s: float  # training for references, merging for merges, summed over the stages
     checkpoints: list[CheckpointRef]  # one for each stage
     metrics: dict[str, float | None] = field(default_factory=dict)  # merge_lib.metrics.summarise
+    facts: RowFacts | None = None  # of merges; None in results that were written before facts were
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """From plain JSON values."""
+        facts = fields.get("facts")
+        checkpoints = [CheckpointRef.from_dict(ref) for ref in fields["checkpoints"]]
+        known = None if facts is None else RowFacts(**facts)
+        return cls(**{**fields, "checkpoints": checkpoints, "facts": known})
 
 
 @dataclass(frozen=True)
@@ -62,8 +105,5 @@ class StudyResults:
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
         fields = json.loads(path.read_text(encoding="utf-8"))
-        rows = [
-            Row(**{**row, "checkpoints": [CheckpointRef(**ref) for ref in row["checkpoints"]]})
-            for row in fields.pop("rows")
-        ]
+        rows = [Row.from_dict(row) for row in fields.pop("rows")]
         return cls(rows=rows, **fields)
