@@ -122,7 +122,7 @@ class MethodEntry(Frozen):
             return
         if (fixed.blocks and searched.slope) or (searched.blocks and fixed.slope):
             raise ValueError(
-                "`layer_scales` has `blocks` or a `slope` that `search.layer_scales` replaces by the other; leave it out"
+                "`search.layer_scales` has `blocks` and `layer_scales` a `slope`, or the other way round; leave one out"
             )
 
 
@@ -196,8 +196,8 @@ class StudyConfig(Frozen):
         for entry in self.methods:
             if entry.label == self.merged_from and entry.search and entry.search.when == "last":
                 raise ValueError(
-                    f"`merged_from` is '{entry.label}', whose search waits for the last task (`when: last`), but experts "
-                    "are trained from its merges. Give its search `when: every` or `when: first`."
+                    f"`merged_from` is '{entry.label}', whose search waits for the last task (`when: last`), but "
+                    "experts are trained from its merges. Give its search `when: every` or `when: first`."
                 )
         return self
 

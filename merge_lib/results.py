@@ -30,6 +30,7 @@ class RowFacts:
     needs_task: bool  # there is a model for each task, and its user must know which to take
     is_tuned: bool  # coefficients were found on validation data
     looks_ahead: bool  # they were found with experts that had not arrived yet
+    folds: bool  # it is a continual method: its state is enough to merge the next expert
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -202,7 +203,7 @@ def settled_scales(fixed: Mapping[str, Any] | None, setting: Setting) -> dict[st
         return None if fixed is None else dict(fixed)
     count = sum(name.startswith("blocks.") for name in searched)
     plain = {name: value for name, value in searched.items() if not name.startswith("blocks.")}
-    kept = {name: value for name, value in (fixed or {}).items() if name in ("shallow", "slope")}
+    kept = {name: value for name, value in (fixed or {}).items() if name == "shallow" or value}
     if count:
         shallow = kept.get("shallow", 1.0)
         blocks = [searched[f"blocks.{block}"] for block in range(count)]
@@ -215,12 +216,14 @@ def own_setting(
     params: Mapping[str, Any],
     scales: Mapping[str, Any] | None,
 ) -> Setting | None:
-    """The setting that the entry has without a search, if all of it lies in the ranges."""
-    factors = {
-        f"{SCALES}.slope": 0.0,
-        **{f"{SCALES}.{name}": value for name, value in (scales or {}).items()},
-    }
-    own = {name: 1.0 if name.startswith(BLOCKS) else {**factors, **params}.get(name) for name in spans}
+    """The setting that the entry has without a search, if all of it lies in the ranges.
+
+    Without factors by depth of its own, each block's is 1; a slope has none, as its `shallow` then is another.
+    """
+    blocks = (scales or {}).get("blocks") or repeat(1.0 if scales is None else None, len(spans))
+    factors = {f"{SCALES}.{name}": value for name, value in (scales or {}).items()}
+    factors |= {f"{BLOCKS}.{block}": value for block, value in enumerate(blocks)}
+    own = {name: {**factors, **params}.get(name) for name in spans}
     return own if all(_lies_in(span, own[name]) for name, span in spans.items()) else None
 
 

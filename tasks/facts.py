@@ -20,6 +20,7 @@ def facts_of(entry: MergeEntry) -> RowFacts:
         needs_task=is_decoded(entry),
         is_tuned=entry.search is not None,
         looks_ahead=entry.search is not None and entry.search["when"] == "last",
+        folds=registry.get(entry.method).kind == "continual" and entry.layer_scales is None,
     )
 
 
