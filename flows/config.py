@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from flows.yaml_errors import YamlDocument, explain
@@ -13,6 +22,7 @@ from merge_lib.errors import SpecError
 from merge_lib.layer_scales import LayerScales
 from merge_lib.plugins import load_plugins
 from merge_lib.results import Regime
+from merge_lib.search import Range, Search, check_search, search_model
 from merge_lib.workloads import WorkloadConfig
 from tasks.project import Project
 
@@ -39,7 +49,8 @@ class MethodEntry(Frozen):
 
     method: str
     label: Name = ""
-    params: dict[str, Any] = Field(default_factory=dict)
+    search: Search | None = None  # coefficients to be found on the validation split
+    params: dict[str, Any] = Field(default_factory=dict, validate_default=True)
     layer_scales: LayerScales | None = None  # factors on the merged task vector by depth
     equalise: Equalise | None = None  # "norms": task vectors are brought to their mean norm first
     calibration: CalibrationEntry | None = None  # what a method that observes data is shown
@@ -49,26 +60,85 @@ class MethodEntry(Frozen):
     def _accept_bare_name(cls, value: object) -> object:
         return {"method": value} if isinstance(value, str) else value
 
+    @field_validator("method")
+    @classmethod
+    def _is_registered(cls, name: str) -> str:
+        from merge_lib import registry
+
+        return registry.get(name).name
+
+    @field_validator("search", mode="wrap")
+    @classmethod
+    def _search_of_method(
+        cls, value: object, keep: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> Search | None:
+        """The ranges, each in the domain of the method's own parameter."""
+        from merge_lib import registry
+
+        if value is None or "method" not in info.data:
+            return None
+        method = registry.get(info.data["method"])
+        given = value.model_dump(exclude_none=True) if isinstance(value, Search) else value
+        try:
+            return keep(check_search(method, given))
+        except ValidationError as failure:
+            raise _nested(method.name, failure, search_model(method)) from failure
+
+    @field_validator("params")
+    @classmethod
+    def _params_of_method(cls, params: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """All parameters with their defaults, but for those that are searched."""
+        from merge_lib import registry
+
+        if "method" not in info.data:
+            return params
+        method = registry.get(info.data["method"])
+        search = info.data.get("search")
+        searched = search.params if search else {}
+        if twice := sorted(params.keys() & searched.keys()):
+            raise ValueError(
+                f"{', '.join(twice)} is searched, too; give a parameter here or in `search.params`, not in both"
+            )
+        needed = {parameter.name for parameter in method.parameters if parameter.required} & searched.keys()
+        start = {name: _start_of(searched[name]) for name in needed}
+        try:
+            whole = method.params_model.model_validate({**start, **params}).model_dump(mode="json")
+        except ValidationError as failure:
+            raise _nested(method.name, failure, method.params_model) from failure
+        return {name: value for name, value in whole.items() if name not in searched}
+
     @model_validator(mode="after")
     def _fill_in(self) -> Self:
         from merge_lib import registry
 
-        info = registry.get(self.method)
-        if self.calibration is not None and info.observation is None:
+        if self.calibration is not None and registry.get(self.method).observation is None:
             raise ValueError(f"method '{self.method}' observes no data; leave `calibration` out")
         if self.equalise is not None:
             check_equalised(self.method)
-        model = info.params_model
-        try:
-            checked = model.model_validate(self.params)
-        except ValidationError as failure:
-            inner = {"failure": failure, "model": model, "prefix": ("params",)}
-            raise PydanticCustomError(
-                "nested", "parameters of {name}", {"name": self.method, **inner}
-            ) from failure
-        object.__setattr__(self, "params", checked.model_dump(mode="json"))
+        self._check_scales()
         object.__setattr__(self, "label", self.label or self.method)
         return self
+
+    def _check_scales(self) -> None:
+        """Refuse fixed and searched factors by depth that exclude each other."""
+        fixed, searched = self.layer_scales, self.search and self.search.layer_scales
+        if fixed is None or searched is None:
+            return
+        if (fixed.blocks and searched.slope) or (searched.blocks and fixed.slope):
+            raise ValueError(
+                "`search.layer_scales` has `blocks` and `layer_scales` a `slope`, or the other way round; leave one out"
+            )
+
+
+def _nested(name: str, failure: ValidationError, model: type[BaseModel]) -> PydanticCustomError:
+    """The errors of a method's own model, to be told at their places."""
+    return PydanticCustomError(
+        "nested", "settings of {name}", {"name": name, "failure": failure, "model": model}
+    )
+
+
+def _start_of(span: Range | Sequence[Any]) -> Any:
+    return span.low if isinstance(span, Range) else span[0]
 
 
 class BaseEntry(Frozen):
@@ -124,6 +194,16 @@ class StudyConfig(Frozen):
                 f"`merged_from` is '{self.merged_from}', but must be the label of one of `methods`: "
                 f"{', '.join(labels)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _leader_looks_back(self) -> Self:
+        for entry in self.methods:
+            if entry.label == self.merged_from and entry.search and entry.search.when == "last":
+                raise ValueError(
+                    f"`merged_from` is '{entry.label}', whose search waits for the last task (`when: last`), but "
+                    "experts are trained from its merges. Give its search `when: every` or `when: first`."
+                )
         return self
 
     @field_validator("methods")

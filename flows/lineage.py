@@ -1,6 +1,7 @@
 """From a metric back to the data: what each row of a run was made from."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def _chain(
     if record is None:
         return node
     node |= {"made_by": record.kind, "key": record.key, "params": record.params}
+    if ref.search is not None:
+        node["search"] = asdict(ref.search)
     data = {name: digest for name, digest in record.inputs.items() if digest not in made_by}
     parents = {name: digest for name, digest in record.inputs.items() if digest in made_by}
     node["data"] = data
@@ -83,10 +86,23 @@ def _tree(node: dict[str, Any], indent: str, role: str) -> Iterator[str]:
     yield f"{indent}{role}{node['digest']}  {node['path'] or 'not kept'}" + (
         f"  [{recipe}]" if recipe else ""
     )
+    if (search := node.get("search")) is not None:
+        yield f"{indent}  {_searched(search)}"
     for name, digest in sorted(node.get("data", {}).items()):
         yield f"{indent}  data {name}: {digest}"
     for name, parent in node.get("from", {}).items():
         yield from _tree(parent, indent + "  ", f"{name}: ")
+
+
+def _searched(search: dict[str, Any]) -> str:
+    values = ", ".join(
+        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in search["values"].items()
+    )
+    return (
+        f"{search['record']}: {values} reached {search['objective']:.3f} on the validation data of "
+        f"{search['experts']} tasks, the best of {search['trials']} trials"
+    )
 
 
 def _recipe(node: dict[str, Any]) -> str:

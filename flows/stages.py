@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.config import StudyConfig
 from flows.walk import Handle
-from tasks.jobs import Audited, Finished, MergeJob, Scores, Setting, TrainingJob
+from tasks.jobs import Audited, Finished, Found, MergeJob, Scores, SearchJob, Setting, TrainingJob
 from tasks.project import Project
 
 
@@ -39,11 +39,17 @@ class PrefectStages:
             return train_on_worker.submit(self.setting, job, start, self.trainer)
         return train_expert.submit(self.setting, job, start)
 
-    def merge(self, job: MergeJob, base: Handle, experts: list[Handle]) -> Handle:
+    def search(self, job: SearchJob, base: Handle, experts: list[Handle], trials: int) -> Handle:  # noqa: ARG002
+        """Find coefficients on validation data."""
+        from tasks.searching import search_coefficients
+
+        return search_coefficients.submit(self.setting, job, base, experts)
+
+    def merge(self, job: MergeJob, base: Handle, experts: list[Handle], found: list[Handle]) -> Handle:
         """Merge the experts so far by every method."""
         from tasks.merging import merge_experts
 
-        return merge_experts.submit(self.setting, job, base, experts)
+        return merge_experts.submit(self.setting, job, base, experts, found)
 
     def only(self, merged: Handle) -> Handle:
         """Its one merge, once it is made."""
@@ -51,11 +57,13 @@ class PrefectStages:
 
         return take_only.submit(merged)
 
-    def audit(self, job: MergeJob, base: Handle, experts: list[Handle], merged: Handle) -> Handle:
+    def audit(
+        self, job: MergeJob, base: Handle, experts: list[Handle], merged: Handle, found: list[Handle]
+    ) -> Handle:
         """Audit the job's merges, once they are made."""
         from tasks.auditing import audit_merges
 
-        return audit_merges.submit(self.setting, job, base, experts, merged)
+        return audit_merges.submit(self.setting, job, base, experts, merged, found)
 
     def evaluate(self, label: str, checkpoints: Handle) -> Handle:
         """Evaluate on every task."""
@@ -68,7 +76,7 @@ class PrefectStages:
 class PlannedStep:
     """One step as the plan sees it."""
 
-    kind: str  # pretrain, train, merge, evaluate, audit
+    kind: str  # pretrain, train, trial, merge, evaluate, audit
     label: str
     is_cached: bool
     elapsed_s: float | None  # what it took when it was done, if it is cached
@@ -103,16 +111,36 @@ class PlanningStages:
         key = training_key(self.setting, job, start.digest)[0] if known else None
         return self._checkpoint("train", key, job.label)
 
-    def merge(
-        self, job: MergeJob, base: Finished | None, experts: list[Finished | None]
-    ) -> list[Finished | None]:
-        """Look every entry's merge up; one that was not kept is known, even if it is to be made again."""
-        from tasks.merging import is_finished, is_stored, merging_key, recorded_merge
+    def search(
+        self, job: SearchJob, base: Finished | None, experts: list[Finished | None], trials: int
+    ) -> Found | None:
+        """Look the search up; its trials are what it costs."""
+        from tasks.searching import recorded_search
 
         digests = [expert.digest for expert in experts if expert is not None]
-        known = base is not None and len(digests) == len(experts)
-        found = []
-        for entry in job.entries:
+        known = base is not None and len(digests) == len(experts) and self.is_data_known
+        found = recorded_search(self.setting, job, base, digests) if known else None
+        elapsed_s = found.told.elapsed_s / trials if found else None
+        label = f"{job.entry.label} · {job.label}"
+        step = PlannedStep("trial", label, found is not None, elapsed_s, is_stored=False)
+        self.steps += [step] * trials
+        return found
+
+    def merge(
+        self,
+        job: MergeJob,
+        base: Finished | None,
+        experts: list[Finished | None],
+        found: list[Found | None],
+    ) -> list[Finished | None]:
+        """Look every entry's merge up; one that was not kept is known, even if it is to be made again."""
+        from tasks.merging import is_finished, is_stored, merging_key, recorded_merge, settled
+
+        digests = [expert.digest for expert in experts if expert is not None]
+        is_whole = base is not None and len(digests) == len(experts)
+        results = []
+        for entry in settled(job, [one for one in found if one is not None]).entries:
+            known = is_whole and entry.search is None  # else its coefficients are still to be found
             is_kept = is_stored(job, entry)
             key = merging_key(self.setting, entry, job.seed, base.digest, digests)[0] if known else None
             done = recorded_merge(self.setting, key) if key else None
@@ -120,8 +148,8 @@ class PlanningStages:
             elapsed_s = done.elapsed_s if done else None
             label = f"{entry.label} · {job.label}"
             self.steps.append(PlannedStep("merge", label, is_cached, elapsed_s, is_kept))
-            found.append(done)
-        return found
+            results.append(done)
+        return results
 
     def only(self, merged: list[Finished | None]) -> Finished | None:
         """Its one merge, if it is known."""
@@ -133,13 +161,16 @@ class PlanningStages:
         base: Finished | None,
         experts: list[Finished | None],
         merged: list[Finished | None],  # noqa: ARG002 -- an audit is known by what its merge is made from
+        found: list[Found | None],
     ) -> list[Audited | None]:
         """Look every entry's audit up."""
         from tasks.auditing import auditing_key, recorded_audit
+        from tasks.merging import settled
 
         digests = [expert.digest for expert in experts if expert is not None]
-        known = base is not None and len(digests) == len(experts)
-        for entry in job.entries:
+        is_whole = base is not None and len(digests) == len(experts)
+        for entry in settled(job, [one for one in found if one is not None]).entries:
+            known = is_whole and entry.search is None
             key = auditing_key(self.setting, entry, job.seed, base.digest, digests)[0] if known else None
             done = recorded_audit(self.setting, key) if key else None
             elapsed_s = done.elapsed_s if done else None

@@ -93,7 +93,8 @@ def collect(rows: Sequence[Cells], journal: Journal) -> None:
             failures[str(failure)] = failure
             continue
         fields = {
-            name: getattr(cells, name) for name in ("label", "kind", "method", "regime", "seed", "params")
+            name: getattr(cells, name)
+            for name in ("label", "kind", "method", "regime", "seed", "params", "facts")
         }
         journal.add(fields, checkpoints, scores, audit)
     if failures:

@@ -3,13 +3,14 @@
 What each step does is the business of a `Stages`; here stands only what follows from what.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from flows.config import MethodEntry, StudyConfig
-from merge_lib.results import Regime
-from tasks.jobs import MergeEntry, MergeJob, TrainingJob
+from merge_lib.results import Regime, RowFacts
+from tasks.facts import facts_of
+from tasks.jobs import MergeEntry, MergeJob, SearchJob, TrainingJob
 
 Handle = Any  # a result, or something that stands for one that is still to come
 
@@ -25,8 +26,15 @@ class Stages(Protocol):
         """A fine-tuned checkpoint; handle of a Finished."""
         ...
 
-    def merge(self, job: MergeJob, base: Handle, experts: list[Handle]) -> Handle:
-        """One merge an entry, evaluated already if it is not kept; handle of a list of Finished."""
+    def search(self, job: SearchJob, base: Handle, experts: list[Handle], trials: int) -> Handle:
+        """The coefficients of one entry; handle of a Found."""
+        ...
+
+    def merge(self, job: MergeJob, base: Handle, experts: list[Handle], found: list[Handle]) -> Handle:
+        """One merge an entry, evaluated already if it is not kept; handle of a list of Finished.
+
+        `found` has the coefficients of those entries that are searched for.
+        """
         ...
 
     def only(self, merged: Handle) -> Handle:
@@ -55,6 +63,7 @@ class Cells:
     checkpoints: list[Handle]  # a stage each
     scores: list[Handle]
     pick: int | None  # position in a merge's list; None where the checkpoint handle is not a list
+    facts: RowFacts | None = None  # of merges
     audits: Handle | None = None  # of the last stage, a merge each
 
 
@@ -87,7 +96,8 @@ def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
 def _entry_of(entry: MethodEntry) -> MergeEntry:
     scales = entry.layer_scales and entry.layer_scales.model_dump(mode="json")
     asked = entry.calibration.model_dump(mode="json", exclude_none=True) if entry.calibration else {}
-    return MergeEntry(entry.label, entry.method, entry.params, scales, asked, entry.equalise)
+    search = entry.search and entry.search.model_dump(mode="json", exclude_none=True)
+    return MergeEntry(entry.label, entry.method, entry.params, scales, asked, entry.equalise, search)
 
 
 def _train_experts(
@@ -133,16 +143,65 @@ def _merge_along(
     seed: int,
 ) -> Iterator[Cells]:
     """Every method after every task of the sequence, on the experts seen so far."""
-    merged, scores = [], []
-    for stage in range(len(study.tasks)):
-        label = f"{regime} {stage + 1}/{len(study.tasks)} · seed {seed}"
-        job = MergeJob(entries, regime, stage, seed, label, study.keep_merged)
-        merged.append(stages.merge(job, base, experts[: stage + 1]))
-        scores.append(stages.evaluate(label, merged[-1]))
-    audits = stages.audit(job, base, experts, merged[-1]) if study.audit else None
-    for position, entry in enumerate(entries):
-        named = (entry.label, "merge", entry.method, regime, seed, entry.params)
-        yield Cells(*named, merged, scores, position, audits)
+    searches = Searches(study, stages, base, experts, regime, seed)
+    for group in _together(entries):
+        merged, scores, found = [], [], []
+        for stage in range(len(study.tasks)):
+            label = f"{regime} {stage + 1}/{len(study.tasks)} · seed {seed}"
+            job = MergeJob(group, regime, stage, seed, label, study.keep_merged)
+            found = searches.found(group, stage)
+            merged.append(stages.merge(job, base, experts[: stage + 1], found))
+            scores.append(stages.evaluate(label, merged[-1]))
+        audits = stages.audit(job, base, experts, merged[-1], found) if study.audit else None
+        for position, entry in enumerate(group):
+            yield _row_of(entry, regime, seed, merged, scores, position, audits)
+
+
+def _together(entries: Sequence[MergeEntry]) -> list[tuple[MergeEntry, ...]]:
+    """Those that need no search in one job; each other by itself, since it waits for its own."""
+    plain = tuple(entry for entry in entries if entry.search is None)
+    return [*([plain] if plain else []), *((entry,) for entry in entries if entry.search is not None)]
+
+
+def _row_of(
+    entry: MergeEntry,
+    regime: Regime,
+    seed: int,
+    merged: list[Handle],
+    scores: list[Handle],
+    position: int,
+    audits: Handle | None,
+) -> Cells:
+    named = (entry.label, "merge", entry.method, regime, seed, entry.params)
+    return Cells(*named, merged, scores, position, facts_of(entry), audits)
+
+
+@dataclass
+class Searches:
+    """The searches along one sequence, each begun when it is first needed; `experts` may grow meanwhile."""
+
+    study: StudyConfig
+    stages: Stages
+    base: Handle
+    experts: list[Handle]
+    regime: Regime
+    seed: int
+    begun: dict[tuple[str, int], Handle] = field(default_factory=dict)
+
+    def found(self, entries: Sequence[MergeEntry], stage: int) -> list[Handle]:
+        """The coefficients that the entries with a search use after a stage."""
+        return [self._find(entry, stage) for entry in entries if entry.search is not None]
+
+    def _find(self, entry: MergeEntry, stage: int) -> Handle:
+        search = next(known.search for known in self.study.methods if known.label == entry.label)
+        assert search is not None
+        size = len(self.study.tasks)
+        count = search.experts_at(stage, size)
+        if (entry.label, count) not in self.begun:
+            job = SearchJob(entry, self.seed, f"{self.regime} {count}/{size} · seed {self.seed}")
+            handle = self.stages.search(job, self.base, self.experts[:count], search.trials)
+            self.begun[entry.label, count] = handle
+        return self.begun[entry.label, count]
 
 
 def _merge_and_train(
@@ -151,20 +210,21 @@ def _merge_and_train(
     """Each expert from what `merged_from` made of those before it; then every other method on these experts."""
     leader = next(entry for entry in entries if entry.label == study.merged_from)
     others = tuple(entry for entry in entries if entry.label != study.merged_from)
-    experts, merged, scores = [], [], []
+    experts: list[Handle] = []
+    merged, scores = [], []
+    searches = Searches(study, stages, base, experts, "merged", seed)
     start = base
     for stage, task in enumerate(study.tasks):
         label = f"merged {stage + 1}/{len(study.tasks)} · seed {seed}"
         experts.append(stages.train(TrainingJob((task,), seed, label), start))
         is_kept = study.keep_merged or stage + 1 < len(study.tasks)  # the next expert starts from its file
         job = MergeJob((leader,), "merged", stage, seed, label, is_kept)
-        merged.append(stages.merge(job, base, list(experts)))
+        found = searches.found((leader,), stage)
+        merged.append(stages.merge(job, base, list(experts), found))
         scores.append(stages.evaluate(label, merged[-1]))
         start = stages.only(merged[-1])
     yield _reference("latest", "merged", seed, experts, stages)
-    audits = stages.audit(job, base, experts, merged[-1]) if study.audit else None
-    yield Cells(
-        leader.label, "merge", leader.method, "merged", seed, leader.params, merged, scores, 0, audits
-    )
+    audits = stages.audit(job, base, experts, merged[-1], found) if study.audit else None
+    yield _row_of(leader, "merged", seed, merged, scores, 0, audits)
     if others:
         yield from _merge_along(study, stages, base, experts, others, "merged", seed)

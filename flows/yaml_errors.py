@@ -137,7 +137,7 @@ def _flat(failure: ValidationError, model: type[BaseModel]) -> Iterator[tuple[Lo
     errors = failure.errors()
     for error in errors:
         location = tuple(error["loc"])
-        if error["type"] == "too_short" and any(other["loc"][:-1] == location for other in errors):
+        if error["type"] == "too_short" and any(_lies_below(other["loc"], location) for other in errors):
             continue  # its entries are there, but wrong; that is told already
         if error["type"] == "nested":
             inside = error["ctx"]
@@ -145,6 +145,10 @@ def _flat(failure: ValidationError, model: type[BaseModel]) -> Iterator[tuple[Lo
                 yield (*location, *inside.get("prefix", ()), *place), inner, known
         else:
             yield location, error, sorted(_fields_at(model, location[:-1]))
+
+
+def _lies_below(place: Location, location: Location) -> bool:
+    return len(place) > len(location) and tuple(place[: len(location)]) == location
 
 
 def _inside(document: YamlDocument, location: Location) -> Location:

@@ -19,11 +19,11 @@ from pydantic import BaseModel
 
 from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.parameters import Parameter, build_model, check_params, describe_arguments, read_parameter
+from merge_lib.types import Data
 
 Scope = Literal["tensor", "model"]
 Receives = Literal["experts", "task_vectors"]
 WorksOn = Literal["entry", "row", "tensor"]
-Data = Literal["none", "unlabelled", "labelled", "test inputs"]
 Observation = Literal["features", "gram", "fisher"]
 
 _FILLED_IN = ("generator", "trail", "seed", "progress")  # keywords that the engine gives

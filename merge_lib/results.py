@@ -5,7 +5,32 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from merge_lib.types import Data
+
 Regime = Literal["sequential", "parallel", "merged"]
+
+
+@dataclass(frozen=True)
+class SearchRef:
+    """The search on validation data that a merge's coefficients were found by."""
+
+    values: dict[str, Any]  # the coefficients that were found, by name
+    objective: float  # what they reached on the validation split, in [0, 1]
+    trials: int
+    experts: int  # with how many it was done
+    elapsed_s: float  # of all trials
+    record: str  # "search/<key>" in the project's store
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """What a merge needs beside checkpoints, as it was when it was made."""
+
+    data: Data  # the most that merging, or a search before it, is shown
+    needs_task: bool  # there is a model for each task, and its user must know which to take
+    is_tuned: bool  # coefficients were found on validation data
+    looks_ahead: bool  # they were found with experts that had not arrived yet
+    folds: bool  # it is a continual method: its state is enough to merge the next expert
 
 
 @dataclass(frozen=True)
@@ -17,6 +42,16 @@ class CheckpointRef:
     size_bytes: int  # of the file; of the tensors alone where there is none
     state_bytes: int | None = None  # of what a continual method keeps, to go on from this merge
     record: str = ""  # "<kind>/<key>" of its making in the project's store; empty where it was not made there
+    search: SearchRef | None = None
+    learning: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds of what it learned from data, by record
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """From plain JSON values."""
+        search = fields.get("search")
+        return cls(**{**fields, "search": None if search is None else SearchRef(**search)})
 
 
 @dataclass(frozen=True)
@@ -47,6 +82,16 @@ class Row:
     checkpoints: list[CheckpointRef]  # one for each stage
     metrics: dict[str, float | None] = field(default_factory=dict)  # merge_lib.metrics.summarise
     audit: AuditSummary | None = None  # of the last merge, where the study asks for it
+    facts: RowFacts | None = None  # of merges; None in results that were written before facts were
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """From plain JSON values."""
+        facts, audit = fields.get("facts"), fields.get("audit")
+        checkpoints = [CheckpointRef.from_dict(ref) for ref in fields["checkpoints"]]
+        known = None if facts is None else RowFacts(**facts)
+        summary = None if audit is None else AuditSummary(**audit)
+        return cls(**{**fields, "checkpoints": checkpoints, "facts": known, "audit": summary})
 
 
 @dataclass(frozen=True)
@@ -76,16 +121,5 @@ class StudyResults:
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
         fields = json.loads(path.read_text(encoding="utf-8"))
-        rows = [_read_row(row) for row in fields.pop("rows")]
+        rows = [Row.from_dict(row) for row in fields.pop("rows")]
         return cls(rows=rows, **fields)
-
-
-def _read_row(fields: dict[str, Any]) -> Row:
-    audit = fields.get("audit")
-    return Row(
-        **{
-            **fields,
-            "checkpoints": [CheckpointRef(**ref) for ref in fields["checkpoints"]],
-            "audit": None if audit is None else AuditSummary(**audit),
-        }
-    )

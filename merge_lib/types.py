@@ -1,7 +1,7 @@
 """The words of a method's signature: every constraint once."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 TensorName = str
 StateDict = Mapping[TensorName, "Tensor"]
+
+Data = Literal["none", "unlabelled", "labelled", "test inputs"]  # what a merge needs beside weights
 
 Density = Annotated[float, Field(gt=0, le=1)]  # share of entries kept
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -10,8 +10,8 @@ from prefect.cache_policies import NO_CACHE
 from merge_lib import registry
 from merge_lib.results import AuditSummary
 from tasks.caching import cache_key
-from tasks.jobs import Audited, Finished, MergeEntry, MergeJob, Setting
-from tasks.merging import merging_key, spec_of
+from tasks.jobs import Audited, Finished, Found, MergeEntry, MergeJob, Setting
+from tasks.merging import merge_spec, merging_key, settled
 from tasks.progress import Step, report
 from tasks.records import Record
 from tasks.slots import compute_slot, sole_worker
@@ -28,9 +28,11 @@ def audit_merges(
     base: Finished,
     experts: list[Finished],
     merged: list[Finished],  # noqa: ARG001 -- an audit comes after what its merge learns from data
+    found: list[Found],
 ) -> list[Audited]:
-    """One audit for each entry of the job, in its order."""
-    return [audit_one(setting, job, entry, base, experts) for entry in job.entries]
+    """One audit for each entry of the job, in its order; `found` has coefficients that were searched for."""
+    entries = settled(job, found).entries
+    return [audit_one(setting, job, entry, base, experts) for entry in entries]
 
 
 def auditing_key(
@@ -93,7 +95,7 @@ def _audit(
     key, inputs, params = told
     started = time.perf_counter()
     with setting.store.writing("audit", key) as (folder, commit):
-        spec = spec_of(setting, entry, job.seed, base, experts)
+        spec = merge_spec(setting, entry, job.seed, base, experts)
         table = audit(spec, label=entry.label, tasks=setting.tasks[: len(experts)])
         write_table(table, folder / TABLE)
         summary = asdict(summarise(table, f"audit/{key}"))

@@ -1,11 +1,11 @@
 """What travels between Prefect tasks: paths, digests and parameters; never tensors."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from merge_lib.results import AuditSummary, Regime
+from merge_lib.results import AuditSummary, Regime, SearchRef
 from tasks.records import Record, RecordStore
 
 
@@ -49,6 +49,34 @@ class MergeEntry:
     layer_scales: dict[str, Any] | None = field(default=None, hash=False)
     calibration: dict[str, Any] = field(default_factory=dict, hash=False)  # what the study says of it
     equalise: Literal["norms"] | None = None
+    search: dict[str, Any] | None = field(default=None, hash=False)  # what is still to be found, and how
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """Find the coefficients of one entry on the validation split of the tasks of the experts given."""
+
+    entry: MergeEntry
+    seed: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found, for the entry of that label."""
+
+    label: str
+    params: dict[str, Any]
+    layer_scales: dict[str, Any] | None
+    told: SearchRef
+    reused: bool
+
+    def settle(self, entry: MergeEntry) -> MergeEntry:
+        """The entry with what was found for it; as it is if that was another's."""
+        if entry.label != self.label:
+            return entry
+        params = {**entry.params, **self.params}
+        return replace(entry, params=params, layer_scales=self.layer_scales, search=None)
 
 
 @dataclass(frozen=True)
@@ -101,6 +129,10 @@ class Finished:
     reused: bool  # found, not made now
     scores: Scores | None = None  # of a merge that was not kept: evaluated as it was made
     state_bytes: int | None = None  # of what a continual method keeps, to go on from this merge
+    search: SearchRef | None = None  # what its coefficients were found by
+    learning: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds of what it learned from data, by record
 
     @classmethod
     def from_record(cls, record: Record, folder: Path, *, reused: bool) -> "Finished":
@@ -116,4 +148,5 @@ class Finished:
             values["elapsed_s"],
             reused,
             state_bytes=values.get("state_bytes"),
+            learning=values.get("learning", {}),
         )

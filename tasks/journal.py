@@ -61,6 +61,9 @@ class Journal:
         if row.kind == "reference" and row.method != "base":
             trained = enumerate(checkpoints)
             self.children.extend(self.recorder.expert(row, stage, done, now_ms) for stage, done in trained)
+        searches = {ref.search.record: ref.search for ref in row.checkpoints if ref.search is not None}
+        told = [self.recorder.search(row, search, now_ms) for search in searches.values()]
+        self.children.extend(payload for payload in told if payload is not None)
         for name, item in _steps(checkpoints, scores, audit):
             if not item.reused:
                 self.is_unchanged = False

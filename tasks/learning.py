@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from merge_lib.probe import Probe
+    from merge_lib.spec import MergeSpec
 
 COLLECTING, FITTING = "merge_lib.calibration.collect", "merge_lib.fitting"
 FITTED = "fitted.safetensors"
@@ -142,6 +143,13 @@ class Learning:
             name: base[name] + scale * (tensor - base[name]) if tensor.is_floating_point() else tensor
             for name, tensor in state.items()
         }
+
+
+def learning_seconds(setting: Setting, spec: "MergeSpec") -> dict[str, float]:
+    """How long it took to make what a merge learned from data, by record; nothing where it learned nothing."""
+    folders = [*spec.observations, *([spec.fitted.parent] if spec.fitted else [])]
+    records = [setting.store.find(folder.parent.name, folder.name) for folder in folders]
+    return {f"{record.kind}/{record.key}": record.elapsed_s for record in records if record is not None}
 
 
 def calibration_of(entry: MergeEntry) -> dict[str, Any]:

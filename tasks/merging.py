@@ -3,6 +3,7 @@
 The record of a merge that is not kept has no file; the merge is finished once it was evaluated, too.
 """
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +18,8 @@ from tasks.caching import cache_key
 from tasks.decoding import evaluate_decoded, is_decoded, specs_of
 from tasks.evaluation import evaluate_tensors, find_scores, keep_scores
 from tasks.folding import SEQUENCE, Folding, is_folded, take_tensors
-from tasks.jobs import Finished, MergeEntry, MergeJob, Setting
-from tasks.learning import Learning, learning_key
+from tasks.jobs import Finished, Found, MergeEntry, MergeJob, Setting
+from tasks.learning import Learning, learning_key, learning_seconds
 from tasks.progress import Step, StoppedError, report
 from tasks.slots import compute_slot, memory_share, sole_worker
 from tasks.training import CHECKPOINT
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from merge_lib.streaming.in_memory import MergedInMemory
 
 _ARITHMETIC = ("merge_lib.engine", "merge_lib.streaming.executing", *kernels.modules())
-_COMPILERS = ("numba", "llvmlite")
+COMPILERS = ("numba", "llvmlite")
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,27 @@ class Pending:
 
 
 @task(task_run_name="merge {job.label}", cache_policy=NO_CACHE)
-def merge_experts(setting: Setting, job: MergeJob, base: Finished, experts: list[Finished]) -> list[Finished]:
-    """One merge for each entry of the job, in its order: a checkpoint, or the scores of one that is not kept."""
-    return merge_missing(setting, job, base, experts)
+def merge_experts(
+    setting: Setting, job: MergeJob, base: Finished, experts: list[Finished], found: list[Found]
+) -> list[Finished]:
+    """One merge for each entry of the job, in its order: a checkpoint, or the scores of one that is not kept.
+
+    `found` has the coefficients of those entries that were searched for.
+    """
+    made = merge_missing(setting, settled(job, found), base, experts)
+    told = {one.label: one.told for one in found}
+    return [
+        replace(done, search=told.get(entry.label)) for entry, done in zip(job.entries, made, strict=True)
+    ]
+
+
+def settled(job: MergeJob, found: Iterable[Found]) -> MergeJob:
+    """The job with the coefficients that were found."""
+    by_label = {one.label: one for one in found}
+    entries = [
+        by_label[entry.label].settle(entry) if entry.label in by_label else entry for entry in job.entries
+    ]
+    return replace(job, entries=tuple(entries))
 
 
 @task(task_run_name="take the merge", cache_policy=NO_CACHE)
@@ -71,7 +90,7 @@ def merging_key(
     folding = (SEQUENCE,) if info.kind == "continual" else ()
     code = (*_ARITHMETIC, *folding, info.module, *learning)
     return (
-        cache_key("merge", inputs=inputs, params=params, code=code, compilers=_COMPILERS),
+        cache_key("merge", inputs=inputs, params=params, code=code, compilers=COMPILERS),
         inputs,
         params,
     )
@@ -147,7 +166,7 @@ def _merge_together(
     folded = [work for work in missing if is_folded(work.entry) and work not in decoded]
     at_once = [work for work in missing if work not in decoded and work not in folded]
     make = _merge_and_keep if job.is_kept else _merge_and_evaluate
-    specs = [spec_of(setting, work.entry, job.seed, base, experts) for work in at_once]
+    specs = [merge_spec(setting, work.entry, job.seed, base, experts) for work in at_once]
     done = make(setting, job, at_once, specs) if at_once else {}
     for work in folded:
         done[work.key] = _fold(setting, job, work, base, experts)
@@ -163,15 +182,17 @@ def _decode(
     from merge_lib import merge_in_turn
 
     label = f"{work.entry.label} · {job.label}"
+    spec = merge_spec(setting, work.entry, job.seed, base, experts)
     if is_folded(work.entry):
         merges = Folding(setting, work.entry, work.params["seed"], base, experts).decoded()
     else:
-        specs = specs_of(spec_of(setting, work.entry, job.seed, base, experts), len(experts))
+        specs = specs_of(spec, len(experts))
         merges = merge_in_turn(specs, memory_bytes=memory_share(), threads=setting.threads)
     made = evaluate_decoded(setting, label, merges, len(experts))
     values = {"checkpoint": None, "digest": made.digest, "size_bytes": made.size_bytes}
     with setting.store.writing("merge", work.key) as (_, commit):
         told = {**values, "elapsed_s": made.merged_s, "state_bytes": made.size_bytes}
+        told |= _learning(setting, spec)
         record = commit(inputs=work.inputs, params=work.params, values=told)
     report(Step("merge", label, 1.0))
     scores = keep_scores(setting, label, made.digest, made.accuracy, made.evaluated_s)
@@ -202,10 +223,10 @@ def _fold(
     return replace(done, scores=evaluate_tensors(setting, label, merged.digest, lambda: tensors))
 
 
-def spec_of(
+def merge_spec(
     setting: Setting, entry: MergeEntry, seed: int, base: Finished, experts: list[Finished]
 ) -> "MergeSpec":
-    """The merge, with what its method learns from data first."""
+    """The merge, with what its method learns from data first; the seed counts only for methods that draw."""
     from merge_lib import MergeSpec
 
     tasks = setting.tasks[: len(experts)]
@@ -235,11 +256,10 @@ def _merge_and_keep(
         places = [stack.enter_context(setting.store.writing("merge", work.key)) for work in missing]
         outs = [folder / CHECKPOINT for folder, _ in places]
         reports = merge_many(specs, outs, lineages=lineages, threads=setting.threads)
-        for work, (_, commit), made in zip(missing, places, reports, strict=True):
+        for work, spec, (_, commit), made in zip(missing, specs, places, reports, strict=True):
             values = {"checkpoint": CHECKPOINT, "digest": made.digest, "size_bytes": made.size_bytes}
-            record = commit(
-                inputs=work.inputs, params=work.params, values={**values, "elapsed_s": made.elapsed_s}
-            )
+            told = {**values, "elapsed_s": made.elapsed_s, **_learning(setting, spec)}
+            record = commit(inputs=work.inputs, params=work.params, values=told)
             folder = setting.store.folder("merge", work.key)
             done[work.key] = Finished.from_record(record, folder, reused=False)
             report(Step("merge", f"{work.entry.label} · {job.label}", 1.0))
@@ -253,16 +273,26 @@ def _merge_and_evaluate(
     from merge_lib import merge_in_turn
 
     merges = merge_in_turn(specs, memory_bytes=memory_share(), threads=setting.threads)
-    return {work.key: _evaluate(setting, job, work, next(merges)) for work in missing}
+    return {
+        work.key: _evaluate(setting, job, work, next(merges), _learning(setting, spec))
+        for work, spec in zip(missing, specs, strict=True)
+    }
 
 
-def _evaluate(setting: Setting, job: MergeJob, work: Pending, merged: "MergedInMemory") -> Finished:
+def _learning(setting: Setting, spec: "MergeSpec") -> dict[str, Any]:
+    """What a record says of the time that learning took, if there was any."""
+    seconds = learning_seconds(setting, spec)
+    return {"learning": seconds} if seconds else {}
+
+
+def _evaluate(
+    setting: Setting, job: MergeJob, work: Pending, merged: "MergedInMemory", learning: dict[str, Any]
+) -> Finished:
     label = f"{work.entry.label} · {job.label}"
     values = {"checkpoint": None, "digest": merged.digest, "size_bytes": merged.size_bytes}
     with setting.store.writing("merge", work.key) as (_, commit):
-        record = commit(
-            inputs=work.inputs, params=work.params, values={**values, "elapsed_s": merged.elapsed_s}
-        )
+        told = {**values, "elapsed_s": merged.elapsed_s, **learning}
+        record = commit(inputs=work.inputs, params=work.params, values=told)
     report(Step("merge", label, 1.0))
     scores = evaluate_tensors(setting, label, merged.digest, lambda: merged.tensors)
     made = Finished.from_record(record, setting.store.folder("merge", work.key), reused=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from merge_lib.results import AuditSummary, Row, StudyResults
+from merge_lib.results import AuditSummary, Row, SearchRef, StudyResults
 from tasks.comparison import HEADLINE, comparison_runs, experiment_tags, summary_note
 from tasks.jobs import Audited, Finished, Setting
 from tasks.payloads import DatasetPayload, MetricPoint, ModelPayload, RunPayload
@@ -66,6 +66,38 @@ class RunRecorder:
             models=tuple(models),
             datasets=self._datasets(self.setting.tasks),
             artifacts={} if audit is None else {audit.path: "audit"},
+        )
+
+    def search(self, row: Row, told: SearchRef, now_ms: int) -> RunPayload | None:
+        """One search: what each trial reached on the validation split, and the coefficients that were found."""
+        kind, _, key = told.record.partition("/")
+        record = self.setting.store.find(kind, key)
+        if record is None:
+            return None
+        regime, seed = row.regime or "any", str(row.seed)
+        asked = record.params["search"]
+        params = {"method": row.method, "label": row.label, "regime": regime, "seed": seed}
+        params |= {"tasks": str(told.experts), "trials": str(told.trials)}
+        params |= {f"search.{name}": str(asked[name]) for name in ("sampler", "seed", "objective", "when")}
+        params |= {f"found.{name}": str(value) for name, value in told.values.items()}
+        points, best = [], 0.0
+        for step, trial in enumerate(record.values["trials"], 1):
+            best = max(best, trial["objective"])
+            points += [MetricPoint("validation", trial["objective"], step)]
+            points += [MetricPoint("best_so_far", best, step)]
+            numbers = {name: value for name, value in trial["setting"].items() if not isinstance(value, str)}
+            points += [MetricPoint(f"trial/{name}", float(value), step) for name, value in numbers.items()]
+        return RunPayload(
+            key=f"{self.run.run_id}/search/{row.label}/{regime}/{seed}/{told.experts}",
+            experiment=self.run.study,
+            name=f"search {row.label} · {regime} · {told.experts} tasks · seed {seed}",
+            parent=self.run.run_id,
+            tags=self._tags("search", row.method, regime, seed),
+            params=params,
+            started_ms=now_ms - round(told.elapsed_s * 1000),
+            ended_ms=now_ms,
+            metrics=(*points, MetricPoint("elapsed_s", told.elapsed_s)),
+            datasets=self._datasets(self.setting.tasks[: told.experts]),
         )
 
     def expert(self, row: Row, stage: int, done: Finished, now_ms: int) -> RunPayload:

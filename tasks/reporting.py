@@ -23,19 +23,26 @@ def make_row(
     scores: Sequence[Scores],
     stages: int,
 ) -> Row:
-    """A row of the results, its metrics still empty; the base's one checkpoint stands for every stage."""
+    """A row of the results, its metrics still empty; the base's one checkpoint stands for every stage.
+
+    Coefficients that were found stand among its parameters, as they are at the last stage.
+    """
     accuracy = [list(score.accuracy) for score in scores]
     if len(accuracy) == 1 < stages:
         accuracy = accuracy * stages
     refs = [_ref(project, done) for done in checkpoints]
     elapsed_s = sum(done.elapsed_s for done in checkpoints)
+    if refs[-1].search is not None:
+        fields = {**fields, "params": {**fields["params"], **refs[-1].search.values}}
     return Row(**fields, accuracy=accuracy, elapsed_s=elapsed_s, checkpoints=refs)
 
 
 def _ref(project: Project, done: Finished) -> CheckpointRef:
     path = None if done.path is None else _place(project, done.path)
     record = "" if done.kind == "base" else f"{done.kind}/{done.key}"
-    return CheckpointRef(path, done.digest, done.size_bytes, done.state_bytes, record)
+    return CheckpointRef(
+        path, done.digest, done.size_bytes, done.state_bytes, record, done.search, done.learning
+    )
 
 
 def _place(project: Project, path: str) -> str:

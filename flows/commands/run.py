@@ -122,14 +122,12 @@ def _how_to_resume(project: Project, known: set[str]) -> str:
 
 
 def _show(project: Project, run_id: str, *, as_json: bool) -> None:
-    from flows.commands.inspect import show_summary
+    from flows.commands.inspect import plain_results, show_summary
     from tasks.journal import results_of
 
     results = results_of(project, run_id)
     if as_json:
-        from dataclasses import asdict
-
-        print_json(asdict(results))
+        print_json(plain_results(results))
         return
     show_summary(results)
     out.print(f"Report:  {shown(project.runs / run_id / 'report' / 'report.html')}", soft_wrap=True)

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from merge_lib.report.aggregate import gather
 from merge_lib.report.figures import figures_of
 from merge_lib.report.layout import Cell
+from merge_lib.report.leaderboard import as_json
 from merge_lib.report.render import ReportFiles, write_figures, write_html, write_markdown
 from merge_lib.report.sections import compose
-from merge_lib.report.tables import SummaryRow, summary_rows
+from merge_lib.report.summary import SummaryRow, summary_rows
 from merge_lib.results import StudyResults
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "ReportFiles",
     "SummaryRow",
     "build_report",
+    "leaderboard",
     "save_figures",
     "summary_table",
 ]
@@ -52,6 +55,11 @@ def build_report(results: StudyResults, out: Path) -> ReportFiles:
 def save_figures(results: StudyResults, out: Path) -> dict[str, Path]:
     """Write the figures alone, as SVG files; name -> path."""
     return write_figures(list(figures_of(gather(results), results.tasks).values()), out)
+
+
+def leaderboard(results: StudyResults) -> list[dict[str, Any]]:
+    """The leaderboard as plain values: one entry for each method and regime, board by board, the best first."""
+    return as_json(results, gather(results))
 
 
 def summary_table(results: StudyResults, metrics: Sequence[str] = SUMMARY_METRICS) -> list[SummaryRow]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from merge_lib.metrics import MetricInfo, as_matrix, describe
 from merge_lib.report.layout import UNDEFINED, Cell, Mark
-from merge_lib.results import Regime, Row, StudyResults
+from merge_lib.results import Regime, Row, RowFacts, StudyResults
 from merge_lib.statistics import BestRow, Interval, compare_with_best, mean_interval
 
 REGIMES = get_args(Regime)
@@ -20,6 +20,23 @@ REFERENCE_TITLES = {
     "latest": "Latest expert, trained from the merge before it",
     "joint": "Joint training",
 }
+
+
+@dataclass(frozen=True, order=True)
+class Board:
+    """What rows must have in common to be compared."""
+
+    needs_task: bool = False
+    has_seen_test: bool = False
+    is_tuned: bool = False
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        words = ["A model for each task, which must be told" if self.needs_task else "One model"]
+        words += ["has seen the test inputs"] * self.has_seen_test
+        words += ["tuned on validation data"] * self.is_tuned
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,19 @@ class Group:
         """How the report calls the row."""
         is_usual = self.kind == "reference" and self.label == self.method
         return REFERENCE_TITLES.get(self.method, self.label) if is_usual else self.label
+
+    @property
+    def facts(self) -> RowFacts | None:
+        """What the merge needs beside checkpoints, if it was recorded."""
+        return self.rows[0].facts
+
+    @property
+    def board(self) -> Board:
+        """With what the row may be compared."""
+        facts = self.facts
+        if facts is None:
+            return Board()
+        return Board(facts.needs_task, facts.data == "test inputs", facts.is_tuned)
 
     def values(self, metric: str) -> dict[int | None, float | None]:
         """The metric by seed."""
@@ -150,10 +180,19 @@ def compare(groups: Sequence[Group], metric: MetricInfo) -> BestRow | None:
     return compare_with_best(samples, higher_is_better=metric.higher_is_better) if samples else None
 
 
+def boards_of(groups: Sequence[Group]) -> list[tuple[Board, list[Group]]]:
+    """The groups by what they may be compared with; single models that saw the least first."""
+    boards = sorted({group.board for group in groups})
+    return [(board, [group for group in groups if group.board == board]) for board in boards]
+
+
 def marked(groups: Sequence[Group], metric: MetricInfo) -> Mapping[str, Aggregate]:
-    """The metric of every group by name, the best marked where a paired test over the seeds says so."""
-    best = compare(groups, metric)
-    return {group.name: _with_mark(group, metric, best) for group in groups}
+    """The metric of every group by name, the best of each board marked where a paired test over the seeds says so."""
+    found: dict[str, Aggregate] = {}
+    for _, members in boards_of(groups):
+        best = compare(members, metric)
+        found |= {group.name: _with_mark(group, metric, best) for group in members}
+    return found
 
 
 def _with_mark(group: Group, metric: MetricInfo, best: BestRow | None) -> Aggregate:

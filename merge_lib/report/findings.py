@@ -8,6 +8,7 @@ from merge_lib.metrics import MetricInfo, describe
 from merge_lib.report.aggregate import (
     Group,
     aggregate,
+    boards_of,
     compare,
     find,
     labels_of,
@@ -26,6 +27,7 @@ HEADLINES = {
 ALPHA = 0.05
 ONE_SEED_BASIS = "With one seed no test is possible, so no row is told apart from another."
 
+APART = "Only rows of the first board of the leaderboard compete here; the others know or need more."
 SEEDS_SHARE = "The seeds share the base and the split of the data: intervals speak of the training alone."
 
 
@@ -51,7 +53,10 @@ def headline(groups: Sequence[Group]) -> list[Finding]:
     """One finding for each question that the study can answer."""
     merges = merges_of(groups)
     known = describe()
-    found = [_best(merges, known[metric], question) for metric, question in HEADLINES.items()]
+    boards = boards_of(merges)
+    contenders = boards[0][1] if boards else []
+    apart = APART if len(boards) > 1 else ""
+    found = [_best(contenders, known[metric], question, apart) for metric, question in HEADLINES.items()]
     return [finding for finding in [*found, _regimes(merges), _references(groups)] if finding is not None]
 
 
@@ -92,7 +97,7 @@ def in_words(names: Sequence[str], most: int = 3) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _best(merges: Sequence[Group], metric: MetricInfo, question: str) -> Finding | None:
+def _best(merges: Sequence[Group], metric: MetricInfo, question: str, apart: str) -> Finding | None:
     best = compare(merges, metric)
     if best is None:
         return None
@@ -106,6 +111,7 @@ def _best(merges: Sequence[Group], metric: MetricInfo, question: str) -> Finding
     basis = f"Rows are compared by a {best.method}. {SEEDS_SHARE}" if best.versus else ""
     if interval.n == 1:
         basis = ONE_SEED_BASIS
+    basis = f"{basis} {apart}".strip()
     return Finding(question, _with_regime(group), value + ".", _certainty(best), basis)
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from merge_lib.report import tables
+from merge_lib.report import leaderboard, tables
 from merge_lib.report.aggregate import Group, gather, merges_of, references_of
 from merge_lib.report.audits import removed
 from merge_lib.report.figures import figures_of
@@ -18,6 +18,7 @@ def compose(results: StudyResults) -> Report:
     groups = gather(results)
     figures = figures_of(groups, results.tasks)
     sections = [
+        leaderboard.section(groups, results.tasks),
         _methods(groups, figures),
         _regimes(groups),
         _references(groups, results),

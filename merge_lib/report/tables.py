@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from merge_lib.metrics import MetricInfo, describe
 from merge_lib.report.aggregate import (
     Aggregate,
     Group,
     aggregate,
+    boards_of,
     compare,
     find,
     labels_of,
@@ -22,7 +22,7 @@ from merge_lib.report.aggregate import (
 )
 from merge_lib.report.findings import compare_regimes, own_accuracy, reference_interval
 from merge_lib.report.layout import UNDEFINED, Cell, Column, Table
-from merge_lib.results import CheckpointRef
+from merge_lib.report.sizes import bytes_cell, size_cell
 from merge_lib.statistics import mean_interval
 
 MAIN = ("average_accuracy", "retention_mean", "forgetting")
@@ -46,37 +46,6 @@ LEGEND = (
 )
 
 
-@dataclass(frozen=True)
-class SummaryRow:
-    """One line of the summary in the terminal; `cells` by metric name, in percent."""
-
-    label: str
-    kind: str
-    regime: str | None
-    seeds: int
-    cells: dict[str, Cell]
-
-
-def summary_rows(groups: Sequence[Group], metrics: Sequence[str]) -> list[SummaryRow]:
-    """Merges with their marks, then references, which compete with nothing."""
-    merges, known = merges_of(groups), describe()
-    columns = {name: marked(merges, known[name]) for name in metrics}
-    rows = [
-        SummaryRow(
-            group.label,
-            group.kind,
-            group.regime,
-            len(group.rows),
-            {name: column[group.name].cell() for name, column in columns.items()},
-        )
-        for group in merges
-    ]
-    for group in references_of(groups):
-        cells = {name: _reference_cell(group, name) for name in metrics}
-        rows.append(SummaryRow(group.title, group.kind, group.regime, len(group.rows), cells))
-    return rows
-
-
 def methods_by_regime(groups: Sequence[Group], metrics: Sequence[str], caption: str) -> Table:
     """One row a method, one column for each metric and regime, the best marked where a test says so."""
     merges, known = merges_of(groups), describe()
@@ -94,6 +63,8 @@ def methods_by_regime(groups: Sequence[Group], metrics: Sequence[str], caption: 
         rows.append(row)
     undecided = [known[name].title.lower() for name in metrics if _tells_nothing(merges, known[name])]
     notes = [LEGEND]
+    if len(boards_of(merges)) > 1:
+        notes.append("Rows are compared with those of their own board of the leaderboard only.")
     if undecided:
         notes.append(f"No row can be told from the best mean, so none is marked: {', '.join(undecided)}.")
     return Table(caption, columns, rows, notes)
@@ -170,7 +141,7 @@ def references(groups: Sequence[Group], tasks: Sequence[str]) -> Table:
         rows.append(
             [
                 Cell(title, f"{group.label}; {group.method}"),
-                *(_reference_cell(group, name) for name in MAIN),
+                *(reference_cell(group, name) for name in MAIN),
                 *cells,
             ]
         )
@@ -202,8 +173,8 @@ def cost(groups: Sequence[Group]) -> Table:
                 Cell(group.title, group.method),
                 Cell(group.regime or UNDEFINED, None if group.regime else "has no meaning for this row"),
                 Cell(number(seconds, 2 if seconds < 10 else 1), f"{seconds:.4f} s"),
-                _size_cell(last),
-                _bytes_cell(round(stages)) if refs else _size_cell(last),
+                size_cell(last),
+                bytes_cell(round(stages)) if refs else size_cell(last),
                 _state_cell(group),
             ]
         )
@@ -235,24 +206,19 @@ def variants() -> list[str]:
     return [name for name in describe() if name not in MAIN and name not in MORE]
 
 
-def bytes_text(size: float) -> str:
-    """A size in the unit that reads best."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size:.0f} B"
-
-
 def _cell(group: Group | None, values: dict[str, Aggregate]) -> Cell:
     return Cell(UNDEFINED, NOT_IN_STUDY) if group is None else values[group.name].cell()
 
 
 def _tells_nothing(merges: Sequence[Group], info: MetricInfo) -> bool:
-    best = compare(merges, info)
-    return best is not None and bool(best.versus) and len(best.ties) == len(best.versus)
+    """Whether no board has a row that can be told from its best."""
+    best = [found for _, members in boards_of(merges) if (found := compare(members, info)) is not None]
+    best = [found for found in best if found.versus]
+    return bool(best) and all(len(found.ties) == len(found.versus) for found in best)
 
 
-def _reference_cell(group: Group, metric: str) -> Cell:
+def reference_cell(group: Group, metric: str) -> Cell:
+    """One metric of a reference; its accuracy is that of what nothing was merged for."""
     if metric != "average_accuracy":
         return aggregate(group, metric).cell()
     interval = reference_interval(group)
@@ -268,25 +234,13 @@ def _task_cell(values: list[list[float]]) -> Cell:
     return Aggregate(mean_interval(flat)).cell()
 
 
-def _size_cell(ref: CheckpointRef | None) -> Cell:
-    if ref is None:
-        return Cell(UNDEFINED, "no checkpoint recorded")
-    if ref.path is None:
-        return Cell("not kept", f"{ref.size_bytes} bytes of tensors, evaluated as they were made")
-    return _bytes_cell(ref.size_bytes)
-
-
 def _state_cell(group: Group) -> Cell:
     """Bytes a task of a continual method's state."""
     checkpoints = group.rows[0].checkpoints
     state_bytes = checkpoints[-1].state_bytes if checkpoints else None
     if state_bytes is None:
         return Cell(UNDEFINED, "keeps no state: the next merge needs every expert again")
-    return _bytes_cell(round(state_bytes / len(checkpoints)))
-
-
-def _bytes_cell(size: int) -> Cell:
-    return Cell(bytes_text(size), f"{size} bytes")
+    return bytes_cell(round(state_bytes / len(checkpoints)))
 
 
 def _effect(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 from merge_lib.errors import MergeError
@@ -19,6 +20,7 @@ class Run:
     Attributes:
         thresholds: of the whole model, once they are known.
         elapsed_s: seconds of the passes over tensors that no other run has a use for; of all threads together.
+        alone_s: seconds in which no other run was under way.
     """
 
     plan: MergePlan
@@ -26,6 +28,7 @@ class Run:
     journal: Notes
     thresholds: Sequence[int] | None = None
     elapsed_s: float = 0.0
+    alone_s: float = 0.0
 
     @property
     def left(self) -> list[Work]:
@@ -49,10 +52,12 @@ def make_tensors(runs: Sequence[Run], bound: Bound, progress: Any) -> dict[Run, 
         if not run.plan.is_compiled:
             from merge_lib.streaming.torch_route import run_in_torch
 
+            started = perf_counter()
             try:
                 run_in_torch(run.plan, run.output, run.journal, progress)
             except MergeError as exc:
                 refused[run] = exc
+            run.alone_s += perf_counter() - started
     return refused
 
 

@@ -69,6 +69,6 @@ def output_digest(run: Run) -> str:
 
 def shares(runs: Sequence[Run], total_s: float, threads: int) -> list[float]:
     """Each merge's own seconds, and its share of those that they have in common."""
-    own = [run.elapsed_s / threads for run in runs]
+    own = [run.elapsed_s / threads + run.alone_s for run in runs]
     shared = max(total_s - sum(own), 0.0) / max(len(runs), 1)
     return [seconds + shared for seconds in own]

@@ -41,12 +41,12 @@ class SplitParams(BaseModel):
 
 
 class TaskParams(BaseModel):
-    """One entry of section `tasks`: where the images come from and which classes to tell apart."""
+    """One entry of section `tasks`: where the images come from and which classes it brings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     raw: Path
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
     size: Annotated[int, Field(ge=4)] = 8  # side of the images, where the raw data is a folder
 
 

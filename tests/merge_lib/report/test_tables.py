@@ -10,10 +10,10 @@ from merge_lib.metrics import describe, summarise
 from merge_lib.report import SUMMARY_METRICS, summary_table
 from merge_lib.report.aggregate import compare, gather, merges_of, number
 from merge_lib.report.findings import compare_regimes, headline, in_words
+from merge_lib.report.sizes import bytes_text
 from merge_lib.report.tables import (
     MAIN,
     MORE,
-    bytes_text,
     cost,
     every_metric,
     methods_by_regime,
