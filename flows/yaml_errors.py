@@ -60,7 +60,7 @@ class YamlDocument:
             raise SpecError(f"--set got '{assignment}'; expected key=value, such as seeds=[0,1]")
         parts = key.split(".")
         try:
-            value = YAML(typ="safe").load(text)
+            value = YAML(typ="rt").load(text)  # so that a later override finds its parts
         except YAMLError as broken:
             raise SpecError(f"--set {key}: '{text}' is not a YAML value. {broken}") from broken
         node: Any = self.root

@@ -156,7 +156,9 @@ def show_summary(results: StudyResults) -> None:
     boards = list(dict.fromkeys(board for board, _ in lines))
     for board in boards:
         of_board = [line for name, line in lines if name == board]
-        out.print(_summary_table(board or "References", headings, widths, of_board))
+        table = _summary_table(board or "References", headings, widths, of_board)
+        table.show_header = board == boards[0]
+        out.print(table)
     company = " of its group" if len(boards) > 2 else ""
     out.print(
         f"Percent, mean ± 95 % interval over the seeds; ★ better than all others{company} by a paired test, "

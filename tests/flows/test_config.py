@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.config import load_study
+from flows.config import StudyConfig, load_study
 from merge_lib.errors import SpecError
 
 STUDY = """\
@@ -154,3 +154,58 @@ def test_the_studies_that_ship_are_valid():
         [sys.executable, "-c", script, *map(str, paths)], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [path.stem for path in paths]
+
+
+SEARCHES = """\
+  - method: ties
+    label: tuned
+    params: {densty: 0.2}
+    search:
+      trials: 0
+      params:
+        density: {low: 0.0, high: 1.5}
+        scale: {low: 0.3, hihg: 2.0}
+        sacle: {low: 1, high: 2}
+      layer_scales: {slope: {low: 2, high: 1}}
+"""
+
+
+def test_every_error_of_a_search_is_told_at_once_with_its_line_and_the_domain(study):
+    study.write_text(STUDY + SEARCHES)
+    said = refusal(study)
+    assert said.startswith(f"7 errors in {study}; nothing was run.")
+    for line in (
+        ":14: methods.2.search.trials: input should be greater than or equal to 1, got 0",
+        ":16: methods.2.search.params.density: got 0.0 and 1.5, but each value must be a number in (0, 1]",
+        ":17: methods.2.search.params.scale.high: this key is missing",
+        ":17: methods.2.search.params.scale.hihg: unknown key 'hihg'. Did you mean 'high'?",
+        ":18: methods.2.search.params.sacle: unknown key 'sacle'. Did you mean 'scale'?",
+        ":19: methods.2.search.layer_scales.slope: `low` is 2 and `high` 1; `low` must be the smaller",
+        ":12: methods.2.params.densty: unknown key 'densty'. Did you mean 'density'?",
+    ):
+        assert line in said
+
+
+def test_what_is_searched_is_no_parameter_of_the_entry(study):
+    asked = "methods.ties-half.search={trials: 3, params: {scale: {low: 0.5, high: 2}}}"
+    entry = load_study(study, [asked]).methods[1]
+    assert entry.params == {"density": 0.5, "trim": "model"}
+    assert entry.search.params["scale"].high == 2
+    whole = load_study(study, [asked])
+    assert StudyConfig.model_validate(whole.model_dump(mode="json")) == whole
+    twice = "methods.ties-half.search={trials: 3, params: {density: {low: 0.5, high: 1}}}"
+    assert "methods.1.params: density is searched, too" in refusal(study, twice)
+
+
+def test_experts_cannot_be_trained_from_merges_that_wait_for_the_last_task(study):
+    asked = "methods.ties-half.search={trials: 3, params: {scale: {low: 0.5, high: 2}}}"
+    leader = ("regimes=[merged]", "merged_from=ties-half")
+    assert "Give its search `when: every` or `when: first`" in refusal(study, asked, *leader)
+    found = load_study(study, [asked.replace("{trials", "{when: first, trials"), *leader])
+    assert found.methods[1].search.when == "first"
+
+
+def test_fixed_and_searched_factors_by_depth_may_not_exclude_each_other(study):
+    asked = "methods.ties-half.search={trials: 3, layer_scales: {blocks: {low: 0.5, high: 2}}}"
+    fixed = "methods.ties-half.layer_scales={slope: 0.5}"
+    assert "or the other way round; leave one out" in refusal(study, asked, fixed)
