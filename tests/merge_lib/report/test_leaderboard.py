@@ -30,8 +30,9 @@ def judged(results):
             refs = [replace(ref, state_bytes=1000, learning={"fit/x": 2.0}) for ref in row.checkpoints]
             if row.label in ("TIES", "DARE"):
                 refs = [replace(ref, search=FOUND) for ref in refs]
-            row = replace(row, checkpoints=refs, facts=FACTS.get(row.label, PLAIN))
-        rows.append(row)
+            rows.append(replace(row, checkpoints=refs, facts=FACTS.get(row.label, PLAIN)))
+        else:
+            rows.append(row)
     return replace(results, rows=rows)
 
 
