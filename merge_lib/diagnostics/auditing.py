@@ -118,7 +118,7 @@ class _Audited:
             stored = [self.merged.tensor(loaded.name)]
         else:
             stored = [self.plan.result(index, loaded) for index in range(len(self.plan.jobs))]
-        return torch.stack([one.to(inputs.dtype) for one in stored]) - inputs.wide_base
+        return torch.stack([one.to(inputs.dtype) for one in stored]).sub_(inputs.wide_base)
 
     def _notes(self, name: str) -> Notes:
         if self.plan.is_excluded(0, name):
