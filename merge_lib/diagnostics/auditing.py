@@ -41,7 +41,7 @@ def audit(
     The merge is made again, in torch, with a trail that takes the method's notes; Δ is what it stores, less the
     base, so that layer scales and rounding count. A method that gives a model for each task is measured by each
     task's own Δ_t, unless its parameter `task` says which is meant. Memory holds one tensor of each checkpoint, as in
-    a merge, and pieces of 16 MB.
+    a merge, and pieces of 2 MB.
 
     Args:
         spec: the merge; it needs a base.
@@ -118,7 +118,7 @@ class _Audited:
             stored = [self.merged.tensor(loaded.name)]
         else:
             stored = [self.plan.result(index, loaded) for index in range(len(self.plan.jobs))]
-        return torch.stack([one.to(inputs.dtype) for one in stored]) - inputs.wide_base
+        return torch.stack([one.to(inputs.dtype) for one in stored]).sub_(inputs.wide_base)
 
     def _notes(self, name: str) -> Notes:
         if self.plan.is_excluded(0, name):

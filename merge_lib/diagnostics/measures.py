@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_AT_ONCE = 1 << 21  # float64 entries of all experts in one piece
+_AT_ONCE = 1 << 18  # float64 entries of all experts in one piece
 
 MEASURES = {
     "entries": "number of entries of the tensor",
