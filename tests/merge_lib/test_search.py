@@ -80,7 +80,7 @@ def test_of_equal_trials_the_first_is_taken():
 
 
 def test_an_objective_that_is_not_finite_is_refused():
-    with pytest.raises(MethodInputError, match="objective of .* is nan; it must be finite"):
+    with pytest.raises(MethodInputError, match=r"objective of .* is nan; it must be finite"):
         run_search(search(), search().spans(0), lambda settings: [float("nan")] * len(settings))
 
 
