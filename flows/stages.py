@@ -134,12 +134,12 @@ class PlanningStages:
         found: list[Found | None],
     ) -> list[Finished | None]:
         """Look every entry's merge up; one that was not kept is known, even if it is to be made again."""
-        from tasks.merging import is_finished, is_stored, merging_key, recorded_merge, settled
+        from tasks.merging import is_finished, is_stored, merging_key, recorded_merge
 
         digests = [expert.digest for expert in experts if expert is not None]
         is_whole = base is not None and len(digests) == len(experts)
         results = []
-        for entry in settled(job, [one for one in found if one is not None]).entries:
+        for entry in job.settled(one for one in found if one is not None).entries:
             known = is_whole and entry.search is None  # else its coefficients are still to be found
             is_kept = is_stored(job, entry)
             key = merging_key(self.setting, entry, job.seed, base.digest, digests)[0] if known else None

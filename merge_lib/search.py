@@ -30,7 +30,7 @@ from merge_lib.registry import MethodInfo
 from merge_lib.types import Seed
 
 Value = float | int | bool | str
-Setting = dict[str, Value]  # the coefficients of one trial, by name
+Coefficients = dict[str, Value]  # the coefficients of one trial, by name
 START = 10  # trials that the sampler "tpe" draws before it learns from them
 SCALES = "layer_scales"
 BLOCKS = f"{SCALES}.blocks"
@@ -189,7 +189,7 @@ def _fits(parameter: Parameter, value: Value) -> bool:
     return True
 
 
-def settled_scales(fixed: Mapping[str, Any] | None, setting: Setting) -> dict[str, Any] | None:
+def settled_scales(fixed: Mapping[str, Any] | None, setting: Coefficients) -> dict[str, Any] | None:
     """The factors by depth of one trial: what is fixed, and what the setting says.
 
     Args:
@@ -215,7 +215,7 @@ def own_setting(
     spans: Mapping[str, Range | tuple[Value, ...]],
     params: Mapping[str, Any],
     scales: Mapping[str, Any] | None,
-) -> Setting | None:
+) -> Coefficients | None:
     """The setting that the entry has without a search, if all of it lies in the ranges.
 
     Without factors by depth of its own, each block's is 1; a slope has none, as its `shallow` then is another.
@@ -237,17 +237,17 @@ def _lies_in(span: Range | tuple[Value, ...], value: Any) -> bool:
 class Trial:
     """One setting and what it was worth."""
 
-    setting: Setting
+    setting: Coefficients
     objective: float
 
 
 def run_search(
     search: Search,
     spans: Mapping[str, Range | tuple[Value, ...]],
-    evaluate: Callable[[Sequence[Setting]], Sequence[float]],
+    evaluate: Callable[[Sequence[Coefficients]], Sequence[float]],
     *,
     integers: frozenset[str] = frozenset(),
-    first: Setting | None = None,
+    first: Coefficients | None = None,
 ) -> tuple[Trial, ...]:
     """Try as many settings as the budget allows.
 

@@ -72,9 +72,7 @@ class Found:
     reused: bool
 
     def settle(self, entry: MergeEntry) -> MergeEntry:
-        """The entry with what was found for it; as it is if that was another's."""
-        if entry.label != self.label:
-            return entry
+        """The entry with what was found for it."""
         params = {**entry.params, **self.params}
         return replace(entry, params=params, layer_scales=self.layer_scales, search=None)
 
@@ -93,6 +91,12 @@ class MergeJob:
     seed: int
     label: str
     is_kept: bool = True
+
+    def settled(self, found: Iterable[Found]) -> "MergeJob":
+        """The job with the coefficients that were found for some of its entries."""
+        by_label = {one.label: one for one in found}
+        entries = (by_label[e.label].settle(e) if e.label in by_label else e for e in self.entries)
+        return replace(self, entries=tuple(entries))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 The record of a merge that is not kept has no file; the merge is finished once it was evaluated, too.
 """
 
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,20 +49,11 @@ def merge_experts(
 
     `found` has the coefficients of those entries that were searched for.
     """
-    made = merge_missing(setting, settled(job, found), base, experts)
+    made = merge_missing(setting, job.settled(found), base, experts)
     told = {one.label: one.told for one in found}
     return [
         replace(done, search=told.get(entry.label)) for entry, done in zip(job.entries, made, strict=True)
     ]
-
-
-def settled(job: MergeJob, found: Iterable[Found]) -> MergeJob:
-    """The job with the coefficients that were found."""
-    by_label = {one.label: one for one in found}
-    entries = [
-        by_label[entry.label].settle(entry) if entry.label in by_label else entry for entry in job.entries
-    ]
-    return replace(job, entries=tuple(entries))
 
 
 @task(task_run_name="take the merge", cache_policy=NO_CACHE)

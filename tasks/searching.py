@@ -17,11 +17,10 @@ from prefect.cache_policies import NO_CACHE
 from merge_lib import registry, workloads
 from merge_lib.errors import MergeError
 from merge_lib.results import SearchRef
-from merge_lib.search import Range, Search, Setting, best_of, own_setting, run_search, settled_scales
+from merge_lib.search import Coefficients, Range, Search, best_of, own_setting, run_search, settled_scales
 from tasks.caching import cache_key
 from tasks.decoding import is_decoded, specs_of
-from tasks.jobs import Finished, Found, MergeEntry, SearchJob
-from tasks.jobs import Setting as Shared
+from tasks.jobs import Finished, Found, MergeEntry, SearchJob, Setting
 from tasks.merging import COMPILERS, merge_spec, merging_key
 from tasks.progress import Step, StoppedError, report
 from tasks.records import Record
@@ -35,7 +34,7 @@ SEARCHING, SPLIT = "merge_lib.search", "validation"
 
 
 @task(task_run_name="search {job.label}", cache_policy=NO_CACHE)
-def search_coefficients(setting: Shared, job: SearchJob, base: Finished, experts: list[Finished]) -> Found:
+def search_coefficients(setting: Setting, job: SearchJob, base: Finished, experts: list[Finished]) -> Found:
     """The best setting of the job's entry on the tasks of these experts."""
     return find_coefficients(setting, job, base, experts)
 
@@ -45,7 +44,7 @@ class _Trial:
     """One setting, as a merge that is to be evaluated on the validation split."""
 
     entry: MergeEntry
-    setting: Setting
+    setting: Coefficients
     key: str
     inputs: dict[str, str]
     params: dict[str, Any]
@@ -55,7 +54,7 @@ class _Trial:
 class Searching:
     """The search of one entry with some experts of a sequence."""
 
-    setting: Shared
+    setting: Setting
     job: SearchJob
     base: Finished
     experts: Sequence[Finished]
@@ -102,7 +101,7 @@ class Searching:
         with self.setting.store.writing("search", key) as (_, commit):
             return commit(inputs=inputs, params=params, values=values)
 
-    def _objectives(self, settings: Sequence[Setting]) -> list[float]:
+    def _objectives(self, settings: Sequence[Coefficients]) -> list[float]:
         """One number a setting, in order."""
         trials = {trial.key: trial for trial in map(self._trial, settings)}
         store = self.setting.store
@@ -157,13 +156,13 @@ class Searching:
             (one, (name,)) for one, name in zip(specs_of(spec, len(self.experts)), self.tasks, strict=False)
         ]
 
-    def _record(self, setting: Setting) -> Record:
+    def _record(self, setting: Coefficients) -> Record:
         record = self.setting.store.find("trial", self._trial(setting).key)
         if record is None:
             raise MergeError(f"{self.label}: a finished trial is gone from the store. Run the study again.")
         return record
 
-    def _trial(self, setting: Setting) -> _Trial:
+    def _trial(self, setting: Coefficients) -> _Trial:
         entry = settle(self.job.entry, setting)
         digests = [expert.digest for expert in self.experts]
         merge, _, params = merging_key(self.setting, entry, self.job.seed, self.base.digest, digests)
@@ -175,7 +174,7 @@ class Searching:
         return _Trial(entry, setting, key, inputs, params)
 
 
-def find_coefficients(setting: Shared, job: SearchJob, base: Finished, experts: Sequence[Finished]) -> Found:
+def find_coefficients(setting: Setting, job: SearchJob, base: Finished, experts: Sequence[Finished]) -> Found:
     """What the search found, from the finished work if it is there."""
     searching = Searching(setting, job, base, experts)
     key, inputs, params = searching_key(
@@ -206,7 +205,7 @@ def found_in(record: Record, entry: MergeEntry, experts: int, *, reused: bool) -
 
 
 def recorded_search(
-    setting: Shared, job: SearchJob, base: Finished, expert_digests: Sequence[str]
+    setting: Setting, job: SearchJob, base: Finished, expert_digests: Sequence[str]
 ) -> Found | None:
     """What a finished search found; None if it is not finished."""
     key = searching_key(setting, job.entry, job.seed, base.digest, expert_digests)[0]
@@ -215,7 +214,7 @@ def recorded_search(
 
 
 def searching_key(
-    setting: Shared, entry: MergeEntry, seed: int, base_digest: str, expert_digests: Sequence[str]
+    setting: Setting, entry: MergeEntry, seed: int, base_digest: str, expert_digests: Sequence[str]
 ) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Key, inputs and parameters of a search: of its merges, of their evaluation, and of the search itself."""
     merge, inputs, params = merging_key(
@@ -239,7 +238,7 @@ def _started(entry: MergeEntry) -> dict[str, Any]:
     return {**entry.params, **start}
 
 
-def settle(entry: MergeEntry, setting: Setting) -> MergeEntry:
+def settle(entry: MergeEntry, setting: Coefficients) -> MergeEntry:
     """The entry with the coefficients of one trial, and without the search."""
     own = {name: value for name, value in setting.items() if not name.startswith("layer_scales.")}
     params = registry.get(entry.method).check_params({**entry.params, **own})

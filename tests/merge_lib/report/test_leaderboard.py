@@ -24,16 +24,13 @@ FOUND = SearchRef({"density": 0.25, "trim": "model"}, 0.95, 20, 5, 12.0, "search
 @pytest.fixture
 def judged(results):
     """The results with facts: two tuned rows, a transductive one, one that must be told the task."""
-    rows = []
-    for row in results.rows:
-        if row.kind == "merge":
-            refs = [replace(ref, state_bytes=1000, learning={"fit/x": 2.0}) for ref in row.checkpoints]
-            if row.label in ("TIES", "DARE"):
-                refs = [replace(ref, search=FOUND) for ref in refs]
-            rows.append(replace(row, checkpoints=refs, facts=FACTS.get(row.label, PLAIN)))
-        else:
-            rows.append(row)
-    return replace(results, rows=rows)
+    return replace(results, rows=[_with_facts(row) if row.kind == "merge" else row for row in results.rows])
+
+
+def _with_facts(row):
+    search = FOUND if row.label in ("TIES", "DARE") else None
+    refs = [replace(ref, state_bytes=1000, learning={"fit/x": 2.0}, search=search) for ref in row.checkpoints]
+    return replace(row, checkpoints=refs, facts=FACTS.get(row.label, PLAIN))
 
 
 def test_rows_stand_with_their_kind_and_the_most_accurate_first(judged):

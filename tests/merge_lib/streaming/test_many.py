@@ -20,6 +20,8 @@ from merge_lib.streaming import memory_bound
 from merge_lib.streaming.executing import Executor
 from merge_lib.streaming.planning import make_plan
 from merge_lib.streaming.run import Asked, MergeOptions, RefusedError, merge_all, merge_to
+from merge_lib.streaming.runs import Run
+from merge_lib.streaming.together import shares
 
 WITHOUT_DATA = tuple(info.name for info in registry.methods() if info.data == "none")
 
@@ -413,3 +415,9 @@ def test_a_device_shares_the_reading_too(make_checkpoints, tmp_path):
     for spec, done in zip(specs, together, strict=True):
         alone = merge_to(spec, tmp_path / "alone" / done.path.name, options)
         assert (done.digest, done.arithmetic) == (alone.digest, "torch on the CPU")
+
+
+def test_seconds_that_a_merge_had_for_itself_are_its_own():
+    """Two threads, 10 s in all: 2 s of kernels a thread and 5 s in torch are somebody's, 3 s are shared."""
+    runs = [Run(None, None, None, elapsed_s=4.0), Run(None, None, None, alone_s=5.0), Run(None, None, None)]
+    assert shares(runs, 10.0, threads=2) == [3.0, 6.0, 1.0]
