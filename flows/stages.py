@@ -165,11 +165,10 @@ class PlanningStages:
     ) -> list[Audited | None]:
         """Look every entry's audit up."""
         from tasks.auditing import auditing_key, recorded_audit
-        from tasks.merging import settled
 
         digests = [expert.digest for expert in experts if expert is not None]
         is_whole = base is not None and len(digests) == len(experts)
-        for entry in settled(job, [one for one in found if one is not None]).entries:
+        for entry in job.settled(one for one in found if one is not None).entries:
             known = is_whole and entry.search is None
             key = auditing_key(self.setting, entry, job.seed, base.digest, digests)[0] if known else None
             done = recorded_audit(self.setting, key) if key else None

@@ -11,7 +11,7 @@ from merge_lib import registry
 from merge_lib.results import AuditSummary
 from tasks.caching import cache_key
 from tasks.jobs import Audited, Finished, Found, MergeEntry, MergeJob, Setting
-from tasks.merging import merge_spec, merging_key, settled
+from tasks.merging import merge_spec, merging_key
 from tasks.progress import Step, report
 from tasks.records import Record
 from tasks.slots import compute_slot, sole_worker
@@ -31,7 +31,7 @@ def audit_merges(
     found: list[Found],
 ) -> list[Audited]:
     """One audit for each entry of the job, in its order; `found` has coefficients that were searched for."""
-    entries = settled(job, found).entries
+    entries = job.settled(found).entries
     return [audit_one(setting, job, entry, base, experts) for entry in entries]
 
 
