@@ -173,7 +173,9 @@ def test_json_is_one_value_on_standard_output(tiny_project):
     assert json.loads(mergeline("sync", "--json", cwd=root).stdout) == []
     plan = json.loads(mergeline("plan", "studies/digits.yaml", "--json", cwd=root).stdout)
     assert plan["data_up_to_date"] is True
-    assert {step["kind"] for step in plan["steps"]} == {"pretrain", "train", "merge", "evaluate", "audit"}
+    assert {step["kind"] for step in plan["steps"]} == {
+        *("pretrain", "train", "trial", "merge", "evaluate", "audit")
+    }
 
 
 def test_a_file_that_is_no_checkpoint_ends_with_1(tmp_path):
