@@ -199,7 +199,7 @@ def test_what_cannot_be_audited(models, tmp_path):
         audit(spec_of(models, "average"), other)
     layers = {f"layers.{place}.weight": [[0.0] * 4] for place in (0, 1)}
     spoilt = write(tmp_path, "spoilt", {**layers, "head": [float("nan")]})
-    with pytest.raises(MethodInputError, match="'head' in .*spoilt.* has 1 of 1 values that are NaN"):
+    with pytest.raises(MethodInputError, match=r"'head' in .*spoilt.* has 1 of 1 values that are NaN"):
         audit(spec_of(models, "average"), spoilt)
 
 
