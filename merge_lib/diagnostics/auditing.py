@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from merge_lib import registry
-from merge_lib.arithmetic import Inputs
+from merge_lib.arithmetic import Inputs, check_finite
 from merge_lib.checkpoints import Checkpoint, open_checkpoint
 from merge_lib.compatibility import check_compatible, match_excluded
 from merge_lib.diagnostics.measures import OF_THE_MERGE, measures, tally
@@ -116,6 +116,7 @@ class _Audited:
         """[m, *shape], Δ as it is stored."""
         if self.merged is not None:
             stored = [self.merged.tensor(loaded.name)]
+            check_finite(loaded.name, stored[0], self.merged.label)
         else:
             stored = [self.plan.result(index, loaded) for index in range(len(self.plan.jobs))]
         return torch.stack([one.to(inputs.dtype) for one in stored]).sub_(inputs.wide_base)

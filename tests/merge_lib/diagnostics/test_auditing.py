@@ -197,6 +197,10 @@ def test_what_cannot_be_audited(models, tmp_path):
     other = write(tmp_path, "other", {"layers.0.weight": [[0.0] * 4]})
     with pytest.raises(CheckpointMismatchError, match=r"layers\.1\.weight"):
         audit(spec_of(models, "average"), other)
+    layers = {f"layers.{place}.weight": [[0.0] * 4] for place in (0, 1)}
+    spoilt = write(tmp_path, "spoilt", {**layers, "head": [float("nan")]})
+    with pytest.raises(MethodInputError, match=r"'head' in .*spoilt.* has 1 of 1 values that are NaN"):
+        audit(spec_of(models, "average"), spoilt)
 
 
 def test_a_note_that_fits_no_expert_is_refused(models, monkeypatch):
