@@ -41,7 +41,9 @@ class Stages(Protocol):
         """The merge of a job with one entry; handle of a Finished."""
         ...
 
-    def audit(self, job: MergeJob, base: Handle, experts: list[Handle], merged: Handle) -> Handle:
+    def audit(
+        self, job: MergeJob, base: Handle, experts: list[Handle], merged: Handle, found: list[Handle]
+    ) -> Handle:
         """What each of the job's merges removed; handle of a list of Audited."""
         ...
 
