@@ -14,6 +14,7 @@ from merge_lib.ops.quantile import (
     begin_thresholds,
     close_thresholds,
     fold_thresholds,
+    join_thresholds,
     tensor_threshold,
 )
 from merge_lib.ops.sparsify import keep_large
@@ -124,7 +125,7 @@ def trimmed(vectors: dict[str, Tensor], density: float) -> dict[str, Tensor]:
     order_free=True,
     scope="model",
     data="test inputs",
-    statistics=ModelStatistics(begin, fold, close_thresholds),
+    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
     fit=fit,
 )
 def adamerging(

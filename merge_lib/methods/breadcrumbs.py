@@ -25,7 +25,8 @@ Trim = Literal["row", "tensor"]
     paper="https://arxiv.org/abs/2312.06795",
     needs_base=True,
     order_free=True,
-    works_on="tensor",
+    works_on="row",
+    whole_where={"trim": "tensor"},
 )
 def breadcrumbs(
     task_vectors: Float[Tensor, " n *shape"],

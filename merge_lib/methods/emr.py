@@ -17,6 +17,7 @@ from merge_lib.ops.unify import (
     close_magnitudes,
     decouple,
     fold_magnitudes,
+    join_magnitudes,
     unify,
 )
 from merge_lib.registry import ModelStatistics, merge_method
@@ -43,7 +44,7 @@ def fold(state: Magnitudes, task_vectors: Float[Tensor, " n *shape"], layer: Lay
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=ModelStatistics(begin, fold, close_magnitudes),
+    statistics=ModelStatistics(begin, fold, close_magnitudes, join_magnitudes),
 )
 def emr(
     task_vectors: Float[Tensor, " n *shape"],

@@ -24,7 +24,6 @@ Floor = Annotated[float, Field(gt=0)]
     paper="https://arxiv.org/abs/2111.09832",
     needs_base=False,
     order_free=True,
-    works_on="tensor",
     data="unlabelled",
     observation="fisher",
 )

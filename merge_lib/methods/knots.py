@@ -13,6 +13,7 @@ from merge_lib.ops.quantile import (
     begin_thresholds,
     close_thresholds,
     fold_thresholds,
+    join_thresholds,
     tensor_threshold,
 )
 from merge_lib.ops.signs import disjoint_mean, elect_signs
@@ -41,7 +42,7 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     order_free=True,
     scope="model",
     works_on="tensor",
-    statistics=ModelStatistics(begin, fold, close_thresholds),
+    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
 )
 def knots(
     task_vectors: Float[Tensor, " n *shape"],

@@ -7,7 +7,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from merge_lib.layers import Layer
-from merge_lib.ops.quantile import Thresholds, begin_thresholds, close_thresholds, fold_thresholds
+from merge_lib.ops.quantile import (
+    Thresholds,
+    begin_thresholds,
+    close_thresholds,
+    fold_thresholds,
+    join_thresholds,
+)
 from merge_lib.ops.shares import shares
 from merge_lib.ops.sparsify import keep_large
 from merge_lib.ops.sums import sum_rows
@@ -33,7 +39,7 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=ModelStatistics(begin, fold, close_thresholds),
+    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
 )
 def localize_and_stitch(
     task_vectors: Float[Tensor, " n *shape"],

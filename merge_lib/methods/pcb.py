@@ -16,6 +16,7 @@ from merge_lib.ops.balance import (
     close_competition,
     compete,
     fold_competition,
+    join_competition,
     weigh,
 )
 from merge_lib.ops.shares import shares
@@ -46,7 +47,7 @@ def fold(state: Competition, task_vectors: Float[Tensor, " n *shape"], _layer: L
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=ModelStatistics(begin, fold, close_competition),
+    statistics=ModelStatistics(begin, fold, close_competition, join_competition),
 )
 def pcb(
     task_vectors: Float[Tensor, " n *shape"],

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from merge_lib.layers import Layer
 from merge_lib.ops.decoding import check_task
-from merge_lib.ops.quantile import Thresholds, begin_thresholds, close_thresholds, fold_thresholds
+from merge_lib.ops.quantile import (
+    Thresholds,
+    begin_thresholds,
+    close_thresholds,
+    fold_thresholds,
+    join_thresholds,
+)
 from merge_lib.ops.shares import shares
 from merge_lib.ops.signs import disjoint_sum, elect_signs
 from merge_lib.ops.sparsify import keep_large
@@ -33,7 +39,7 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     return fold_thresholds(state, task_vectors)
 
 
-TRIMMING = ModelStatistics(begin, fold, close_thresholds)
+TRIMMING = ModelStatistics(begin, fold, close_thresholds, join_thresholds)
 
 
 @merge_method(

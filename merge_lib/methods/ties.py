@@ -12,6 +12,7 @@ from merge_lib.ops.quantile import (
     begin_thresholds,
     close_thresholds,
     fold_thresholds,
+    join_thresholds,
     tensor_threshold,
 )
 from merge_lib.ops.signs import disjoint_mean, elect_signs
@@ -37,7 +38,8 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=ModelStatistics(begin, fold, close_thresholds),
+    whole_where={"trim": "tensor"},
+    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
 )
 def ties(
     task_vectors: Float[Tensor, " n *shape"],
