@@ -22,6 +22,9 @@ class WorkingSet:
         outputs: float64 matrices [outputs, outputs].
         inputs: float64 matrices [inputs, inputs].
         smaller: the same of the smaller of the two sides.
+        observed: float64 copies of the observed rows of all experts, [rows, inputs].
+        projected: float64 matrices [rows, outputs].
+        pairs: the same, as many for each expert.
     """
 
     stacks: float = 4.0
@@ -29,21 +32,28 @@ class WorkingSet:
     outputs: float = 0.0
     inputs: float = 0.0
     smaller: float = 0.0
+    observed: float = 0.0
+    projected: float = 0.0
+    pairs: float = 0.0
 
-    def size_bytes(self, experts: int, shape: Shape, itemsize: int) -> int:
+    def size_bytes(self, experts: int, shape: Shape, itemsize: int, rows: int = 0) -> int:
         """For one tensor, or a piece of one.
 
         Args:
             experts: how many are merged.
             shape: of the tensor.
             itemsize: bytes of an entry of the arithmetic.
+            rows: of the observations of all experts together; more than the inputs are made as many.
         """
         entries = (self.stacks * experts + self.tensors) * itemsize * prod(shape)
         if len(shape) < 2:
             return int(entries)
-        rows, columns = shape[0], prod(shape[1:])
-        squares = self.outputs * rows**2 + self.inputs * columns**2 + self.smaller * min(rows, columns) ** 2
-        return int(entries + _WIDE * squares)
+        outputs, inputs = shape[0], prod(shape[1:])
+        squares = (
+            self.outputs * outputs**2 + self.inputs * inputs**2 + self.smaller * min(outputs, inputs) ** 2
+        )
+        projections = (self.projected + self.pairs * experts) * min(rows, experts * inputs) * outputs
+        return int(entries + _WIDE * (squares + projections + self.observed * rows * inputs))
 
     @classmethod
     def from_dict(cls, fields: dict[str, float]) -> Self:

@@ -23,6 +23,7 @@ from merge_lib.probe import Batch, Probe
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Count, Density, LearningRate, Scale, StateDict
+from merge_lib.working_set import WorkingSet
 
 
 def begin(count: int, dtype: torch.dtype, *, density: Density, **_: Any) -> Thresholds:
@@ -127,6 +128,7 @@ def trimmed(vectors: dict[str, Tensor], density: float) -> dict[str, Tensor]:
     data="test inputs",
     statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
     fit=fit,
+    working_set=WorkingSet(stacks=2.5, tensors=1.0),
 )
 def adamerging(
     task_vectors: Float[Tensor, " n *shape"],

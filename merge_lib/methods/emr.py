@@ -23,6 +23,7 @@ from merge_lib.ops.unify import (
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import TaskIndex
+from merge_lib.working_set import WorkingSet
 
 
 def begin(count: int, _dtype: torch.dtype, *, task: TaskIndex, rescaler: Rescaler, **_: Any) -> Magnitudes:
@@ -45,6 +46,7 @@ def fold(state: Magnitudes, task_vectors: Float[Tensor, " n *shape"], layer: Lay
     order_free=True,
     scope="model",
     statistics=ModelStatistics(begin, fold, close_magnitudes, join_magnitudes),
+    working_set=WorkingSet(stacks=0.2, tensors=7.0),
 )
 def emr(
     task_vectors: Float[Tensor, " n *shape"],

@@ -22,6 +22,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 
 def begin(count: int, dtype: torch.dtype, *, density: Density, trim: str, **_: Any) -> Thresholds:
@@ -43,6 +44,7 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     scope="model",
     works_on="tensor",
     statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
+    working_set=WorkingSet(stacks=7.0, tensors=5.0),
 )
 def knots(
     task_vectors: Float[Tensor, " n *shape"],

@@ -9,6 +9,7 @@ from merge_lib.ops.chance import TensorGenerator
 from merge_lib.ops.signs import disjoint_mean, elect_signs
 from merge_lib.registry import merge_method
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 
 @merge_method(
@@ -18,6 +19,7 @@ from merge_lib.types import Density, Scale
     needs_base=True,
     order_free=False,
     works_on="tensor",
+    working_set=WorkingSet(stacks=7.0, tensors=5.0),
 )
 def knots_dare(
     task_vectors: Float[Tensor, " n *shape"],

@@ -20,6 +20,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density
+from merge_lib.working_set import WorkingSet
 
 
 def begin(count: int, dtype: torch.dtype, *, density: Density, **_: Any) -> Thresholds:
@@ -40,6 +41,7 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     order_free=True,
     scope="model",
     statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
+    working_set=WorkingSet(stacks=3.6, tensors=3.0),
 )
 def localize_and_stitch(
     task_vectors: Float[Tensor, " n *shape"],

@@ -6,6 +6,7 @@ from torch import Tensor
 from merge_lib.ops.arcs import mean_direction
 from merge_lib.ops.sphere import Centre, centred, on_sphere, placed
 from merge_lib.registry import merge_method
+from merge_lib.working_set import WorkingSet
 
 
 @merge_method(
@@ -15,6 +16,7 @@ from merge_lib.registry import merge_method
     needs_base=False,
     order_free=True,
     works_on="tensor",
+    working_set=WorkingSet(stacks=1.0, tensors=1.5),
 )
 def multislerp(
     experts: Float[Tensor, " n *shape"], base: Float[Tensor, " *shape"] | None, *, centre: Centre = "zero"

@@ -28,6 +28,7 @@ from merge_lib.ops.sparsify import keep_large
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 Energy = Annotated[float, Field(gt=0, le=1)]
 
@@ -103,6 +104,7 @@ def join(state: Masks, other: Masks) -> Masks:
     scope="model",
     works_on="row",
     statistics=ModelStatistics(begin, fold, close, join),
+    working_set=WorkingSet(stacks=2.3, tensors=5.5),
 )
 def neuromerging(
     task_vectors: Float[Tensor, " n *shape"],

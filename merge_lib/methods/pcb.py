@@ -24,6 +24,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 Tails = Annotated[float, Field(gt=0, lt=0.5)]
 
@@ -48,6 +49,7 @@ def fold(state: Competition, task_vectors: Float[Tensor, " n *shape"], _layer: L
     order_free=True,
     scope="model",
     statistics=ModelStatistics(begin, fold, close_competition, join_competition),
+    working_set=WorkingSet(stacks=6.5, tensors=1.5),
 )
 def pcb(
     task_vectors: Float[Tensor, " n *shape"],

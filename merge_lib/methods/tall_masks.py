@@ -23,6 +23,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, TaskIndex
+from merge_lib.working_set import WorkingSet
 
 Combine = Literal["sum", "ties"]
 Threshold = Annotated[float, Field(ge=0)]
@@ -50,6 +51,7 @@ TRIMMING = ModelStatistics(begin, fold, close_thresholds, join_thresholds)
     order_free=True,
     scope="model",
     statistics=TRIMMING,
+    working_set=WorkingSet(stacks=3.6, tensors=1.2),
 )
 def tall_masks(
     task_vectors: Float[Tensor, " n *shape"],

@@ -19,6 +19,7 @@ from merge_lib.ops.signs import disjoint_mean, elect_signs
 from merge_lib.ops.sparsify import keep_large
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 
 def begin(count: int, dtype: torch.dtype, *, density: Density, trim: str, **_: Any) -> Thresholds:
@@ -40,6 +41,7 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     scope="model",
     whole_where={"trim": "tensor"},
     statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
+    working_set=WorkingSet(stacks=3.6, tensors=4.5),
 )
 def ties(
     task_vectors: Float[Tensor, " n *shape"],

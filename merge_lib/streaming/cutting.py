@@ -12,9 +12,11 @@ from merge_lib.streaming.planning import MergePlan, Work
 from merge_lib.working_set import WorkingSet
 
 _TILE = 1024  # elements; pieces of entries begin at multiples of them, so that sums of tiles stay the same
-_BEST = 1 << 20  # elements of all experts in a piece
-_LEAST = 1 << 14
+BEST = 1 << 20  # elements of all experts in a piece
+LEAST = 1 << 14
 _ITEM_BYTES = {"F64": 8}
+_OBSERVED_BYTES = 4  # of an entry of observations
+_SCALED_BYTES = 96  # of an entry, while the sums are taken from which layer scales follow
 _MERGEKIT = WorkingSet(stacks=4, tensors=4)
 _MERGEKIT_OF = {"mergekit.karcher": WorkingSet(stacks=9, tensors=4)}
 
@@ -57,12 +59,12 @@ class Cutting:
     @classmethod
     def of(cls, plan: MergePlan, elements: int | None = None) -> "Cutting":
         """With pieces of so many elements, or of the best size."""
-        return cls(plan, elements or max(_LEAST, _BEST // max(len(plan.experts), 1) // _TILE * _TILE))
+        return cls(plan, elements or max(LEAST, BEST // max(len(plan.experts), 1) // _TILE * _TILE))
 
     @property
     def smaller(self) -> "Cutting | None":
         """Half the size; None where pieces are as small as they may be."""
-        return Cutting(self.plan, self.elements // 2) if self.elements // 2 >= _LEAST else None
+        return Cutting(self.plan, self.elements // 2) if self.elements // 2 >= LEAST else None
 
     @cached_property
     def works_on(self) -> WorksOn:
@@ -124,6 +126,9 @@ class Cutting:
             return 2 * stored
         item = _ITEM_BYTES.get(work.arithmetic, 4)
         experts = len(work.inputs) - 1
-        given = (experts + 1) * item * count + stored + self.plan.observed_bytes.get(work.name, 0)
+        observed = self.plan.observed_bytes.get(work.name, 0)
+        rows = observed // max(1, _OBSERVED_BYTES * prod(work.shape[1:]))
+        given = (experts + 1) * item * count + stored + observed
+        scaled = _SCALED_BYTES * count if "layer_scales" in self.plan.recipe else 0
         finish = 3 * item * count
-        return given + finish + self.working_set(work).size_bytes(experts, shape, item)
+        return given + max(finish, scaled) + self.working_set(work).size_bytes(experts, shape, item, rows)

@@ -34,7 +34,9 @@ class TorchBound:
 def bound_torch(
     plan: MergePlan, threads: int, memory_bytes: int | None, resident: int | None = None
 ) -> TorchBound:
-    """Choose the size of pieces; whole tensors wait for one another where they do not fit together.
+    """Choose the size of pieces, and fewer threads where they are not small enough.
+
+    Whole tensors wait for one another where they do not fit together.
 
     Args:
         plan: a merge without kernels.
@@ -45,18 +47,19 @@ def bound_torch(
     Raises:
         SpecError: not even one thread fits with the smallest pieces.
     """
-    start = _start_bytes(plan, threads, resident)
     cutting = Cutting.of(plan)
     if memory_bytes is None:
-        return TorchBound(threads, None, cutting.elements, start + cutting.together(threads))
-    room = memory_bytes - start
-    while cutting.together(threads) > room and (smaller := cutting.smaller) is not None:
-        cutting = smaller
-    least = cutting.largest_need()
-    if least > room:
-        raise SpecError(too_small(memory_bytes, start + least, _remedy(cutting)))
-    together = min(room, cutting.together(threads))
-    return TorchBound(threads, room, cutting.elements, start + together)
+        needed = _start_bytes(plan, threads, resident) + cutting.together(threads)
+        return TorchBound(threads, None, cutting.elements, needed)
+    for count in range(threads, 0, -1):
+        start = _start_bytes(plan, count, resident)
+        room = memory_bytes - start
+        while cutting.together(count) > room and (smaller := cutting.smaller) is not None:
+            cutting = smaller
+        if cutting.largest_need() <= room:
+            needed = start + min(room, cutting.together(count))
+            return TorchBound(count, room, cutting.elements, needed)
+    raise SpecError(too_small(memory_bytes, start + cutting.largest_need(), _remedy(cutting)))
 
 
 def _start_bytes(plan: MergePlan, threads: int, resident: int | None) -> int:
