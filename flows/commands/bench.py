@@ -113,6 +113,40 @@ def kernels(
         out.print(f"{line.method:<26}{line.statistics_s:>12.2f}{line.merge_s:>8.2f}")
 
 
+@bench.command("methods")
+def methods(
+    method: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 3,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write and keep the checkpoints; default: a temporary one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Time every merge method through the engine, with its memory and the distance to the least that it must do."""
+    import tempfile
+
+    from flows.method_bench import measure_methods
+
+    tell = lambda text: err.print(text, highlight=False)  # noqa: E731 (no spinner: it would take a core's time)
+    with tempfile.TemporaryDirectory() as temporary:
+        lines = measure_methods(folder or Path(temporary), method or (), rounds, threads, tell)
+    if as_json:
+        keys = ("s_per_billion", "memory_ratio", "distance")
+        print_json([{**asdict(line), **{key: getattr(line, key) for key in keys}} for line in lines])
+        return
+    out.print("seconds for 10⁹ parameters of each expert; memory as a share of the inputs; floor")
+    out.print(
+        f"{'method':<28}{'width':>6}{'experts':>8}{'s':>8}{'s/10⁹':>8}{'memory':>8}{'floor s':>9}{'×':>6}  route"
+    )
+    for line in lines:
+        sizes = (
+            f"{line.method:<28}{line.width:>6}{line.experts:>8}{line.seconds:>8.2f}{line.s_per_billion:>8.2f}"
+        )
+        told = f"{line.memory_ratio:>8.2f}{line.floor_s:>9.3f}{line.distance:>6.1f}  {line.floor}, {line.arithmetic}"
+        out.print(sizes + told, highlight=False, soft_wrap=True)
+
+
 @bench.command("memory")
 def memory(
     size: Annotated[str, typer.Option(help="Of the largest checkpoints.")] = "2GB",

@@ -12,7 +12,7 @@ from merge_lib.streaming.planning import MergePlan, Work
 from merge_lib.working_set import WorkingSet
 
 _TILE = 1024  # elements; pieces of entries begin at multiples of them, so that sums of tiles stay the same
-BEST = 1 << 20  # elements of all experts in a piece
+BEST = 1 << 19  # elements of all experts in a piece
 LEAST = 1 << 14
 _ITEM_BYTES = {"F64": 8}
 _OBSERVED_BYTES = 4  # of an entry of observations

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import NoReturn
 
@@ -15,6 +15,7 @@ from merge_lib.checkpoints.dtypes import DTYPES
 from merge_lib.engine import DigestedCheckpoint
 from merge_lib.files.folders import Source
 from merge_lib.layers import describe_layers
+from merge_lib.learned import LastObserved
 from merge_lib.ops.cores import one_core
 from merge_lib.spec import MergeSpec
 from merge_lib.streaming.allocator import give_back_freed_memory
@@ -115,7 +116,13 @@ class OwnReference:
                 if header.is_computed
             }
             pieces = Pieces(making.inputs, views, layers)
-            TorchMerge(making, self._merge(), spec.layer_scales, pieces, known_by_key(plan.sources)).run()
+            TorchMerge(
+                making,
+                self._merge(making.crew.threads),
+                spec.layer_scales,
+                pieces,
+                known_by_key(plan.sources),
+            ).run()
 
     def refuse(self, plan: MergePlan, work: Work) -> NoReturn:
         """Say which input is not finite, or that the result is not."""
@@ -124,7 +131,9 @@ class OwnReference:
                 check_finite(work.name, reader.tensor(work.name), reader.label)
         refuse_result(work.name, work.method, DTYPES[work.dtype])
 
-    def _merge(self) -> Merge:
+    def _merge(self, threads: int) -> Merge:
         spec = self.spec
         learned = open_learned(spec.method, spec.observations, spec.fitted)
+        if learned.observations is not None:
+            learned = replace(learned, observations=LastObserved(learned.observations, threads))
         return Merge(registry.get(spec.method), spec.params, spec.seed, learned)
