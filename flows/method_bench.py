@@ -1,6 +1,5 @@
 """What every method costs through the engine: seconds, memory, and how far from the least that it could be."""
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from merge_lib.streaming.planning import MergePlan, make_plan
 from merge_lib.streaming.run import MergeOptions, merge_to
 
 EXPERTS = 4
-WIDE = Llama(width=1024, layers=1, vocabulary=8192)
+WIDE = Llama(width=1024, layers=1, vocabulary=2048)
 SQUARE = Llama(width=512, layers=1, vocabulary=1024)  # of methods that decompose matrices
 SMALL = Llama(width=256, layers=1, vocabulary=512)  # of methods that take hundreds of steps on each
 _STEPPING = frozenset({"dop"})
@@ -161,7 +160,6 @@ class _Asked:
         elapsed = perf_counter() - started
         for path in (out, out.with_suffix(".merge_manifest.json")):
             path.unlink()
-        os.sync()
         return elapsed
 
 

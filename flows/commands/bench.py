@@ -163,7 +163,7 @@ def fusion_bench(
     """
     import tempfile
 
-    from flows.peers.fusion_bench import compare
+    from flows.peers.side_by_side import compare
 
     tell = lambda text: err.print(text, highlight=False)  # noqa: E731 (no spinner: it would take a core's time)
     with tempfile.TemporaryDirectory() as temporary:

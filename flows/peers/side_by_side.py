@@ -20,7 +20,14 @@ from merge_lib.errors import SpecError, suggest
 SIZES = Llama(width=512, layers=1, vocabulary=2048)
 EXPERTS = 4
 PARAMS: Mapping[str, Mapping[str, Any]] = {  # ours, where FusionBench's variant is not our default
-    **dict.fromkeys(("average", "emr", "iso_c", "iso_cts", "magmax", "task_arithmetic", "ties", "tsv"), {}),
+    "average": {},
+    "emr": {},
+    "iso_c": {},
+    "iso_cts": {},
+    "magmax": {},
+    "task_arithmetic": {},
+    "ties": {},
+    "tsv": {},
     "wudi": {"solver": "gradient"},
 }
 _DRIVERS = {side: Path(__file__).with_name(f"{side}_driver.py") for side in ("fusion_bench", "own")}
