@@ -45,7 +45,7 @@ def _measure(method: str, plan: MergePlan, rounds: int) -> KernelTimes:
     work = next(work for work in plan.works if work.name == _TENSOR)
     space = Workspace(len(work.inputs), CHUNK)
     with Inputs((file for source in plan.sources for file in source.files), lambda _read: None) as inputs:
-        scan = Scan([work], inputs, [space], None, mask_bytes=work.count * len(plan.experts))
+        scan = Scan([work], inputs, [space], None, mask_bytes=work.count * len(plan.experts) // 8)
         context = Context(plan.seed, scan, [0] * len(plan.experts))
         call = prepare(work, context)
         count = CHUNK if call.masks is None else work.count

@@ -5,6 +5,7 @@ it does not match them, the methods are imported instead, which is slower and ne
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -54,6 +55,29 @@ def write_index() -> None:
     INDEX.write_text(json.dumps(index, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def table() -> str:
+    """The README's table of methods; `python -m merge_lib.catalogue table` prints it."""
+    head = (
+        "| method | what it is | needs base | order-free | scope | data | paper |",
+        "|---|---|---|---|---|---|---|",
+    )
+    return "\n".join([*head, *(_row(info) for _, info in sorted(import_methods().items()))])
+
+
+def _row(info: registry.MethodInfo) -> str:
+    summary = info.summary.removesuffix(".")
+    is_word = summary[1:2].islower() or summary[1:2] == " "
+    first = summary[0].lower() if is_word else summary[0]
+    told = f"{info.title}: {first}{summary[1:]}"
+    if info.decodes and "model for each task" not in summary:
+        told += "; gives a model for each task"
+    number = info.paper.rpartition("/")[2]
+    paper = f"[{number if 'arxiv' in info.paper else 'source'}]({info.paper})"
+    marks = ["yes" if flag else "no" for flag in (info.needs_base, info.order_free)]
+    cells = (f"`{info.name}`", told + ".", *marks, info.scope, info.data.replace("none", "–"), paper)
+    return f"| {' | '.join(cells)} |"
+
+
 def _sources() -> Iterator[Path]:
     for name in ("parameters.py", "registry.py", "types.py"):
         yield _PACKAGE / name
@@ -62,4 +86,7 @@ def _sources() -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    write_index()
+    if sys.argv[1:] == ["table"]:
+        sys.stdout.write(table() + "\n")
+    else:
+        write_index()

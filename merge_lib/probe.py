@@ -1,6 +1,6 @@
 """What data-dependent merging asks of a workload: its model, a task's inputs, and logits."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Split = Literal["train", "validation", "test"]
+Model = Callable[..., "Tensor"]  # a module, or one that is called with weights of one's own
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,6 @@ class Probe(Protocol):
         """`count` examples of a task, or all if there are fewer, drawn with the seed, at most `size` a batch."""
         ...
 
-    def logits(self, module: "nn.Module", batch: Batch, task: str) -> "Tensor":
-        """[b, c], one column for each answer that the task allows; differentiable in the module's parameters."""
+    def logits(self, model: "Model", batch: Batch, task: str) -> "Tensor":
+        """[b, c], one column for each answer that the task allows; differentiable in the model's parameters."""
         ...

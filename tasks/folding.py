@@ -4,9 +4,11 @@ States are finished work of their own, `fold`, by what they were made from; a se
 goes on from them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from merge_lib import registry
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from merge_lib.checkpoints import WrittenCheckpoint
+    from merge_lib.streaming.in_memory import MergedInMemory
 
 SEQUENCE = "merge_lib.sequence"  # the module that folds
 STATE = "state.safetensors"
@@ -67,6 +70,22 @@ class Folding:
         merged: WrittenCheckpoint = done.merged  # type: ignore[assignment]
         told = {"checkpoint": out.name, "digest": merged.digest, "size_bytes": merged.size_bytes}
         return Folded(merged, {**told, "elapsed_s": done.elapsed_s, "state_bytes": done.state_bytes})
+
+    def decoded(self) -> "Iterator[MergedInMemory]":
+        """The model of each task, and what they share last, out of the state after all experts."""
+        from merge_lib.sequence import read_merge
+        from merge_lib.streaming.in_memory import MergedInMemory
+
+        with TemporaryDirectory() as folder:
+            out = Path(folder) / "decoded.safetensors"
+            started = perf_counter()
+            self.step(out, {})
+            out.unlink()
+            state = self.setting.store.folder("fold", self._key(len(self.experts))[0]) / STATE
+            for task in (*range(len(self.experts)), -1):
+                written = read_merge(state, Path(self.base.path or ""), out, task=task)
+                yield MergedInMemory(written.digest, take_tensors(out), perf_counter() - started)
+                started = perf_counter()
 
     def _earlier(self) -> tuple[int, Path | None]:
         """How many experts the longest finished state holds, all but the last at most, and where it lies."""

@@ -161,8 +161,11 @@ def _decode(
     from merge_lib import merge_in_turn
 
     label = f"{work.entry.label} · {job.label}"
-    specs = specs_of(_spec(setting, job, work, base, experts), len(experts))
-    merges = merge_in_turn(specs, memory_bytes=memory_share(), threads=setting.threads)
+    if is_folded(work.entry):
+        merges = Folding(setting, work.entry, work.params["seed"], base, experts).decoded()
+    else:
+        specs = specs_of(_spec(setting, job, work, base, experts), len(experts))
+        merges = merge_in_turn(specs, memory_bytes=memory_share(), threads=setting.threads)
     made = evaluate_decoded(setting, label, merges, len(experts))
     values = {"checkpoint": None, "digest": made.digest, "size_bytes": made.size_bytes}
     with setting.store.writing("merge", work.key) as (_, commit):

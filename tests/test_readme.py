@@ -6,21 +6,13 @@ from pathlib import Path
 import typer
 
 from flows.cli import make_app
-from merge_lib.catalogue import builtin_methods
+from merge_lib.catalogue import table
 
 README = Path("README.md").read_text(encoding="utf-8")
 
 
 def test_every_method_has_its_row_with_its_declared_facts():
-    rows = {match[1]: match[0] for match in re.finditer(r"^\| `(\w+)` \|.*\|$", README, re.MULTILINE)}
-    for name, info in builtin_methods().items():
-        cells = [cell.strip() for cell in rows[name].strip("|").split("|")]
-        said = (cells[2], cells[3], cells[4])
-        assert said == ("yes" if info.needs_base else "no", "yes" if info.order_free else "no", info.scope), (
-            name
-        )
-        assert info.paper in cells[5]
-    assert {name for name in rows if name != "mergeline"} == set(builtin_methods())
+    assert table() in README, "paste what `python -m merge_lib.catalogue table` prints"
 
 
 def test_every_command_is_told():

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from merge_lib.ops.functional_models import Weighted
 from merge_lib.probe import Batch, Probe
 
 
@@ -29,13 +31,12 @@ def add_fisher(
         (parameter name, F in float32 with the parameter's shape, number of examples).
     """
     parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    buffers = dict(module.named_buffers())
     totals = {
         name: torch.zeros_like(parameter, dtype=torch.float64) for name, parameter in parameters.items()
     }
     count = 0
     for done, batch in enumerate(batches, 1):
-        for name, squares in _squared_gradients(module, probe, task, batch, parameters, buffers).items():
+        for name, squares in _squared_gradients(module, probe, task, batch, parameters).items():
             totals[name] += squares
         count += len(batch.labels)
         progress(done, len(batches))
@@ -49,14 +50,12 @@ def _squared_gradients(
     task: str,
     batch: Batch,
     parameters: dict[str, Tensor],
-    buffers: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     """Σ over the batch's examples and all answers of p·(∂ log p)², by parameter."""
-    view = _Functional(module, buffers)
 
     def log_probability(weights: dict[str, Tensor], inputs: object, answer: Tensor) -> tuple[Tensor, Tensor]:
         one = Batch(_map(inputs, lambda tensor: tensor.unsqueeze(0)), batch.labels[:1])
-        found = probe.logits(view.given(weights), one, task)[0].log_softmax(-1)
+        found = probe.logits(Weighted(module, weights), one, task)[0].log_softmax(-1)
         chosen = found.gather(0, answer.reshape(1))[0]
         return chosen, chosen.detach()
 
@@ -65,28 +64,14 @@ def _squared_gradients(
     each = vmap(grad(log_probability, has_aux=True), in_dims=(None, 0, None))
     sums: dict[str, Tensor] = {}
     for answer in range(answers):
-        gradients, chosen = each(parameters, batch.inputs, torch.tensor(answer))
+        with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no rule for a batch of gradients
+            gradients, chosen = each(parameters, batch.inputs, torch.tensor(answer))
         weights = chosen.exp()
         for name, gradient in gradients.items():
             rows = gradient.square().flatten(1) if gradient.ndim > 1 else gradient.square()[:, None]
             found = (weights[:, None] * rows).double().sum(0).reshape(parameters[name].shape)
             sums[name] = sums[name] + found if name in sums else found
     return sums
-
-
-class _Functional:
-    """A module that is called with weights of one's own."""
-
-    def __init__(self, module: nn.Module, buffers: dict[str, Tensor]) -> None:
-        self._module, self._buffers = module, buffers
-
-    def given(self, weights: dict[str, Tensor]) -> Callable[..., Tensor]:
-        """The module as a function of its inputs."""
-
-        def call(*args: object, **kwargs: object) -> Tensor:
-            return functional_call(self._module, (weights, self._buffers), args, kwargs)
-
-        return call
 
 
 def _map(inputs: object, change: Callable[[Tensor], Tensor]) -> object:

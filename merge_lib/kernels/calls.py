@@ -4,6 +4,10 @@ A piece of every input goes in, tile by tile; what comes out depends on the kern
 """
 
 TILE = 1024  # elements of a tile; pieces start at multiples of it
+PITCH = (
+    TILE + 16
+)  # float32 numbers from a row of scratch to the next, so that rows do not share the places of cache lines
+EIGHTH = TILE // 8
 SPARE_ROWS = 8  # tiles of scratch beside one for each expert
 
 # places in the block
@@ -16,7 +20,7 @@ NUMBERS = 5  # address of float32 coefficients
 WORDS = 6  # address of int64 settings and results
 OUT = 7  # address of the result's bytes, or of float64 partial sums, [tiles, columns]
 OUT_CODE = 8
-SCRATCH = 9  # address of float32 [EXPERTS + SPARE_ROWS, TILE]
+SCRATCH = 9  # address of float32 [EXPERTS + SPARE_ROWS, PITCH]
 ROUNDING = 10  # element type to which every operation rounds; F32 for none beyond it
 SIZE = 11
 
@@ -29,9 +33,11 @@ NOT_FINITE = 0x7F800000  # bits from which a float32 magnitude is infinite or no
 SUM, FOLD, RUNNING, PICK = 0, 1, 2, 3
 
 # how the task_vectors kernel thins and combines; WORDS begin with these settings
-THIN, COMBINE, NORMALIZE, USE_WEIGHTS, HAS_SCALE, MASKS = 0, 1, 2, 3, 4, 5
+THIN, COMBINE, NORMALIZE, USE_WEIGHTS, HAS_SCALE, MASKS, BITS = 0, 1, 2, 3, 4, 5, 6
 HEAD_WORDS = 8
-ALL, BAND, DRAWN, MASKED, VARIED = 0, 1, 2, 3, 4
+ALL, BAND, DRAWN, MASKED, VARIED, RECALLED = 0, 1, 2, 3, 4, 5
+# MASKS is the address of bytes, [experts, COUNT]; BITS that of masks that are kept between passes, 0 for none:
+# [tiles, experts, EIGHTH] bytes, whose bit j of byte b is the entry b + j · EIGHTH of the tile
 ADD, LARGEST, ELECT_COUNTED, ELECT_WEIGHTED, ELECT_PLAIN = 0, 1, 2, 3, 4
 # then, for each expert
 LOW, LOW_CUT, LOW_KEEPS_LATER, HIGH, HIGH_CUT, KEY, KEY_STREAM, LIMIT = 0, 1, 2, 3, 4, 5, 6, 7

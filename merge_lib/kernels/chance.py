@@ -4,9 +4,10 @@ Reference: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011
 """
 
 import numpy as np
+from numba import carray
 
-from merge_lib.kernels.calls import TILE
-from merge_lib.kernels.tiles import tile
+from merge_lib.kernels.calls import EIGHTH, TILE
+from merge_lib.kernels.tiles import bits_of, float_of, pointer, tile
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -55,3 +56,25 @@ def keep_drawn(key, stream, limit, first, count, words, spare, kept):
         for i in range(count):
             if np.uint32(halves[i]) == upper and np.uint32(lows[i]) < lower:
                 kept[i] = np.float32(1)
+
+
+@tile
+def store_mask(kept, address):
+    """A tile's mask of ones and zeros as bits; all TILE places count."""
+    packed = carray(pointer(address), EIGHTH, np.uint8)
+    for i in range(EIGHTH):
+        bits = np.uint32(0)
+        for j in range(8):
+            one = np.uint32(bits_of(kept[i + j * EIGHTH]) >> np.uint32(29))  # of 1.0 one bit is left
+            bits = np.uint32(bits | np.uint32(one << np.uint32(j)))
+        packed[i] = np.uint8(bits)
+
+
+@tile
+def recall_mask(address, kept):
+    """The ones and zeros that `store_mask` stored."""
+    packed = carray(pointer(address), EIGHTH, np.uint8)
+    for j in range(8):
+        for i in range(EIGHTH):
+            one = np.uint32(np.uint32(np.uint32(packed[i]) >> np.uint32(j)) & np.uint32(1))
+            kept[i + j * EIGHTH] = float_of(np.uint32(one * np.uint32(0x3F800000)))

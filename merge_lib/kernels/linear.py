@@ -4,7 +4,7 @@ import numpy as np
 from numba import carray
 
 from merge_lib.kernels import calls
-from merge_lib.kernels.calls import FOLD, PICK, RUNNING, TILE
+from merge_lib.kernels.calls import FOLD, PICK, PITCH, RUNNING, TILE
 from merge_lib.kernels.tiles import narrow, pointer, round_row, tile, widen, widen_base
 
 
@@ -38,7 +38,7 @@ def weighted_sum(args):
     codes = carray(pointer(args[calls.CODES]), experts + 1, np.int64)
     numbers = carray(pointer(args[calls.NUMBERS]), experts + 1, np.float32)
     words = carray(pointer(args[calls.WORDS]), 2, np.int64)
-    rows = carray(pointer(args[calls.SCRATCH]), (experts + calls.SPARE_ROWS, TILE), np.float32)
+    rows = carray(pointer(args[calls.SCRATCH]), (experts + calls.SPARE_ROWS, PITCH), np.float32)
     rounding, mode, total = args[calls.ROUNDING], words[0], rows[experts]
     worst = np.uint32(0)
     for start in range(0, count, TILE):
@@ -62,7 +62,7 @@ def towards_mean(args):
     inputs = carray(pointer(args[calls.INPUTS]), experts + 1, np.int64)
     codes = carray(pointer(args[calls.CODES]), experts + 1, np.int64)
     numbers = carray(pointer(args[calls.NUMBERS]), 3, np.float32)
-    rows = carray(pointer(args[calls.SCRATCH]), (experts + calls.SPARE_ROWS, TILE), np.float32)
+    rows = carray(pointer(args[calls.SCRATCH]), (experts + calls.SPARE_ROWS, PITCH), np.float32)
     base, total, row = rows[0], rows[1], rows[2]
     worst = np.uint32(0)
     for start in range(0, count, TILE):

@@ -16,17 +16,18 @@ from merge_lib.kernels.calls import (
     INPUTS,
     NUMBERS,
     OUT,
+    PITCH,
     ROUNDING,
     SCRATCH,
     TILE,
     WORDS,
 )  # fmt: skip
 from merge_lib.kernels.chance import draw
-from merge_lib.kernels.tiles import magnitude_bits, pointer, task_vector, tile, widen_base
+from merge_lib.kernels.settling import task_vector
+from merge_lib.kernels.tiles import magnitude_bits, pointer, tile, widen_base
 
 _BUCKETS, _SHIFT = 512, 17
-_GROUP = 64  # entries of which a few may be doubtful
-_MARGIN = 2.0  # of a limit that is not computed as the reference does
+_MARGIN = np.float32(0.125)  # of a limit that is computed in float32, in units of the upper half of draws
 
 
 @tile
@@ -43,9 +44,9 @@ def _rank(sizes, place):
     rank = np.uint32(0)
     before, after = sizes[:place], sizes[place + 1 :]
     for i in range(len(before)):
-        rank += np.uint32(1) if before[i] <= own else np.uint32(0)
+        rank = np.uint32(rank + (np.uint32(1) if before[i] <= own else np.uint32(0)))
     for i in range(len(after)):
-        rank += np.uint32(1) if after[i] < own else np.uint32(0)
+        rank = np.uint32(rank + (np.uint32(1) if after[i] < own else np.uint32(0)))
     return np.int64(rank)
 
 
@@ -68,47 +69,63 @@ def _fill_buckets(sizes, buckets, counts):
 @tile
 def _fill_limits(length, density, epsilon, counts, lows, widths):
     """For each bucket the upper half of draws below which all its entries are kept, and how many are in doubt."""
-    step = 2 * epsilon / max(length - 1, 1) * 4294967296.0
-    least = (density - epsilon if length > 1 else density) * 4294967296.0
-    before = 0
+    step = np.float32(2 * epsilon / max(length - 1, 1) * 65536.0)
+    least = np.float32((density - epsilon if length > 1 else density) * 65536.0)
+    before = np.int32(0)
     for bucket in range(_BUCKETS):
         held = counts[bucket]
         counts[bucket] = before
         before += held
+    counts[_BUCKETS] = before
     for bucket in range(_BUCKETS):
-        after = counts[bucket + 1] if bucket + 1 < _BUCKETS else length
-        low = max(least + step * np.float64(counts[bucket]) - _MARGIN, 0.0)
-        high = max(least + step * np.float64(after - 1) + _MARGIN, 0.0)
-        lows[bucket] = np.int32(min(low * (1 / 65536), 65536.0))
-        widths[bucket] = np.int32(min(high * (1 / 65536), 65536.0)) - lows[bucket]
+        low = least + step * np.float32(counts[bucket]) - _MARGIN
+        high = least + step * np.float32(counts[bucket + 1] - np.int32(1)) + _MARGIN
+        lows[bucket] = np.int32(min(max(low, np.float32(0)), np.float32(65536)))
+        widths[bucket] = np.int32(min(max(high, np.float32(0)), np.float32(65536))) - lows[bucket]
 
 
 @tile
-def _mask_group(draws, buckets, lows, widths, mask):
-    """Entries that their buckets decide; says whether some are left to their ranks."""
-    doubtful = np.int32(0)
+def _mask_by_draw(draws, least, most, mask, left):
+    """Entries that any rank would keep, or drop; the places of the others go to `left`. Returns how many."""
     for i in range(len(draws)):
-        bucket = np.uint64(buckets[i])
-        over = np.int32(np.int32(draws[i]) - lows[bucket])
-        mask[i] = np.uint8(np.uint32(over) >> np.uint32(31))
-        doubtful |= np.int32(1) if np.uint32(over) <= np.uint32(widths[bucket]) else np.int32(0)
-    return doubtful
+        mask[i] = np.uint8(1) if np.int32(draws[i]) < least else np.uint8(0)
+    found = np.uint64(0)
+    span = np.uint32(most - least)
+    for i in range(len(draws)):
+        left[found] = np.uint32(i)
+        found += np.uint64(np.uint32(np.int32(draws[i]) - least) <= span)
+    return found
 
 
 @tile
-def _mask_row(sizes, draws, buckets, key, stream, first, density, epsilon, counts, lows, widths, spare, mask):
+def _mask_by_bucket(draws, buckets, lows, widths, mask, left, count):
+    """Entries that their buckets decide; the places of the others stay in `left`. Returns how many."""
+    found = np.uint64(0)
+    for j in range(count):
+        place = np.uint64(left[np.uint64(j)])
+        bucket = np.uint64(buckets[place])
+        over = np.uint32(np.int32(draws[place]) - lows[bucket])
+        mask[place] = np.uint8(over >> np.uint32(31))
+        left[found] = np.uint32(place)
+        found += np.uint64(over <= np.uint32(widths[bucket]))
+    return found
+
+
+@tile
+def _mask_row(
+    sizes, draws, buckets, key, stream, first, density, epsilon, counts, lows, widths, spare, left, mask
+):
     """One row: `draws` are its 16-bit draws; `first` its offset in the tensor."""
     length = len(sizes)
     _fill_buckets(sizes, buckets, counts)
     _fill_limits(length, density, epsilon, counts, lows, widths)
-    for start in range(0, length, _GROUP):
-        stop = min(start + _GROUP, length)
-        if _mask_group(draws[start:stop], buckets[start:stop], lows, widths, mask[start:stop]):
-            for i in range(start, stop):
-                upper, bucket = np.int32(draws[i]), np.uint64(buckets[i])
-                if np.uint32(upper - lows[bucket]) <= np.uint32(widths[bucket]):
-                    limit = _limit(_rank(sizes, i), length - 1, density, epsilon)
-                    mask[i] = 1 if _is_below(limit, key, stream, first + i, upper, spare) else 0
+    last = _BUCKETS - 1
+    found = _mask_by_draw(draws, lows[0], lows[last] + widths[last], mask, left)
+    found = _mask_by_bucket(draws, buckets, lows, widths, mask, left, found)
+    for j in range(found):
+        place = np.int64(left[np.uint64(j)])
+        limit = _limit(_rank(sizes, place), length - 1, density, epsilon)
+        mask[place] = 1 if _is_below(limit, key, stream, first + place, np.int32(draws[place]), spare) else 0
 
 
 @tile
@@ -124,7 +141,7 @@ def masks(args):
     """Bytes of ones and zeros, [experts, COUNT], of a piece of whole rows.
 
     NUMBERS are float64: density and epsilon of each expert. WORDS are the length of a row, the address of a
-    buffer of 4 · (2 · COUNT + 2 · TILE) bytes, and each expert's key and stream. The piece may begin anywhere.
+    buffer of 4 · (3 · COUNT + 2 · TILE) bytes, and each expert's key and stream. The piece may begin anywhere.
     """
     experts, count, first = args[EXPERTS], args[COUNT], args[FIRST]
     inputs = carray(pointer(args[INPUTS]), experts + 1, np.int64)
@@ -134,10 +151,11 @@ def masks(args):
     length = words[0]
     sizes = carray(pointer(words[1]), count, np.uint32)
     buckets = carray(pointer(words[1] + 6 * count + 8 * TILE), count, np.uint16)
+    left = carray(pointer(words[1] + 8 * count + 8 * TILE), count, np.uint32)
     words_drawn = carray(pointer(words[1] + 4 * count), count // 2 + 2 * TILE, np.uint32)
-    rows = carray(pointer(args[SCRATCH]), (2, TILE), np.float32)
+    rows = carray(pointer(args[SCRATCH]), (2, PITCH), np.float32)
     out = carray(pointer(args[OUT]), (experts, count), np.uint8)
-    tables = carray(pointer(args[SCRATCH] + 4 * 2 * TILE), (4, _BUCKETS), np.int32)
+    tables = carray(pointer(args[SCRATCH] + 4 * 2 * PITCH), (4, _BUCKETS + 16), np.int32)
     counts, lows, widths, spare = tables[0], tables[1], tables[2], tables[3].view(np.uint32)
     skipped = first % TILE
     worst = np.uint32(0)
@@ -156,6 +174,6 @@ def masks(args):
             stop = start + length
             _mask_row(
                 sizes[start:stop], draws[start:stop], buckets[start:stop], key, stream, first + start, numbers[2 * k],
-                numbers[2 * k + 1], counts, lows, widths, spare, out[k, start:stop],
+                numbers[2 * k + 1], counts, lows, widths, spare, left, out[k, start:stop],
             )  # fmt: skip
     return np.int64(worst >= np.uint32(calls.NOT_FINITE))

@@ -11,6 +11,7 @@ from merge_lib.kernels.calls import (
     FIRST,
     INPUTS,
     MAGNITUDE,
+    PITCH,
     ROUNDING,
     ROW_ABOVE,
     ROW_COUNTS,
@@ -25,8 +26,9 @@ from merge_lib.kernels.calls import (
     TILE,
     WORDS,
 )  # fmt: skip
-from merge_lib.kernels.task_vectors import variance
-from merge_lib.kernels.tiles import magnitude_bits, pointer, task_vector, tile, widen_base
+from merge_lib.kernels.masking import variance
+from merge_lib.kernels.settling import task_vector
+from merge_lib.kernels.tiles import magnitude_bits, pointer, tile, widen_base
 
 _GROUP = 64  # entries that are skipped together where none is in the range
 
@@ -40,8 +42,8 @@ def _count(values, count, row, sizes):
     for i in range(count):
         size = magnitude_bits(values[i])
         sizes[i] = np.uint32(size - low)  # in the range where this is below the span, as smaller ones wrap
-        above += np.uint32(1) if size >= high else np.uint32(0)
-        zeros += np.uint32(1) if size == 0 else np.uint32(0)
+        above = np.uint32(above + (np.uint32(1) if size >= high else np.uint32(0)))
+        zeros = np.uint32(zeros + (np.uint32(1) if size == 0 else np.uint32(0)))
     row[ROW_ABOVE] += np.int64(above)
     row[ROW_ZEROS] += np.int64(zeros)
     counts = carray(
@@ -57,7 +59,7 @@ def _count(values, count, row, sizes):
         group = sizes[start : start + _GROUP]
         inside = np.uint32(0)
         for i in range(_GROUP):
-            inside += np.uint32(1) if group[i] < span else np.uint32(0)
+            inside = np.uint32(inside + (np.uint32(1) if group[i] < span else np.uint32(0)))
         if inside:
             for i in range(_GROUP):
                 if group[i] < span:
@@ -70,7 +72,7 @@ def _cut(values, count, row, offset):
     wanted = np.uint32(row[ROW_LOW])
     equal = np.uint32(0)
     for i in range(count):
-        equal += np.uint32(1) if magnitude_bits(values[i]) == wanted else np.uint32(0)
+        equal = np.uint32(equal + (np.uint32(1) if magnitude_bits(values[i]) == wanted else np.uint32(0)))
     if np.int64(equal) < row[ROW_ABOVE]:
         row[ROW_ABOVE] -= np.int64(equal)
         return
@@ -98,7 +100,7 @@ def _walk(args, finds_cut):
     codes = carray(pointer(args[CODES]), experts + 1, np.int64)
     head = carray(pointer(args[WORDS]), 2, np.int64)
     places = carray(pointer(args[WORDS] + 16), (head[0], ROW_WORDS), np.int64)
-    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
+    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, PITCH), np.float32)
     base, mean, values = rows[experts], rows[experts + 1], rows[experts + 2]
     spare = rows[experts + 3].view(np.uint32)
     worst = np.uint32(0)

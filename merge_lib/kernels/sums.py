@@ -10,13 +10,23 @@ from merge_lib.kernels.calls import (
     EXPERTS,
     INPUTS,
     OUT,
+    PITCH,
     ROUNDING,
     SCRATCH,
     SPARE_ROWS,
     TILE,
     WORDS,
 )
-from merge_lib.kernels.tiles import pointer, round_row, task_vector, tree_sum, widen, widen_base
+from merge_lib.kernels.settling import task_vector
+from merge_lib.kernels.tiles import (
+    HALF,
+    clear_rest,
+    pointer,
+    round_row,
+    sum_products,
+    widen,
+    widen_base,
+)
 
 
 def products(args):
@@ -26,10 +36,10 @@ def products(args):
     codes = carray(pointer(args[CODES]), experts + 1, np.int64)
     pairs = carray(pointer(args[WORDS]), 1, np.int64)[0]
     words = carray(pointer(args[WORDS]), 2 + 2 * pairs, np.int64)
-    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
+    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, PITCH), np.float32)
     out = carray(pointer(args[OUT]), ((count + TILE - 1) // TILE, pairs), np.float64)
     base = rows[experts]
-    wide = carray(pointer(args[SCRATCH] + 4 * (experts + 2) * TILE), TILE, np.float64)
+    wide = carray(pointer(args[SCRATCH] + 4 * (experts + 2) * PITCH), HALF, np.float64)
     worst = np.uint32(0)
     for start in range(0, count, TILE):
         size = min(TILE, count - start)
@@ -42,9 +52,8 @@ def products(args):
                 worst = max(worst, widen(inputs[k + 1], codes[k + 1], start, size, rows[k]))
                 if codes[k + 1] != rounding:
                     round_row(rows[k], size, rounding)
+            clear_rest(rows[k], size)
         for pair in range(pairs):
             left, right = rows[words[2 + 2 * pair]], rows[words[3 + 2 * pair]]
-            for i in range(size):
-                wide[i] = np.float64(left[i]) * np.float64(right[i])
-            out[start // TILE, pair] = tree_sum(wide, size)
+            out[start // TILE, pair] = sum_products(left, right, wide)
     return np.int64(worst >= np.uint32(calls.NOT_FINITE))

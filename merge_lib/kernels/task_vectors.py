@@ -8,32 +8,25 @@ from merge_lib.kernels.calls import (
     ADD,
     ALL,
     BAND,
+    BITS,
     CODES,
     COUNT,
     DIVISOR,
-    DRAWN,
     ELECT_COUNTED,
     ELECT_PLAIN,
     EXPERT_NUMBERS,
     EXPERT_WORDS,
     EXPERTS,
+    F32,
     FACTOR,
     FIRST,
     HEAD_WORDS,
-    HIGH,
-    HIGH_CUT,
     INPUTS,
-    KEY,
-    KEY_STREAM,
     LARGEST,
-    LIMIT,
-    LOW,
-    LOW_CUT,
-    LOW_KEEPS_LATER,
-    MASKED,
     NUMBERS,
     OUT,
     OUT_CODE,
+    PITCH,
     ROUNDING,
     SCRATCH,
     SPARE_ROWS,
@@ -42,18 +35,23 @@ from merge_lib.kernels.calls import (
     WEIGHT,
     WORDS,
 )  # fmt: skip
-from merge_lib.kernels.chance import keep_drawn
+from merge_lib.kernels.chance import store_mask
+from merge_lib.kernels.masking import band, bits_place, keep, keep_varied, words_of
+from merge_lib.kernels.settling import settle, settle_band, settle_whole, task_vector
 from merge_lib.kernels.tiles import (
+    HALF,
     add,
+    clear_rest,
     magnitude_bits,
     multiply,
     narrow,
     pointer,
     round_row,
     round_value,
-    task_vector,
+    sum_kept_magnitudes,
+    sum_magnitudes,
+    sum_values,
     tile,
-    tree_sum,
     widen_base,
 )  # fmt: skip
 
@@ -61,108 +59,35 @@ _LEAST_DIVISOR, _LEAST_ENERGY = np.float32(1e-8), np.float32(1e-6)
 
 
 @tile
-def keep_band(values, count, words, first, kept):
-    """Ones where a magnitude lies between two limits, zeros elsewhere.
-
-    An entry that equals a limit is kept by its offset: before HIGH_CUT at the high limit; before LOW_CUT at the
-    low one, or not before it where LOW_KEEPS_LATER is set.
-    """
-    low, high = np.uint32(words[LOW]), np.uint32(words[HIGH])
-    low_cut = np.int32(min(max(words[LOW_CUT] - first, 0), count))
-    high_cut = np.int32(min(max(words[HIGH_CUT] - first, 0), count))
-    later = words[LOW_KEEPS_LATER] != 0
-    if (low_cut == 0 or low_cut == count) and (high_cut == 0 or high_cut == count):
-        least = low if (low_cut == count) != later else np.uint32(low + np.uint32(1))
-        span = np.uint32((np.uint32(high + np.uint32(1)) if high_cut == count else high) - least)
-        for i in range(count):
-            kept[i] = np.float32(1) if np.uint32(magnitude_bits(values[i]) - least) < span else np.float32(0)
-        return
-    for i in range(count):
-        size = magnitude_bits(values[i])
-        is_before = np.int32(i) < low_cut
-        above = size > low or (size == low and is_before != later)
-        below = size < high or (size == high and np.int32(i) < high_cut)
-        kept[i] = np.float32(1) if above and below else np.float32(0)
-
-
-@tile
-def variance(rows, experts, count, mean, values, rounding):
-    """Over the experts, entry by entry, around their mean; the sums in float32, rounded once."""
-    for i in range(count):
-        mean[i] = rows[0, i]
-        values[i] = np.float32(0)
-    for k in range(1, experts):
-        for i in range(count):
-            mean[i] += rows[k, i]
-    for i in range(count):
-        mean[i] /= np.float32(experts)
-    for k in range(experts):
-        for i in range(count):
-            away = rows[k, i] - mean[i]
-            values[i] += away * away
-    for i in range(count):
-        values[i] /= np.float32(experts)
-    round_row(values, count, rounding)
-
-
-@tile
-def _keep_varied(words, rows, experts, count, first, rounding, mean, values, kept):
-    """Ones where the variance over the experts lies in the first expert's band."""
-    variance(rows, experts, count, mean, values, rounding)
-    keep_band(values, count, words[HEAD_WORDS : HEAD_WORDS + EXPERT_WORDS], first, kept)
-
-
-@tile
-def keep(words, k, first, start, count, total, row, kept, spare):
-    """The mask of one task vector, by the head's THIN."""
-    own = words[HEAD_WORDS + k * EXPERT_WORDS : HEAD_WORDS + (k + 1) * EXPERT_WORDS]
-    thin = words[calls.THIN]
-    if thin == BAND:
-        keep_band(row, count, own, first + start, kept)
-    elif thin == DRAWN:
-        drawn = spare.view(np.uint32)
-        half = TILE // 2
-        keep_drawn(
-            own[KEY], own[KEY_STREAM], own[LIMIT], first + start, count, drawn[:half], drawn[half:], kept
-        )
-    elif thin == MASKED:
-        mask = carray(pointer(words[calls.MASKS] + k * total + start), count, np.uint8)
-        for i in range(count):
-            kept[i] = np.float32(mask[i])
-
-
-@tile
-def _thinned(args, words, numbers, rows, k, start, size, kept, spare):
-    """Drop entries of a task vector and scale it, in place."""
-    rounding = args[ROUNDING]
+def _settled(args, words, numbers, rows, k, start, size, kept, spare, total):
+    """Drop entries of a task vector, scale and weigh it, in place, and add it to the total."""
     row = rows[k]
     own = numbers[1 + k * EXPERT_NUMBERS : 1 + (k + 1) * EXPERT_NUMBERS]
+    weighs_now = words[calls.USE_WEIGHTS] != 0 and words[calls.COMBINE] != ELECT_PLAIN
+    weight = own[WEIGHT] if weighs_now else np.float32(1)
     if own[DIVISOR] != 0:
         for i in range(size):
             row[i] /= own[DIVISOR]
-    if words[calls.THIN] != ALL:
-        if words[calls.THIN] != VARIED:
-            keep(words, k, args[FIRST], start, size, args[COUNT], row, kept, spare)
-        for i in range(size):
-            row[i] *= kept[i]
-    if own[FACTOR] != 0:
-        multiply(row, own[FACTOR], size, rounding)
-
-
-@tile
-def _weigh(rows, experts, count, numbers, rounding):
-    for k in range(experts):
-        multiply(rows[k], numbers[1 + k * EXPERT_NUMBERS + WEIGHT], count, rounding)
-
-
-@tile
-def _sum(rows, experts, count, total, rounding):
-    for i in range(count):
-        total[i] = rows[0, i]
-    for k in range(1, experts):
-        for i in range(count):
-            total[i] += rows[k, i]
-    round_row(total, count, rounding)
+    if words[calls.COMBINE] == LARGEST and words[calls.THIN] == ALL:
+        return
+    if words[calls.THIN] == ALL:
+        settle_whole(row, weight, size, args[ROUNDING], total)
+        return
+    if words[calls.THIN] == BAND and own[FACTOR] == 0:
+        first = args[FIRST] + start
+        whole, least, span = band(words[words_of(k) : words_of(k + 1)], first, size)
+        if whole:
+            settle_band(row, least, span, weight, size, args[ROUNDING], total)
+            return
+    if words[calls.THIN] != VARIED:
+        keep(words, args[EXPERTS], k, args[FIRST], start, size, args[COUNT], row, kept, spare)
+    if own[FACTOR] != 0 or args[ROUNDING] == F32:
+        factor = own[FACTOR] if own[FACTOR] != 0 else np.float32(1)
+        settle(row, kept, factor, weight, size, args[ROUNDING], total)
+        return
+    for i in range(size):
+        row[i] *= kept[i]
+    settle_whole(row, weight, size, args[ROUNDING], total)
 
 
 @tile
@@ -177,7 +102,10 @@ def _largest(rows, experts, count, total):
 
 @tile
 def _elected(rows, experts, count, numbers, combine, rounding, total, sign, divisor, agrees):
-    """Sum and divisor over the experts that have the elected sign; `total` holds the vote, then the sum."""
+    """Sum and divisor over the experts that have the elected sign; `total` holds the vote, then the sum.
+
+    The vote need not be rounded: no sum of rounded numbers is so small that rounding makes it 0.
+    """
     for i in range(count):
         sign[i] = np.float32(1) if total[i] >= 0 else np.float32(-1)
         total[i] = np.float32(-0.0)  # which added to anything leaves it, its sign too
@@ -185,13 +113,19 @@ def _elected(rows, experts, count, numbers, combine, rounding, total, sign, divi
     for k in range(experts):
         weight = numbers[1 + k * EXPERT_NUMBERS + WEIGHT]
         share = np.float32(1) if combine == ELECT_COUNTED else weight
-        for i in range(count):
-            agrees[i] = np.float32(1) if rows[k, i] * sign[i] > 0 else np.float32(0)
         if combine == ELECT_PLAIN:
+            for i in range(count):
+                agrees[i] = np.float32(1) if rows[k, i] * sign[i] > 0 else np.float32(0)
             multiply(rows[k], weight, count, rounding)
-        for i in range(count):
-            total[i] += rows[k, i] * agrees[i]
-            divisor[i] += share * agrees[i]
+            for i in range(count):
+                total[i] += rows[k, i] * agrees[i]
+                divisor[i] += share * agrees[i]
+        else:
+            for i in range(count):
+                value = rows[k, i]
+                agree = np.float32(1) if value * sign[i] > 0 else np.float32(0)
+                total[i] += value * agree
+                divisor[i] += share * agree
 
 
 @tile
@@ -211,15 +145,13 @@ def _divide(total, divisor, count, normalize, counted, rounding):
 
 @tile
 def _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor, agrees):
-    """The merged task vector, before its scale."""
+    """The merged task vector, before its scale; `total` is the sum of all."""
     combine, normalize = words[calls.COMBINE], words[calls.NORMALIZE]
     if combine == LARGEST:
         _largest(rows, experts, size, total)
         return
-    if words[calls.USE_WEIGHTS] and combine != ELECT_PLAIN:
-        _weigh(rows, experts, size, numbers, rounding)
-    _sum(rows, experts, size, total, rounding)
     if combine == ADD:
+        round_row(total, size, rounding)
         if normalize:
             for i in range(size):
                 total[i] /= numbers[1 + experts * EXPERT_NUMBERS]
@@ -240,7 +172,7 @@ def merge(args):
     codes = carray(pointer(args[CODES]), experts + 1, np.int64)
     numbers = carray(pointer(args[NUMBERS]), 2 + experts * EXPERT_NUMBERS, np.float32)
     words = carray(pointer(args[WORDS]), HEAD_WORDS + experts * EXPERT_WORDS, np.int64)
-    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
+    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, PITCH), np.float32)
     base, total, sign = rows[experts], rows[experts + 1], rows[experts + 2]
     divisor, kept, spare = rows[experts + 3], rows[experts + 4], rows[experts + 5]
     worst = np.uint32(0)
@@ -250,9 +182,10 @@ def merge(args):
         for k in range(experts):
             worst = max(worst, task_vector(inputs, codes, k, start, size, base, rows[k], rounding))
         if words[calls.THIN] == VARIED:
-            _keep_varied(words, rows, experts, size, args[FIRST] + start, rounding, sign, total, kept)
+            keep_varied(words, rows, experts, size, args[FIRST] + start, rounding, sign, total, kept)
+        total[:] = np.float32(-0.0)  # which leaves what is added to it, its sign too
         for k in range(experts):
-            _thinned(args, words, numbers, rows, k, start, size, kept, spare)
+            _settled(args, words, numbers, rows, k, start, size, kept, spare, total)
         _combine(words, numbers, rows, experts, size, rounding, total, sign, divisor, kept)
         if words[calls.HAS_SCALE]:
             multiply(total, numbers[0], size, rounding)
@@ -267,23 +200,23 @@ def magnitudes(args):
     inputs = carray(pointer(args[INPUTS]), experts + 1, np.int64)
     codes = carray(pointer(args[CODES]), experts + 1, np.int64)
     words = carray(pointer(args[WORDS]), HEAD_WORDS + experts * EXPERT_WORDS, np.int64)
-    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
+    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, PITCH), np.float32)
     out = carray(pointer(args[OUT]), ((count + TILE - 1) // TILE, 2 * experts), np.float64)
     base, row, kept, spare = rows[0], rows[1], rows[2], rows[3]
-    wide = carray(pointer(args[SCRATCH] + 4 * 4 * TILE), TILE, np.float64)
+    wide = carray(pointer(args[SCRATCH] + 4 * 4 * PITCH), HALF, np.float64)
     worst = np.uint32(0)
     for start in range(0, count, TILE):
         size = min(TILE, count - start)
         worst = max(worst, widen_base(inputs, codes, start, size, base, rounding))
         for k in range(experts):
             worst = max(worst, task_vector(inputs, codes, k, start, size, base, row, rounding))
-            keep(words, k, args[FIRST], start, size, count, row, kept, spare)
-            for i in range(size):
-                wide[i] = np.float64(abs(row[i]))
-            out[start // TILE, 2 * k] = tree_sum(wide, size)
-            for i in range(size):
-                wide[i] = np.float64(abs(row[i] * kept[i]))
-            out[start // TILE, 2 * k + 1] = tree_sum(wide, size)
+            keep(words, experts, k, args[FIRST], start, size, count, row, kept, spare)
+            clear_rest(row, size)
+            clear_rest(kept, size)
+            if words[BITS]:
+                store_mask(kept, bits_place(words, experts, k, start))
+            out[start // TILE, 2 * k] = sum_magnitudes(row, row, wide)
+            out[start // TILE, 2 * k + 1] = sum_kept_magnitudes(row, kept, wide)
     return np.int64(worst >= np.uint32(calls.NOT_FINITE))
 
 
@@ -293,10 +226,10 @@ def energies(args):
     inputs = carray(pointer(args[INPUTS]), experts + 1, np.int64)
     codes = carray(pointer(args[CODES]), experts + 1, np.int64)
     words = carray(pointer(args[WORDS]), HEAD_WORDS + experts * EXPERT_WORDS, np.int64)
-    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, TILE), np.float32)
+    rows = carray(pointer(args[SCRATCH]), (experts + SPARE_ROWS, PITCH), np.float32)
     out = carray(pointer(args[OUT]), ((count + TILE - 1) // TILE, experts), np.float64)
     base, total, mean, kept = rows[experts], rows[experts + 1], rows[experts + 2], rows[experts + 3]
-    wide = carray(pointer(args[SCRATCH] + 4 * (experts + 4) * TILE), TILE, np.float64)
+    wide = carray(pointer(args[SCRATCH] + 4 * (experts + 4) * PITCH), HALF, np.float64)
     worst = np.uint32(0)
     for start in range(0, count, TILE):
         size = min(TILE, count - start)
@@ -304,7 +237,7 @@ def energies(args):
         for k in range(experts):
             worst = max(worst, task_vector(inputs, codes, k, start, size, base, rows[k], rounding))
         if words[calls.THIN] == VARIED:
-            _keep_varied(words, rows, experts, size, args[FIRST] + start, rounding, mean, total, kept)
+            keep_varied(words, rows, experts, size, args[FIRST] + start, rounding, mean, total, kept)
         else:
             kept[:size] = np.float32(1)
         for k in range(experts):
@@ -312,7 +245,6 @@ def energies(args):
                 value = rows[k, i] * kept[i]
                 mean[i] = value * value
             round_row(mean, size, rounding)
-            for i in range(size):
-                wide[i] = np.float64(mean[i])
-            out[start // TILE, k] = tree_sum(wide, size)
+            clear_rest(mean, size)
+            out[start // TILE, k] = sum_values(mean, mean, wide)
     return np.int64(worst >= np.uint32(calls.NOT_FINITE))

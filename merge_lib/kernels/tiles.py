@@ -17,6 +17,7 @@ tile = njit(nogil=True, error_model="numpy", boundscheck=False)
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _WORST = np.uint32(calls.NOT_FINITE)
 _UP_112 = np.float32(2.0**112)
+HALF = TILE // 2
 
 
 @intrinsic
@@ -206,16 +207,6 @@ def multiply(row, factor, count, rounding):
 
 
 @tile
-def task_vector(inputs, codes, place, start, count, base, row, rounding):
-    """Expert `place` minus base, [count], in `row`; returns the largest magnitude's bits of the expert."""
-    worst = widen(inputs[place + 1], codes[place + 1], start, count, row)
-    if codes[place + 1] != rounding:
-        round_row(row, count, rounding)
-    subtract(row, base, count, rounding)
-    return worst
-
-
-@tile
 def widen_base(inputs, codes, start, count, base, rounding):
     """The base's tile, or zeros where there is none; returns the largest magnitude's bits."""
     if codes[0] < 0:
@@ -228,13 +219,57 @@ def widen_base(inputs, codes, start, count, base, rounding):
 
 
 @tile
-def tree_sum(values, count):
-    """The sum of up to TILE float64 numbers, halved again and again; `values`, [TILE], is overwritten."""
+def clear_rest(row, count):
+    """Zeros behind the first `count` of a tile, which add nothing to a sum."""
     for i in range(count, TILE):
-        values[i] = 0.0
-    width = TILE // 2
-    while width:
-        for i in range(width):
-            values[i] += values[i + width]
-        width //= 2
-    return values[0]
+        row[i] = np.float32(0)
+
+
+@tile
+def _quarter(sums, width):
+    """Halve four times `width` numbers twice, in place."""
+    for i in range(width):
+        sums[i] = (sums[i] + sums[i + 2 * width]) + (sums[i + width] + sums[i + 3 * width])
+
+
+def _tree(term):
+    """A sum over a tile in float64, the second half added to the first again and again.
+
+    What `term` gives for each place is halved before it is stored. All TILE places count.
+    """
+
+    @tile
+    def tree(left, right, sums):
+        for i in range(HALF):
+            sums[i] = term(left, right, i) + term(left, right, i + HALF)
+        _quarter(sums, 128)
+        _quarter(sums, 32)
+        _quarter(sums, 8)
+        return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]))
+
+    return tree
+
+
+@tile
+def _value(left, _right, i):
+    return np.float64(left[i])
+
+
+@tile
+def _magnitude_of(left, _right, i):
+    return np.float64(abs(left[i]))
+
+
+@tile
+def _kept_magnitude(left, right, i):
+    return np.float64(abs(left[i] * right[i]))
+
+
+@tile
+def _product(left, right, i):
+    return np.float64(left[i]) * np.float64(right[i])
+
+
+# each takes two tiles, of which the first two use one, and HALF float64 numbers of scratch
+sum_values, sum_magnitudes = _tree(_value), _tree(_magnitude_of)
+sum_kept_magnitudes, sum_products = _tree(_kept_magnitude), _tree(_product)

@@ -106,7 +106,7 @@ def entropy(probe: Probe, model: Weighted, batches: Sequence[Batch], tasks: Sequ
     """The mean entropy of the model's answers on a batch of each task, summed over the tasks."""
     total = torch.zeros(())
     for batch, task in zip(batches, tasks, strict=True):
-        logs = probe.logits(model, batch, task).log_softmax(1)  # type: ignore[arg-type]
+        logs = probe.logits(model, batch, task).log_softmax(1)
         total = total - (logs.exp() * logs).sum(1).mean()
     return total
 

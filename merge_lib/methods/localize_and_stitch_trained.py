@@ -107,7 +107,7 @@ def _loss(probe: Probe, model: Weighted, batches: Sequence[Batch], task: str) ->
     """The mean cross-entropy over the examples."""
     total, count = torch.zeros(()), 0
     for batch in batches:
-        found = probe.logits(model, batch, task)  # type: ignore[arg-type]
+        found = probe.logits(model, batch, task)
         total = total + cross_entropy(found, batch.labels, reduction="sum")
         count += len(batch.labels)
     return total / count

@@ -15,10 +15,35 @@ _NOTHING = np.zeros(1, np.int64)
 
 @dataclass
 class MaskStore:
-    """The masks of a whole tensor, made in one pass and used in the next: [experts · count] piece after piece."""
+    """The masks of a whole tensor as bits, made in one pass and used in the next.
+
+    Attributes:
+        array: bytes, [pieces, tiles of a piece, experts, EIGHTH], as `merge_lib.kernels.calls` lays out BITS.
+        piece: elements of a piece, in both passes.
+        is_filled: the first pass is over.
+    """
 
     array: np.ndarray
+    piece: int
     is_filled: bool = False
+
+    @classmethod
+    def of(cls, experts: int, count: int, piece: int) -> "MaskStore":
+        """Room for a tensor of so many elements."""
+        tiles = -(-piece // layout.TILE)
+        return cls(np.empty((-(-count // piece), tiles, experts, layout.EIGHTH), np.uint8), piece)
+
+    def address(self, first: int) -> int:
+        """Where the bits of the piece are that begins with an element."""
+        return address_of(self.array) + first // self.piece * self.array.strides[0]
+
+    def bytes_of(self, first: int, count: int) -> np.ndarray:
+        """A piece's masks as ones and zeros, [experts, count]."""
+        places = np.arange(8, dtype=np.uint8)[:, None]
+        bits = self.array[first // self.piece][:, :, None, :] >> places & 1
+        tiles, experts = bits.shape[:2]
+        whole = bits.reshape(tiles, experts, layout.TILE).transpose(1, 0, 2).reshape(experts, -1)
+        return np.ascontiguousarray(whole[:, :count])
 
 
 @dataclass(frozen=True)
@@ -29,13 +54,11 @@ class RowMasks:
         length: elements of a row.
         numbers: density and epsilon of each expert, float64.
         keys: key and stream of each expert's draws.
-        store: where they are kept between passes; None where they are made in each.
     """
 
     length: int
     numbers: np.ndarray
     keys: tuple[int, ...]
-    store: MaskStore | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +71,7 @@ class Call:
         numbers: its float32 coefficients.
         words: its int64 settings.
         masks: what must be made first; None for nothing.
+        store: where masks, of whatever kind, are kept between passes; None where they are made in each.
     """
 
     kernel: str
@@ -55,6 +79,7 @@ class Call:
     numbers: np.ndarray = field(default_factory=lambda: np.zeros(1, np.float32))
     words: np.ndarray = field(default_factory=lambda: _NOTHING)
     masks: RowMasks | None = None
+    store: MaskStore | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +118,7 @@ class Workspace:
         self._shape = inputs, outputs
         self._tables: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
         self.hold(chunk)
-        self._scratch = np.zeros((inputs + layout.SPARE_ROWS) * layout.TILE + 16, np.float32)
+        self._scratch = np.zeros((inputs + layout.SPARE_ROWS) * layout.PITCH + 16, np.float32)
         self._masks = np.empty(0, np.uint8)
         self._sizes = np.empty(0, np.uint8)
         self._block = np.zeros(layout.SIZE, np.int64)
@@ -135,9 +160,9 @@ class Workspace:
 
     def make_masks(self, call: Call, work: Work, first: int, count: int) -> tuple[np.ndarray, bool]:
         """The masks of the piece that lies in `rows`, [experts, count]; whether something is not finite."""
-        masks = self._masks_of(call, first, count)
-        if call.masks.store is not None and call.masks.store.is_filled:  # type: ignore[union-attr]
-            return masks, False
+        if call.store is not None and call.store.is_filled:
+            return call.store.bytes_of(first, count), False
+        masks = self._masks_of(call, count)
         return masks, self._make_masks(call, work, first, masks)
 
     def call(self, call: Call, work: Work, first: int, count: int, out: int, out_code: int = 0) -> bool:
@@ -154,15 +179,27 @@ class Workspace:
         addresses, codes = self._inputs(call.places, work)
         is_bad = False
         words = call.words
-        if call.masks is not None:
-            masks, is_bad = self.make_masks(call, work, first, count)
+        if call.masks is not None or call.store is not None:
             words = words.copy()
-            words[layout.MASKS] = address_of(masks)
+            is_bad = self._settle_masks(call, work, first, count, words)
         self._run(
             call.kernel, addresses, codes, len(call.places) - 1, first, count, address_of(call.numbers),
             address_of(words), out, out_code, layout.CODE_OF[work.arithmetic],
         )  # fmt: skip
         return bool(self._bad) or is_bad
+
+    def _settle_masks(self, call: Call, work: Work, first: int, count: int, words: np.ndarray) -> bool:
+        """Say in the words where masks are, or will be kept; whether something is not finite."""
+        if call.store is not None:
+            words[layout.BITS] = call.store.address(first)
+            if call.store.is_filled:
+                words[layout.THIN] = layout.RECALLED
+                return False
+        if call.masks is None:
+            return False
+        masks, is_bad = self.make_masks(call, work, first, count)
+        words[layout.MASKS] = address_of(masks)
+        return is_bad
 
     def _run(self, kernel: str, *values: int) -> None:
         """Fill the block in the order of its places, and call."""
@@ -186,19 +223,17 @@ class Workspace:
         rows, codes = self._tables[key]
         return address_of(rows), address_of(codes)
 
-    def _masks_of(self, call: Call, first: int, count: int) -> np.ndarray:
-        """Where a piece's masks are, or will be, [experts, count]."""
-        experts, store = len(call.places) - 1, call.masks.store  # type: ignore[union-attr]
-        if store is not None:
-            return store.array[first * experts : (first + count) * experts].reshape(experts, count)
+    def _masks_of(self, call: Call, count: int) -> np.ndarray:
+        """Where a piece's masks will be, [experts, count]."""
+        experts = len(call.places) - 1
         if len(self._masks) < experts * count:
             self._masks = np.empty(experts * count, np.uint8)
         return self._masks[: experts * count].reshape(experts, count)
 
     def _make_masks(self, call: Call, work: Work, first: int, out: np.ndarray) -> bool:
         masks, (experts, count) = call.masks, out.shape
-        if len(self._sizes) < 4 * (2 * count + 2 * layout.TILE):
-            self._sizes = np.empty(4 * (2 * count + 2 * layout.TILE), np.uint8)
+        if len(self._sizes) < 4 * (3 * count + 2 * layout.TILE):
+            self._sizes = np.empty(4 * (3 * count + 2 * layout.TILE), np.uint8)
         words = np.array([masks.length, address_of(self._sizes), *masks.keys], np.int64)  # type: ignore[union-attr]
         self._run(
             "ranks.masks", *self._inputs(call.places, work), experts, first, count, address_of(masks.numbers),  # type: ignore[union-attr]

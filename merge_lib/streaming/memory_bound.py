@@ -14,7 +14,7 @@ from merge_lib.streaming.torch_memory import TorchBound, bound_torch, too_small
 CHUNK = 128 * 1024  # elements: the inputs of a piece stay in the second cache
 DEVICE_CHUNK = 1 << 20  # elements of a piece for a device: MBs a copy, yet many pieces of a large tensor
 DEVICE_SETS = 2  # of buffers for pieces on their way
-_MASK_BYTES = 256 << 20  # of all threads
+_MASK_BYTES = 64 << 20  # of all threads, as bits
 _SMALLEST_CHUNK = 4096
 _SCRATCH_BYTES = 4096  # of a thread, for each input
 # measured on Python 3.11 with `mergeline bench memory`
@@ -124,7 +124,10 @@ def _bound_device(plans: Sequence[MergePlan], threads: int, memory_bytes: int | 
 
 def _mask_bytes(plans: Sequence[MergePlan], threads: int, memory_bytes: int | None) -> tuple[int, int]:
     """For all masks, and for those that one merge keeps of a tensor."""
-    masked = sum(plan.method.startswith("mergekit.della") for plan in plans)
+    kept = (
+        "mergekit.della" if plans[0].device else ("mergekit.della", "mergekit.dare")
+    )  # devices draw DARE's anew
+    masked = sum(plan.method.startswith(kept) for plan in plans)
     if not masked or memory_bytes is not None:
         return 0, 0
     return _MASK_BYTES, _MASK_BYTES // (threads * masked)
@@ -149,7 +152,7 @@ def _fixed_bytes(plan: MergePlan, rows: tuple[int, int]) -> int:
         return 0
     most = max((len(work.inputs) for work in plan.works), default=1)
     longest = max((work.shape[-1] for work in plan.works if work.shape), default=1)
-    return max(ROW_PIECE, longest) * (4 * sum(rows) + most + 8)
+    return max(ROW_PIECE, longest) * (4 * sum(rows) + most + 12)
 
 
 def usable_threads(asked: int | None) -> int:

@@ -52,7 +52,7 @@ def _models(work: Work) -> tuple[int, ...]:
 
 def _sum(places: tuple[int, ...], mode: int, numbers: Sequence[float], picked: int = 0) -> Call:
     words = np.array([mode, picked], np.int64)
-    return Call("linear.weighted_sum", places, np.array(numbers, np.float32), words)
+    return Call("linear.weighted_sum", places, _as_floats(numbers), words)
 
 
 def _average(work: Work, _: Context) -> Call:
@@ -105,7 +105,7 @@ def _cosine(places: tuple[int, ...], context: Context) -> float:
 
 
 def _mergekit_linear(work: Work, _: Context) -> Call:
-    weights = np.array(work.params["weight"], np.float32)
+    weights = _as_floats(work.params["weight"])
     divisor = reduce(add, weights) if work.params["normalize"] else 0.0
     return _sum(_models(work), layout.SUM, [divisor, *weights])
 
@@ -135,7 +135,7 @@ def _model_stock(work: Work, context: Context) -> Call:
         cosines.append(min(1.0, max(-1.0, product / lengths)) if lengths > 0 else 0.0)
     t = rounded(_stock_share(fsum(cosines) / len(cosines), count), work.arithmetic)
     numbers = [count, t, rounded(1 - t, work.arithmetic)]
-    return Call("linear.towards_mean", places, np.array(numbers, np.float32))
+    return Call("linear.towards_mean", places, _as_floats(numbers))
 
 
 def _stock_share(cosine: float, count: int) -> float:
@@ -159,6 +159,12 @@ class Combining:
     weights: Sequence[float] | None = None
 
 
+def _as_floats(numbers: Any) -> np.ndarray:
+    """In float32; what lies beyond becomes infinite, and the merge is refused for what follows from it."""
+    with np.errstate(over="ignore"):
+        return np.array(numbers, np.float32)
+
+
 def _task_vectors(work: Work, thinned: Thinned, how: Combining) -> Call:
     """The call of the kernel `task_vectors.merge`."""
     words = thinned.words.copy()
@@ -170,8 +176,9 @@ def _task_vectors(work: Work, thinned: Thinned, how: Combining) -> Call:
         numbers += [weight, divisor, factor]
     total = rounded(fsum(rounded(weight, work.arithmetic) for weight in weights), work.arithmetic)
     numbers.append(total if abs(total) >= 1e-8 else 1.0)
+    places = (0, *_experts(work))
     return Call(
-        "task_vectors.merge", (0, *_experts(work)), np.array(numbers, np.float32), words, thinned.masks
+        "task_vectors.merge", places, _as_floats(numbers), words, thinned.masks, thinned.store
     )
 
 

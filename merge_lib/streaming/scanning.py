@@ -112,7 +112,9 @@ def pieces(work: Work, size: int) -> Iterator[Piece]:
 
 
 def piece_size(call: Call, chunk: int) -> int:
-    """Elements of a piece: whole rows where the masks are made of rows."""
+    """Elements of a piece: whole rows where the masks are made of rows, and what they were where masks were kept."""
+    if call.store is not None:
+        return call.store.piece
     return chunk if call.masks is None else max(1, ROW_PIECE // call.masks.length) * call.masks.length
 
 

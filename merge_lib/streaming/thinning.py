@@ -11,7 +11,7 @@ from merge_lib.ops.keys import DRAWS, draw_key
 from merge_lib.streaming.calls import Call, MaskStore, RowMasks
 from merge_lib.streaming.planning import Work
 from merge_lib.streaming.rounding import rounded
-from merge_lib.streaming.scanning import Scan
+from merge_lib.streaming.scanning import Scan, piece_size
 from merge_lib.streaming.selecting import Found, Wanted, find_cuts, find_largest
 
 _EVERYWHERE = 1 << 62  # an offset behind every entry
@@ -26,12 +26,14 @@ class Thinned:
         divisors: of each task vector before it is thinned; 0 for none.
         factors: of each one after that; 0 for none.
         masks: rows that are masked first.
+        store: where the masks are kept for the merge.
     """
 
     words: np.ndarray
     divisors: tuple[float, ...]
     factors: tuple[float, ...]
     masks: RowMasks | None = None
+    store: MaskStore | None = None
 
     @classmethod
     def nothing(cls, work: Work) -> "Thinned":
@@ -97,10 +99,7 @@ def _della(work: Work, scan: Scan, seed: int, _thresholds: object) -> Thinned:
     for k, (density, epsilon) in enumerate(zip(work.params["density"], work.params["epsilon"], strict=True)):
         numbers += [2.0, 0.0] if density >= 1 else [density, epsilon]  # a probability of 2 keeps everything
         keys += draw_key(seed, k, work.name)
-    size = len(_experts(work)) * work.count
-    has_room = work.params["rescale"] and size <= scan.mask_bytes
-    store = MaskStore(np.empty(size, np.uint8)) if has_room else None
-    masks = RowMasks(max(length, 1), np.array(numbers, np.float64), tuple(keys), store)
+    masks = RowMasks(max(length, 1), np.array(numbers, np.float64), tuple(keys))
     empty = [[0] * EXPERT_WORDS for _ in _experts(work)]
     return _rescaled(work, scan, _thinned(work, layout.MASKED, empty, masks))
 
@@ -192,14 +191,26 @@ def _rescaled(work: Work, scan: Scan, thinned: Thinned) -> Thinned:
     if not work.params["rescale"] or not work.count:
         return thinned
     call = Call("task_vectors.magnitudes", _places(work), words=thinned.words, masks=thinned.masks)
+    store = _store(work, scan, call)
+    call = replace(call, store=store)
     sums = [rounded(one, work.arithmetic) for one in scan.sums(call, 2 * len(_experts(work)))]
-    if thinned.masks is not None and thinned.masks.store is not None:
-        thinned.masks.store.is_filled = True
+    if store is not None:
+        store.is_filled = True
     factors = [
         rounded(before / after, work.arithmetic) if after else 0.0
         for before, after in zip(sums[::2], sums[1::2], strict=True)
     ]
-    return replace(thinned, factors=tuple(factors))
+    return replace(thinned, factors=tuple(factors), store=store)
+
+
+def _store(work: Work, scan: Scan, call: Call) -> MaskStore | None:
+    """Room for masks of which each is dear to make, where they may be kept."""
+    if call.words[layout.THIN] not in (layout.DRAWN, layout.MASKED):
+        return None
+    experts = len(_experts(work))
+    if experts * work.count > 8 * scan.mask_bytes:
+        return None
+    return MaskStore.of(experts, work.count, piece_size(call, scan.spaces[0].chunk))
 
 
 THINNERS: dict[str, Callable[[Work, Scan, int, Sequence[int] | None], Thinned]] = {

@@ -113,7 +113,7 @@ def files_of_merges(project: Project) -> list[Path]:
     return sorted(project.store.glob("merge/*/*.safetensors"))
 
 
-METHODS = "methods=[average, task_arithmetic, ties, dare, magmax, opcm, condu]"
+METHODS = "methods=[average, task_arithmetic, ties, dare, magmax, opcm, {method: condu, params: {task: 0}}]"
 
 
 def test_a_study_without_stored_merges_measures_the_same(project, tiny_project, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from merge_lib.probe import Batch, Split
+from merge_lib.probe import Batch, Model, Split
 from merge_lib.types import StateDict
 from merge_lib.workloads.vision.config import ViTConfig
 from merge_lib.workloads.vision.model import empty_model
@@ -41,7 +41,7 @@ class VisionProbe:
         for places in order.split(size):
             yield Batch(images[places], targets[places])
 
-    def logits(self, module: nn.Module, batch: Batch, task: str) -> Float[Tensor, "b c"]:
+    def logits(self, model: Model, batch: Batch, task: str) -> Float[Tensor, "b c"]:
         """The outputs that the scenario allows on the task."""
         position = torch.full_like(batch.labels, self.tasks.index(task))
-        return self.scenario.outputs(module(batch.inputs), position)
+        return self.scenario.outputs(model(batch.inputs), position)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from merge_lib.ops.features import gram_factor, layer_units
-from merge_lib.ops.shares import ratio, share
+from merge_lib.ops.shares import ratio, share_of_mass
 
 
 @pytest.mark.parametrize("rows", [0, 2, 5, 40])
@@ -28,7 +28,7 @@ def test_units_of_packed_grouped_and_plain_weights():
 
 def test_shares_of_nothing_are_zero():
     whole = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
-    assert share(torch.tensor([[3.0, 0.0], [0.0, 0.0]]), whole).tolist() == [9 / 25, 0.0]
-    assert share(torch.tensor([[3.0, 0.0], [0.0, 0.0]]), whole, power=1).tolist() == [3 / 7, 0.0]
+    assert share_of_mass(torch.tensor([[3.0, 0.0], [0.0, 0.0]]), whole).tolist() == [9 / 25, 0.0]
+    assert share_of_mass(torch.tensor([[3.0, 0.0], [0.0, 0.0]]), whole, power=1).tolist() == [3 / 7, 0.0]
     assert ratio(torch.zeros(2), torch.tensor([0.0, 2.0])).tolist() == [0.0, 0.0]
-    assert share(torch.zeros(2), torch.ones(2)).tolist() == [0.0, 0.0]
+    assert share_of_mass(torch.zeros(2), torch.ones(2)).tolist() == [0.0, 0.0]

@@ -163,6 +163,13 @@ def test_values_that_are_not_finite_are_told_with_their_checkpoint(make_checkpoi
         merge_to(spec, tmp_path / "large")
 
 
+def test_a_scale_beyond_float32_is_told_as_what_follows_from_it(make_checkpoints, tmp_path):
+    base, experts = make_checkpoints(2)
+    spec = MergeSpec(method="task_arithmetic", params={"scale": 1e39}, base=base, experts=experts)
+    with pytest.raises(MethodInputError, match="merged by 'task_arithmetic' left the finite numbers"):
+        merge_to(spec, tmp_path / "out", MergeOptions())
+
+
 def test_whole_numbers_must_be_equal(make_checkpoints, tmp_path):
     base, experts = make_checkpoints(2)
     tensors = read_state_dict(experts[1])
