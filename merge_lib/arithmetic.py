@@ -7,8 +7,9 @@ Other tensors must be equal in all experts and are copied.
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from math import prod
 from typing import Any, NoReturn
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from merge_lib.compatibility import TensorSource
 from merge_lib.errors import CheckpointMismatchError, MergeError, MethodInputError
 from merge_lib.layers import Layer
-from merge_lib.learned import NOTHING_LEARNED, Learned
+from merge_lib.learned import NOTHING_LEARNED, Learned, Observed
 from merge_lib.ops.chance import TensorGenerator
 from merge_lib.ops.lengths import Lengths
 from merge_lib.registry import MethodInfo
@@ -26,13 +27,44 @@ from merge_lib.trail import NO_TRAIL, Trail
 
 @dataclass(frozen=True)
 class Inputs:
-    """One tensor of the base and of all experts, as stored."""
+    """One tensor of the base and of all experts, as stored, or a piece of it.
+
+    Attributes:
+        layer: the whole tensor.
+        dtype: of the arithmetic.
+        lengths: of the experts' task vectors, where they are to be of one length.
+        first: the element of the whole with which the piece begins.
+    """
 
     layer: Layer
     base: Tensor | None
     experts: tuple[Tensor, ...]
-    dtype: torch.dtype  # of the arithmetic
-    lengths: Lengths | None = None  # of the experts' task vectors, where they are to be of one length
+    dtype: torch.dtype
+    lengths: Lengths | None = None
+    first: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many experts there are."""
+        return len(self.experts)
+
+    def part_of(self, tensor: Tensor, before: int = 0) -> Tensor:
+        """What lies beside this piece of a tensor whose last axes are the whole's; other tensors stay as they are.
+
+        Args:
+            tensor: to be cut.
+            before: how many axes it has before those of the whole.
+        """
+        stack, shape = tuple(tensor.shape[:before]), tuple(tensor.shape[before:])
+        if shape != self.layer.shape or shape == self.shape:
+            return tensor
+        flat = tensor.reshape(*stack, prod(shape))
+        return flat[..., self.first : self.first + prod(self.shape)].reshape(*stack, *self.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the piece."""
+        return tuple(self.experts[0].shape)
 
     @cached_property
     def stacked(self) -> Tensor:
@@ -142,23 +174,36 @@ class Merge:
         return inputs.task_vectors if self.method.receives == "task_vectors" else inputs.stacked
 
     def _batch(self, inputs: Inputs, statistics: Any) -> Tensor:
-        implementation, name = self.method.implementation, inputs.layer.name
+        implementation = self.method.implementation
         given = {
             "experts": self._rows,
             "task_vectors": self._rows,
             "base": lambda _: inputs.wide_base,
             "layer": lambda _: inputs.layer,
             "statistics": lambda _: statistics,
-            "observed": lambda _: self.learned.observations and self.learned.observations.observed(name),
-            "fitted": lambda _: self.learned.fitted.get(name),
+            "observed": lambda _: self._observed(inputs),
+            "fitted": lambda _: self._fitted(inputs),
         }
         tensors = [given[word](inputs) for word in implementation.takes]
         return implementation.merge(*tensors, **self._keywords(inputs, implementation.merge))  # type: ignore[misc]
 
+    def _observed(self, inputs: Inputs) -> Observed | None:
+        """Observations of the tensor, or of the piece where they are entry by entry."""
+        source = self.learned.observations
+        found = None if source is None else source.observed(inputs.layer.name)
+        if found is None:
+            return None
+        return replace(found, values=tuple(inputs.part_of(value) for value in found.values))
+
+    def _fitted(self, inputs: Inputs) -> Tensor | None:
+        """What was learned for the tensor, or for the piece where it has a value for each entry and expert."""
+        found = self.learned.fitted.get(inputs.layer.name)
+        return None if found is None else inputs.part_of(found, before=1)
+
     def _continual(self, inputs: Inputs) -> Tensor:
         state = self.method.implementation.init(inputs.wide_base)  # type: ignore[misc]
         merged = None
-        for row in range(len(inputs.experts)):
+        for row in range(inputs.count):
             merged, state = self.steps(inputs, state, None, row)
         return merged  # type: ignore[return-value]
 
@@ -167,7 +212,7 @@ class Merge:
         filled_in = self.method.implementation.filled_in
         given = accepted(function, self.params)
         if "generator" in filled_in:
-            given["generator"] = TensorGenerator(self.seed, inputs.layer.name)
+            given["generator"] = TensorGenerator(self.seed, inputs.layer.name, inputs.first)
         if "trail" in filled_in:
             given["trail"] = self.trail.of(inputs.layer.name)
         return given

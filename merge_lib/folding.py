@@ -10,6 +10,15 @@ from torch import Tensor
 from merge_lib.arithmetic import Inputs, Merge, accepted
 from merge_lib.states import SpilledStates
 
+Step = Callable[[Inputs], Any]
+Keep = Callable[[Inputs, Any], None]
+
+
+def one_by_one(inputs: Iterable[Inputs], step: Step, keep: Keep) -> None:
+    """Each tensor's step, and what is kept of it, in order."""
+    for one in inputs:
+        keep(one, step(one))
+
 
 def leave(_inputs: Inputs, _merged: Tensor) -> None:
     """Nobody wants the merged tensor."""
@@ -37,24 +46,34 @@ class Folded:
         shared = merge.method.implementation.shared
         return cls(merge, None if shared is None else shared.begin(), folder=folder)
 
-    def add(self, inputs: Iterable[Inputs], take: Callable[[Inputs, Tensor], None] = leave) -> None:
+    def add(
+        self,
+        inputs: Iterable[Inputs],
+        take: Callable[[Inputs, Tensor], None] = leave,
+        each: Callable[[Iterable[Inputs], Step, Keep], None] = one_by_one,
+    ) -> None:
         """Fold in one expert.
 
         Args:
             inputs: every tensor of it.
             take: told each tensor's inputs and merged tensor, or task vector, by a method with scope "tensor".
+            each: goes through the tensors; steps may be taken side by side, but what they give is kept in order.
         """
         shared = self.merge.method.implementation.shared
         states = SpilledStates(self.folder)
         sums: Tensor | float = 0.0
-        for one in inputs:
-            first, second = self._step(one)
+
+        def keep(one: Inputs, found: tuple[Any, Any]) -> None:
+            nonlocal sums
+            first, second = found
             if shared is None:
                 take(one, first)
                 states.put(one.layer.name, second)
             else:
                 states.put(one.layer.name, first)
                 sums = sums + second.double()
+
+        each(inputs, self._step, keep)
         self.states = states
         if shared is not None and len(states):
             self.shared = shared.settle(self.shared, sums)

@@ -45,6 +45,11 @@ class LayerScales(BaseModel):
         """α follows from the task vectors and the merge."""
         return self.shallow == "auto"
 
+    @property
+    def stated_shallow(self) -> float:
+        """α as it is stated; 1 until it is known where it follows from the merge."""
+        return 1.0 if self.shallow == "auto" else self.shallow
+
     def factor(self, layer: Layer, shallow: float) -> float:
         """What a tensor's merged task vector is multiplied by.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from merge_lib.errors import MethodInputError
@@ -34,6 +35,29 @@ class ObservationSource(Protocol):
     def observed(self, name: str) -> Observed | None:
         """Of the tensor of that name; None where the data never reached it, or none are collected for its role."""
         ...
+
+
+class LastObserved:
+    """Observations of which the last few tensors' are kept, for several pieces of one tensor.
+
+    Args:
+        source: where they come from.
+        keep: of how many tensors.
+    """
+
+    def __init__(self, source: ObservationSource, keep: int) -> None:
+        self._source, self._keep = source, keep
+        self._lock = Lock()
+        self._last: dict[str, Observed | None] = {}
+
+    def observed(self, name: str) -> Observed | None:
+        """Of one tensor."""
+        with self._lock:
+            if name not in self._last:
+                while len(self._last) >= self._keep:
+                    del self._last[next(iter(self._last))]
+                self._last[name] = self._source.observed(name)
+            return self._last[name]
 
 
 @dataclass(frozen=True)

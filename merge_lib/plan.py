@@ -23,6 +23,7 @@ from merge_lib.layer_scales import LayerScales
 from merge_lib.layers import Layer, describe_layers
 from merge_lib.learned import NOTHING_LEARNED, Learned
 from merge_lib.ops.lengths import Lengths, squared_norms
+from merge_lib.ops.masses import count_moves, mean_share
 from merge_lib.registry import MethodInfo
 from merge_lib.trail import NO_TRAIL, Trail
 
@@ -72,7 +73,9 @@ class Plan:
         for job, layers in zip(self.jobs, self._layers, strict=True):
             if job.layer_scales is not None:
                 job.layer_scales.check(layers)
-        self._shallow = [_stated_shallow(job.layer_scales) for job in self.jobs]
+        self._shallow = [
+            1.0 if job.layer_scales is None else job.layer_scales.stated_shallow for job in self.jobs
+        ]
         self._lengths: list[Lengths | None] = [None] * len(self.jobs)
         self._merges = [Merge(job.method, job.params, job.seed, job.learned, job.trail) for job in self.jobs]
         self._dtypes = [self._arithmetic_dtype(job) for job in self.jobs]
@@ -187,14 +190,15 @@ class Plan:
 
     def _automatic_shallow(self, index: int) -> float:
         """‖Σ_t τ_t‖₁ / (T·‖Δ‖₁) over all tensors that are merged; 1 / T where nothing moved."""
-        summed = merged = 0.0
+        experts = len(self.jobs[index].experts)
+        found: list[tuple[Tensor, Tensor]] = []
         for name in self.merged_names(index):
             inputs = self.inputs(index, self.load(name))
-            summed += float(inputs.task_vectors.double().sum(0).abs().sum())
-            merged += float(
-                self._merges[index].task_vector(inputs, self._statistics[index]).double().abs().sum()
-            )
-        return (summed / merged if merged else 1.0) / len(self.jobs[index].experts)
+            moved = self._merges[index].task_vector(inputs, self._statistics[index])
+            found.append(count_moves(inputs.task_vectors, moved))
+        if not found:
+            return 1.0 / experts
+        return mean_share(*(torch.stack(counts).sum(0) for counts in zip(*found, strict=True)), experts)
 
     def each_inputs(self, index: int, places: tuple[int, ...]) -> Iterator[Inputs]:
         """All tensors that one job merges, of some of the run's experts."""
@@ -250,10 +254,6 @@ class Plan:
 
     def _arithmetic_dtype(self, job: Job) -> torch.dtype:
         return arithmetic_dtype(self._sources(job))
-
-
-def _stated_shallow(scales: LayerScales | None) -> float:
-    return 1.0 if scales is None or scales.shallow == "auto" else scales.shallow
 
 
 @dataclass

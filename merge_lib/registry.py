@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.parameters import Parameter, build_model, check_params, describe_arguments, read_parameter
 from merge_lib.types import Data
+from merge_lib.working_set import WorkingSet
 
 Scope = Literal["tensor", "model"]
 Receives = Literal["experts", "task_vectors"]
@@ -38,12 +39,14 @@ class ModelStatistics:
     The state that travels through is frozen and has a boolean `complete`. `begin(count, dtype, **params)`
     makes it for `count` experts; while it is not complete, every tensor is folded in by
     `fold(state, tensors, layer)` and the pass is ended by `close(state)`. A state that is complete from the
-    beginning costs no pass.
+    beginning costs no pass. Where `join` is given, several threads fold: each begins from the state at the start of
+    the pass, and `join(state, other)` puts together what two of them have seen.
     """
 
     begin: Callable[..., Any]
     fold: Callable[[Any, Any, Any], Any]
     close: Callable[[Any], Any]
+    join: Callable[[Any, Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class MethodInfo:
     order_free: bool
     randomised: bool
     works_on: WorksOn  # the least that the function can be given of a tensor: any part, whole rows, all of it
+    whole_where: dict[str, Any]  # values of parameters with which it needs all of a tensor nevertheless
+    working_set: WorkingSet  # what it takes of memory beside its arguments
     data: Data  # what it needs beside weights
     observation: Observation | None  # what calibration must have collected
     module: str
@@ -105,6 +110,11 @@ class MethodInfo:
     def decodes(self) -> bool:
         """It gives a model for each task rather than one; the parameter `task` says which."""
         return any(parameter.name == "task" for parameter in self.parameters)
+
+    def needs_of(self, params: Mapping[str, Any]) -> WorksOn:
+        """The least of a tensor that the function can be given with these parameters."""
+        is_whole = any(params.get(name) == value for name, value in self.whole_where.items())
+        return "tensor" if is_whole else self.works_on
 
     @cached_property
     def params_model(self) -> type[BaseModel]:
@@ -130,12 +140,14 @@ class MethodInfo:
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
         parameters = tuple(Parameter.from_dict(parameter) for parameter in fields["parameters"])
-        return cls(**{**fields, "parameters": parameters})
+        working_set = WorkingSet.from_dict(fields["working_set"])
+        return cls(**{**fields, "parameters": parameters, "working_set": working_set})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         plain = {key: value for key, value in vars(self).items() if key in self.__dataclass_fields__}
-        return {**plain, "parameters": [parameter.to_dict() for parameter in self.parameters]}
+        parameters = [parameter.to_dict() for parameter in self.parameters]
+        return {**plain, "parameters": parameters, "working_set": self.working_set.to_dict()}
 
 
 declared: dict[str, MethodInfo] = {}
@@ -151,6 +163,8 @@ def merge_method(  # noqa: PLR0913 -- a declaration: each is one fact
     order_free: bool,
     scope: Scope = "tensor",
     works_on: WorksOn = "entry",
+    whole_where: Mapping[str, Any] | None = None,
+    working_set: WorkingSet = WorkingSet(),  # noqa: B008 -- frozen
     data: Data = "none",
     observation: Observation | None = None,
     statistics: ModelStatistics | None = None,
@@ -176,6 +190,8 @@ def merge_method(  # noqa: PLR0913 -- a declaration: each is one fact
             `shared` by a continual method.
         works_on: the least that the function can be given of a tensor: any part of it, whole rows of the first
             axis (a vector is one row), or all of it.
+        whole_where: values of parameters with which it needs all of a tensor, whatever `works_on` says.
+        working_set: how much memory the function takes, at its peak, as a test measures it.
         data: what it needs beside weights; "test inputs" marks a method that looks at what it is judged by.
         observation: what `merge_lib.calibration` must have collected, for a function that takes `observed`.
         statistics: the pass over the whole model that comes first.
@@ -214,6 +230,8 @@ def merge_method(  # noqa: PLR0913 -- a declaration: each is one fact
             order_free=order_free,
             randomised="generator" in keywords,
             works_on=works_on,
+            whole_where=dict(whole_where or {}),
+            working_set=working_set,
             data=data,
             observation=observation,
             module=function.__module__,

@@ -113,6 +113,71 @@ def kernels(
         out.print(f"{line.method:<26}{line.statistics_s:>12.2f}{line.merge_s:>8.2f}")
 
 
+@bench.command("methods")
+def methods(
+    method: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 3,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write and keep the checkpoints; default: a temporary one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Time every merge method through the engine, with its memory and the distance to the least that it must do."""
+    import tempfile
+
+    from flows.method_bench import measure_methods
+
+    tell = lambda text: err.print(text, highlight=False)  # noqa: E731 (no spinner: it would take a core's time)
+    with tempfile.TemporaryDirectory() as temporary:
+        lines = measure_methods(folder or Path(temporary), method or (), rounds, threads, tell)
+    if as_json:
+        keys = ("s_per_billion", "memory_ratio", "distance")
+        print_json([{**asdict(line), **{key: getattr(line, key) for key in keys}} for line in lines])
+        return
+    out.print("seconds for 10⁹ parameters of each expert; memory as a share of the inputs; floor")
+    out.print(
+        f"{'method':<28}{'width':>6}{'experts':>8}{'s':>8}{'s/10⁹':>8}{'memory':>8}{'floor s':>9}{'×':>6}  route"
+    )
+    for line in lines:
+        sizes = (
+            f"{line.method:<28}{line.width:>6}{line.experts:>8}{line.seconds:>8.2f}{line.s_per_billion:>8.2f}"
+        )
+        told = f"{line.memory_ratio:>8.2f}{line.floor_s:>9.3f}{line.distance:>6.1f}  {line.floor}, {line.arithmetic}"
+        out.print(sizes + told, highlight=False, soft_wrap=True)
+
+
+@bench.command("fusion-bench")
+def fusion_bench(
+    method: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 3,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write and keep the checkpoints; default: a temporary one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Merge by us and by FusionBench: how far the results are apart, and what both took.
+
+    FusionBench is installed once, from your package index, into an environment under the cache folder, and uses the
+    torch of this one.
+    """
+    import tempfile
+
+    from flows.peers.side_by_side import compare
+
+    tell = lambda text: err.print(text, highlight=False)  # noqa: E731 (no spinner: it would take a core's time)
+    with tempfile.TemporaryDirectory() as temporary:
+        lines = compare(folder or Path(temporary), method or (), rounds, tell)
+    if as_json:
+        print_json([{**asdict(line), "times_faster": line.times_faster} for line in lines])
+        return
+    out.print(f"{'method':<18}{'ours s':>8}{'theirs s':>10}{'×':>7}{'ours MB':>9}{'theirs MB':>11}  apart")
+    for line in lines:
+        times = f"{line.method:<18}{line.our_s:>8.2f}{line.their_s:>10.2f}{line.times_faster:>7.1f}"
+        sizes = f"{line.our_bytes / 1e6:>9.0f}{line.their_bytes / 1e6:>11.0f}  {line.difference:.1e}"
+        out.print(times + sizes, highlight=False, soft_wrap=True)
+
+
 @bench.command("memory")
 def memory(
     size: Annotated[str, typer.Option(help="Of the largest checkpoints.")] = "2GB",

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sysconfig
 import venv
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,11 +14,16 @@ from merge_lib.errors import MergeError
 
 @dataclass(frozen=True)
 class Peer:
-    """A tool, its version, and what to import for a merge by it."""
+    """A tool, its version, and what to import for a merge by it.
+
+    Attributes:
+        borrows: it sees the packages of the present environment, torch among them, and installs only what lacks there.
+    """
 
     name: str
     version: str
     module: str
+    borrows: bool = False
 
     @property
     def requirement(self) -> str:
@@ -27,6 +33,7 @@ class Peer:
 
 MERGEKIT = Peer("mergekit", "0.1.5", "mergekit.scripts.run_yaml")
 SD_MECHA = Peer("sd-mecha", "1.1.8", "sd_mecha")
+FUSION_BENCH = Peer("fusion-bench", "0.2.33", "fusion_bench", borrows=True)
 PEERS = {peer.name: peer for peer in (MERGEKIT, SD_MECHA)}
 
 
@@ -45,10 +52,18 @@ def make_interpreter(peer: Peer) -> Path:
     if not done.exists():
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
-        for wanted in (torch, peer.requirement):  # torch first, so that no other build of it is pulled
-            _install(python, wanted)
+        if peer.borrows:
+            _borrow(folder)
+        for wanted in (() if peer.borrows else (torch,)) + (peer.requirement,):
+            _install(python, wanted)  # torch first, so that no other build of it is pulled
         done.touch()
     return python
+
+
+def _borrow(folder: Path) -> None:
+    """Let an environment see the packages of the present one, behind its own."""
+    (own,) = folder.glob("lib/python*/site-packages")
+    (own / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
 
 
 def _install(python: Path, wanted: str) -> None:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -13,6 +12,7 @@ from torch import Tensor
 from merge_lib import registry
 from merge_lib.calibration.fitted import read_fitted
 from merge_lib.calibration.manifest import MANIFEST, Manifest, read_manifest
+from merge_lib.calibration.sizes import file_of
 from merge_lib.durability import sync_folder
 from merge_lib.errors import CheckpointCorruptError
 from merge_lib.learned import Learned, Observed
@@ -85,11 +85,6 @@ def open_learned(method: str, observations: Sequence[Path], fitted: Path | None)
     kind = registry.get(method).observation
     source = Observations.open(kind, observations) if kind else None
     return Learned(source, read_fitted(fitted) if fitted else {})
-
-
-def file_of(name: str) -> str:
-    """The file of a tensor's observation; no name leaves the folder."""
-    return f"{quote(name, safe='')}.safetensors"
 
 
 def write_value(folder: Path, name: str, value: Tensor) -> None:

@@ -17,6 +17,7 @@ from merge_lib.ops.unify import Rescaler, ZeroSumSign, agrees, decouple, unify_e
 from merge_lib.registry import SharedState, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import TaskIndex
+from merge_lib.working_set import WorkingSet
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ def read(
     works_on="tensor",
     init=init,
     shared=SharedState(Shared, settle, read),
+    working_set=WorkingSet(stacks=0.6, tensors=22.0),
 )
 def condu(
     state: State,

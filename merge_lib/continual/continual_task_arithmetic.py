@@ -7,6 +7,7 @@ from torch import Tensor
 
 from merge_lib.registry import merge_method
 from merge_lib.types import Scale
+from merge_lib.working_set import WorkingSet
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ def init(base: Tensor | None) -> State:  # noqa: ARG001 -- the engine subtracts 
     needs_base=True,
     order_free=True,
     init=init,
+    working_set=WorkingSet(stacks=0.0, tensors=4.2),
 )
 def continual_task_arithmetic(
     state: State, task_vector: Float[Tensor, " *shape"], *, scale: Scale = 0.3

@@ -13,6 +13,7 @@ from merge_lib.ops.signs import disjoint_mean, elect_signs
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def init(base: Tensor | None) -> State:  # noqa: ARG001 -- the engine subtracts 
     order_free=False,
     works_on="tensor",
     init=init,
+    working_set=WorkingSet(stacks=0.0, tensors=14.5),
 )
 def continual_ties(
     state: State,

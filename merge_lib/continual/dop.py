@@ -13,6 +13,7 @@ from merge_lib.ops.subspace import thin_svd
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Fraction, LearningRate, Steps
+from merge_lib.working_set import WorkingSet
 
 _END = (
     0.999  # the weight at an end of the segment between two gradients, as in the solver that the authors use
@@ -54,6 +55,7 @@ def init(base: Tensor | None) -> State:  # noqa: ARG001 -- the engine subtracts 
     order_free=False,
     works_on="tensor",
     init=init,
+    working_set=WorkingSet(stacks=0.0, tensors=10.0, outputs=2.2, inputs=2.2, smaller=3.0),
 )
 def dop(  # noqa: PLR0913 -- five parameters, the state, and what the engine gives
     state: State,

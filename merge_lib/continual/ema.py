@@ -10,6 +10,7 @@ from merge_lib.methods.linear import interpolate
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Fraction
+from merge_lib.working_set import WorkingSet
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def init(base: Tensor | None) -> State:  # noqa: ARG001 -- the average starts at
     needs_base=False,
     order_free=False,
     init=init,
+    working_set=WorkingSet(stacks=0.0, tensors=4.2),
 )
 def ema(
     state: State, expert: Float[Tensor, " *shape"], *, weight: Fraction = 0.5, trail: Trail = NO_TRAIL

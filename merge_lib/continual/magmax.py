@@ -10,6 +10,7 @@ from merge_lib.ops.shares import energy_removed, shares
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Scale
+from merge_lib.working_set import WorkingSet
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def init(base: Tensor | None) -> State:  # noqa: ARG001 -- the engine subtracts 
     needs_base=True,
     order_free=False,
     init=init,
+    working_set=WorkingSet(stacks=0.0, tensors=4.6),
 )
 def magmax(
     state: State, task_vector: Float[Tensor, " *shape"], *, scale: Scale = 0.5, trail: Trail = NO_TRAIL

@@ -12,6 +12,7 @@ from merge_lib.ops.sums import inner_product
 from merge_lib.registry import SharedState, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Fraction
+from merge_lib.working_set import WorkingSet
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def read(state: State, shared: Shared) -> Float[Tensor, " *shape"]:
     works_on="tensor",
     init=init,
     shared=SharedState(Shared, settle, read),
+    working_set=WorkingSet(stacks=0.0, tensors=13.5),
 )
 def opcm(
     state: State,

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.registry import merge_method
+from merge_lib.working_set import WorkingSet
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ def init(base: Tensor | None) -> State:  # noqa: ARG001 -- the base has no part 
     needs_base=False,
     order_free=True,
     init=init,
+    working_set=WorkingSet(stacks=0.0, tensors=3.2),
 )
 def running_average(state: State, expert: Float[Tensor, " *shape"]) -> tuple[Float[Tensor, " *shape"], State]:
     """The mean of all experts up to this one, from the mean of those before it.

@@ -1,21 +1,25 @@
 """mergekit's variants in torch, tensor by tensor: the reference of the kernels."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any, NoReturn
 
 import torch
+import xxhash
 from torch import Tensor
 
 from merge_lib.arithmetic import is_finite, refuse_result
+from merge_lib.checkpoints.digest import raw_bytes
 from merge_lib.checkpoints.dtypes import DTYPES
 from merge_lib.engine import DigestedCheckpoint
 from merge_lib.errors import CheckpointMismatchError, MergeError, MethodInputError
 from merge_lib.files.headers import TensorHeader
 from merge_lib.mergekit.signatures import SIGNATURES
 from merge_lib.ops.chance import TensorGenerator
+from merge_lib.streaming.cutting import Part
 from merge_lib.streaming.planning import MergePlan, Work
-from merge_lib.streaming.torch_route import bare_digest, opened
+from merge_lib.streaming.torch_route import Making, bare_digest, opened
 
 Homes = Mapping[tuple[Any, str], tuple[str, DigestedCheckpoint]]
 
@@ -23,23 +27,36 @@ Homes = Mapping[tuple[Any, str], tuple[str, DigestedCheckpoint]]
 class MergekitReference:
     """The torch functions for a plan of a mergekit recipe."""
 
-    def merge(self, plan: MergePlan, works: Sequence[Work]) -> Iterator[tuple[Tensor, list[str | None]]]:
-        """Each result with the hash of each of its inputs."""
-        with opened(plan.sources) as readers:
-            homes = {
-                header.key: (source.label, reader)
-                for source, reader in zip(plan.sources, readers, strict=True)
-                for header in source.tensors.values()
-            }
-            for work in works:
-                merged = _merge_work(work, homes, plan.seed)
-                yield merged, [header and _digest(header, homes) for header in work.inputs]
+    def make(self, making: Making) -> None:
+        """Whole tensors, each on one of several threads, which have readers of their own."""
+        plan, cutting, crew = making.plan, making.cutting, making.crew
+        with ExitStack() as stack:
+            homes = [_homes(plan, stack) for _ in range(crew.threads)]
+
+            def act(thread: int, _place: int, part: Part) -> None:
+                work = part.work
+                data = raw_bytes(_merge_work(work, homes[thread], plan.seed))
+                making.sink.write(work.name, 0, data)
+                digests = [header and _digest(header, homes[thread]) for header in work.inputs]
+                making.finish(work, xxhash.xxh3_128_hexdigest(data), digests)
+
+            crew.each((part for work in making.left for part in cutting.parts(work)), act)
 
     def refuse(self, plan: MergePlan, work: Work) -> NoReturn:
         """Say which input is not finite, or that the result is not."""
-        for _ in self.merge(plan, [work]):
-            pass
+        with ExitStack() as stack:
+            _merge_work(work, _homes(plan, stack), plan.seed)
         refuse_result(work.name, work.method, DTYPES[work.dtype])
+
+
+def _homes(plan: MergePlan, stack: ExitStack) -> Homes:
+    """For each input's tensor its model, open until the stack closes."""
+    readers = stack.enter_context(opened(plan.sources))
+    return {
+        header.key: (source.label, reader)
+        for source, reader in zip(plan.sources, readers, strict=True)
+        for header in source.tensors.values()
+    }
 
 
 def merge_tensor(work: Work, base: Tensor | None, experts: Sequence[Tensor], *, seed: int) -> Tensor:

@@ -14,6 +14,7 @@ from merge_lib.ops.quantile import (
     begin_thresholds,
     close_thresholds,
     fold_thresholds,
+    join_thresholds,
     tensor_threshold,
 )
 from merge_lib.ops.sparsify import keep_large
@@ -22,6 +23,7 @@ from merge_lib.probe import Batch, Probe
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Count, Density, LearningRate, Scale, StateDict
+from merge_lib.working_set import WorkingSet
 
 
 def begin(count: int, dtype: torch.dtype, *, density: Density, **_: Any) -> Thresholds:
@@ -124,8 +126,9 @@ def trimmed(vectors: dict[str, Tensor], density: float) -> dict[str, Tensor]:
     order_free=True,
     scope="model",
     data="test inputs",
-    statistics=ModelStatistics(begin, fold, close_thresholds),
+    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
     fit=fit,
+    working_set=WorkingSet(stacks=2.5, tensors=1.0),
 )
 def adamerging(
     task_vectors: Float[Tensor, " n *shape"],

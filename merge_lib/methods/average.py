@@ -5,6 +5,7 @@ from torch import Tensor
 
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
+from merge_lib.working_set import WorkingSet
 
 
 @merge_method(
@@ -13,6 +14,7 @@ from merge_lib.registry import merge_method
     paper="https://arxiv.org/abs/2203.05482",
     needs_base=False,
     order_free=True,
+    working_set=WorkingSet(stacks=0.0, tensors=2.0),
 )
 def average(experts: Float[Tensor, " n *shape"]) -> Float[Tensor, " *shape"]:
     """The mean of the experts' weights.

@@ -14,6 +14,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 Outliers = Annotated[float, Field(ge=0, lt=1)]
 Trim = Literal["row", "tensor"]
@@ -25,7 +26,9 @@ Trim = Literal["row", "tensor"]
     paper="https://arxiv.org/abs/2312.06795",
     needs_base=True,
     order_free=True,
-    works_on="tensor",
+    works_on="row",
+    whole_where={"trim": "tensor"},
+    working_set=WorkingSet(stacks=2.5, tensors=1.0),
 )
 def breadcrumbs(
     task_vectors: Float[Tensor, " n *shape"],

@@ -19,6 +19,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Scale
+from merge_lib.working_set import WorkingSet
 
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -50,6 +51,7 @@ class Trimmed:
     works_on="tensor",
     data="unlabelled",
     observation="features",
+    working_set=WorkingSet(stacks=1.2, tensors=8.0, observed=2.0, projected=4.0, pairs=1.0),
 )
 def cat(
     task_vectors: Float[Tensor, " n *shape"],

@@ -12,6 +12,7 @@ from merge_lib.ops.shares import shares
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 
 @merge_method(
@@ -22,6 +23,7 @@ from merge_lib.types import Density, Scale
     order_free=True,
     scope="model",
     statistics=TRIMMING,
+    working_set=WorkingSet(stacks=3.5, tensors=1.5),
 )
 def consensus(
     task_vectors: Float[Tensor, " n *shape"],

@@ -10,6 +10,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 
 @merge_method(
@@ -18,6 +19,7 @@ from merge_lib.types import Density, Scale
     paper="https://arxiv.org/abs/2311.03099",
     needs_base=True,
     order_free=False,
+    working_set=WorkingSet(stacks=3.6, tensors=1.0),
 )
 def dare(
     task_vectors: Float[Tensor, " n *shape"],

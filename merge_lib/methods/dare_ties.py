@@ -10,6 +10,7 @@ from merge_lib.ops.sparsify import drop_at_random
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 
 @merge_method(
@@ -18,6 +19,7 @@ from merge_lib.types import Density, Scale
     paper="https://arxiv.org/abs/2311.03099",
     needs_base=True,
     order_free=False,
+    working_set=WorkingSet(stacks=3.4, tensors=4.5),
 )
 def dare_ties(
     task_vectors: Float[Tensor, " n *shape"],

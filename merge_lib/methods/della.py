@@ -15,6 +15,7 @@ from merge_lib.ops.sparsify import as_rows, draw, keep_probabilities
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 Window = Annotated[float, Field(ge=0, lt=1)]
 
@@ -26,6 +27,7 @@ Window = Annotated[float, Field(ge=0, lt=1)]
     needs_base=True,
     order_free=False,
     works_on="row",
+    working_set=WorkingSet(stacks=4.4, tensors=4.5),
 )
 def della(
     task_vectors: Float[Tensor, " n *shape"],

@@ -17,11 +17,13 @@ from merge_lib.ops.unify import (
     close_magnitudes,
     decouple,
     fold_magnitudes,
+    join_magnitudes,
     unify,
 )
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import TaskIndex
+from merge_lib.working_set import WorkingSet
 
 
 def begin(count: int, _dtype: torch.dtype, *, task: TaskIndex, rescaler: Rescaler, **_: Any) -> Magnitudes:
@@ -43,7 +45,8 @@ def fold(state: Magnitudes, task_vectors: Float[Tensor, " n *shape"], layer: Lay
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=ModelStatistics(begin, fold, close_magnitudes),
+    statistics=ModelStatistics(begin, fold, close_magnitudes, join_magnitudes),
+    working_set=WorkingSet(stacks=0.2, tensors=7.0),
 )
 def emr(
     task_vectors: Float[Tensor, " n *shape"],

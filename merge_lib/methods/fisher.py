@@ -14,6 +14,7 @@ from merge_lib.learned import Observed
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
+from merge_lib.working_set import WorkingSet
 
 Floor = Annotated[float, Field(gt=0)]
 
@@ -24,9 +25,9 @@ Floor = Annotated[float, Field(gt=0)]
     paper="https://arxiv.org/abs/2111.09832",
     needs_base=False,
     order_free=True,
-    works_on="tensor",
     data="unlabelled",
     observation="fisher",
+    working_set=WorkingSet(stacks=9.2, tensors=2.5),
 )
 def fisher(
     experts: Float[Tensor, " n *shape"],

@@ -12,6 +12,7 @@ from merge_lib.probe import Batch, Probe
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Count, StateDict
+from merge_lib.working_set import WorkingSet
 
 
 def fit(
@@ -94,6 +95,7 @@ def _mean(states: Sequence[StateDict]) -> dict[str, Tensor]:
     order_free=True,
     data="labelled",
     fit=fit,
+    working_set=WorkingSet(stacks=1.0, tensors=1.2),
 )
 def greedy_soup(
     experts: Float[Tensor, " n *shape"], fitted: Float[Tensor, " n"] | None, *, trail: Trail = NO_TRAIL

@@ -8,6 +8,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import CutOff, Scale
+from merge_lib.working_set import WorkingSet
 
 
 @merge_method(
@@ -17,6 +18,7 @@ from merge_lib.types import CutOff, Scale
     needs_base=True,
     order_free=True,
     works_on="tensor",
+    working_set=WorkingSet(stacks=0.0, tensors=8.0, smaller=2.5),
 )
 def iso_c(
     task_vectors: Float[Tensor, " n *shape"],

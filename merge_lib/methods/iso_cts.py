@@ -12,6 +12,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import CutOff, Fraction, Scale
+from merge_lib.working_set import WorkingSet
 
 
 @merge_method(
@@ -21,6 +22,7 @@ from merge_lib.types import CutOff, Fraction, Scale
     needs_base=True,
     order_free=True,
     works_on="tensor",
+    working_set=WorkingSet(stacks=1.6, tensors=10.0, smaller=5.2),
 )
 def iso_cts(
     task_vectors: Float[Tensor, " n *shape"],

@@ -7,6 +7,7 @@ from merge_lib.ops.arcs import karcher_mean
 from merge_lib.ops.sphere import Centre, centred, on_sphere, placed
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
+from merge_lib.working_set import WorkingSet
 
 
 @merge_method(
@@ -16,6 +17,7 @@ from merge_lib.trail import NO_TRAIL, Trail
     needs_base=False,
     order_free=True,
     works_on="tensor",
+    working_set=WorkingSet(stacks=1.0, tensors=1.5),
 )
 def karcher(
     experts: Float[Tensor, " n *shape"],

@@ -13,6 +13,7 @@ from merge_lib.ops.quantile import (
     begin_thresholds,
     close_thresholds,
     fold_thresholds,
+    join_thresholds,
     tensor_threshold,
 )
 from merge_lib.ops.shares import shares
@@ -22,6 +23,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 
 def begin(count: int, dtype: torch.dtype, *, density: Density, trim: str, **_: Any) -> Thresholds:
@@ -42,7 +44,8 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     order_free=True,
     scope="model",
     works_on="tensor",
-    statistics=ModelStatistics(begin, fold, close_thresholds),
+    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
+    working_set=WorkingSet(stacks=7.0, tensors=5.0),
 )
 def knots(
     task_vectors: Float[Tensor, " n *shape"],

@@ -11,6 +11,7 @@ from merge_lib.ops.signs import disjoint_mean, elect_signs
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 
 @merge_method(
@@ -20,6 +21,7 @@ from merge_lib.types import Density, Scale
     needs_base=True,
     order_free=False,
     works_on="tensor",
+    working_set=WorkingSet(stacks=7.0, tensors=5.0),
 )
 def knots_dare(
     task_vectors: Float[Tensor, " n *shape"],

@@ -9,6 +9,7 @@ from torch import Tensor
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Fraction
+from merge_lib.working_set import WorkingSet
 
 
 @merge_method(
@@ -17,6 +18,7 @@ from merge_lib.types import Fraction
     paper="https://arxiv.org/abs/2109.01903",
     needs_base=False,
     order_free=False,
+    working_set=WorkingSet(stacks=0.0, tensors=4.2),
 )
 def linear(
     experts: Float[Tensor, " n *shape"], *, position: Fraction = 0.5, trail: Trail = NO_TRAIL

@@ -7,13 +7,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from merge_lib.layers import Layer
-from merge_lib.ops.quantile import Thresholds, begin_thresholds, close_thresholds, fold_thresholds
+from merge_lib.ops.quantile import (
+    Thresholds,
+    begin_thresholds,
+    close_thresholds,
+    fold_thresholds,
+    join_thresholds,
+)
 from merge_lib.ops.shares import shares
 from merge_lib.ops.sparsify import keep_large
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density
+from merge_lib.working_set import WorkingSet
 
 
 def begin(count: int, dtype: torch.dtype, *, density: Density, **_: Any) -> Thresholds:
@@ -33,7 +40,8 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=ModelStatistics(begin, fold, close_thresholds),
+    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
+    working_set=WorkingSet(stacks=3.6, tensors=3.0),
 )
 def localize_and_stitch(
     task_vectors: Float[Tensor, " n *shape"],

@@ -16,6 +16,7 @@ from merge_lib.probe import Batch, Probe
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Count, Density, LearningRate, Scale, StateDict
+from merge_lib.working_set import WorkingSet
 
 SURE = 5.0  # a mask's logit before the first step: σ(5) = 0.993
 
@@ -120,6 +121,7 @@ def _loss(probe: Probe, model: Weighted, batches: Sequence[Batch], task: str) ->
     order_free=True,
     data="labelled",
     fit=fit,
+    working_set=WorkingSet(stacks=2.1, tensors=3.0),
 )
 def localize_and_stitch_trained(
     task_vectors: Float[Tensor, " n *shape"],

@@ -19,6 +19,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Scale
+from merge_lib.working_set import WorkingSet
 
 Cutoff = Annotated[float, Field(ge=1e-7, lt=1)]  # what a Gram matrix in float64 tells from zero
 
@@ -32,6 +33,7 @@ Cutoff = Annotated[float, Field(ge=1e-7, lt=1)]  # what a Gram matrix in float64
     works_on="tensor",
     data="unlabelled",
     observation="features",
+    working_set=WorkingSet(stacks=0.1, tensors=6.5, observed=4.8, projected=2.5),
 )
 def lot(
     task_vectors: Float[Tensor, " n *shape"],

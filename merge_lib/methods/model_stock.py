@@ -11,6 +11,7 @@ from merge_lib.ops.sparsify import as_rows
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
+from merge_lib.working_set import WorkingSet
 
 Average = Literal["cosine", "angle"]
 
@@ -22,6 +23,7 @@ Average = Literal["cosine", "angle"]
     needs_base=True,
     order_free=True,
     works_on="tensor",
+    working_set=WorkingSet(stacks=3.1, tensors=1.5),
 )
 def model_stock(
     task_vectors: Float[Tensor, " n *shape"],

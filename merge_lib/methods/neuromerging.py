@@ -19,6 +19,7 @@ from merge_lib.ops.quantile import (
     begin_thresholds,
     close_thresholds,
     fold_thresholds,
+    join_thresholds,
     survivor_count,
 )
 from merge_lib.ops.shares import ratio, share_of_mass
@@ -27,6 +28,7 @@ from merge_lib.ops.sparsify import keep_large
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 Energy = Annotated[float, Field(gt=0, le=1)]
 
@@ -84,6 +86,15 @@ def close(state: Masks) -> Masks:
     return replace(state, thresholds=thresholds, complete=thresholds.complete and not state.weighs)
 
 
+def join(state: Masks, other: Masks) -> Masks:
+    """What two have counted in the same pass, each from its beginning."""
+    if not state.thresholds.complete:
+        return replace(state, thresholds=join_thresholds(state.thresholds, other.thresholds))
+    if state.removed is None or other.removed is None:
+        return other if state.removed is None else state
+    return replace(state, removed=state.removed + other.removed, total=state.total + other.total)  # type: ignore[operator]
+
+
 @merge_method(
     name="neuromerging",
     title="NeuroMerging",
@@ -92,7 +103,8 @@ def close(state: Masks) -> Masks:
     order_free=True,
     scope="model",
     works_on="row",
-    statistics=ModelStatistics(begin, fold, close),
+    statistics=ModelStatistics(begin, fold, close, join),
+    working_set=WorkingSet(stacks=2.3, tensors=5.5),
 )
 def neuromerging(
     task_vectors: Float[Tensor, " n *shape"],

@@ -11,6 +11,7 @@ from merge_lib.ops.sphere import Centre, centred, placed
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Fraction
+from merge_lib.working_set import WorkingSet
 
 Along = Literal["tensor", "row", "column"]
 _STRAIGHT = 1e-8
@@ -23,6 +24,7 @@ _STRAIGHT = 1e-8
     needs_base=False,
     order_free=False,
     works_on="tensor",
+    working_set=WorkingSet(stacks=0.0, tensors=7.5),
 )
 def nuslerp(
     experts: Float[Tensor, " n *shape"],

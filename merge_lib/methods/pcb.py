@@ -16,6 +16,7 @@ from merge_lib.ops.balance import (
     close_competition,
     compete,
     fold_competition,
+    join_competition,
     weigh,
 )
 from merge_lib.ops.shares import shares
@@ -23,6 +24,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 Tails = Annotated[float, Field(gt=0, lt=0.5)]
 
@@ -46,7 +48,8 @@ def fold(state: Competition, task_vectors: Float[Tensor, " n *shape"], _layer: L
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=ModelStatistics(begin, fold, close_competition),
+    statistics=ModelStatistics(begin, fold, close_competition, join_competition),
+    working_set=WorkingSet(stacks=6.5, tensors=1.5),
 )
 def pcb(
     task_vectors: Float[Tensor, " n *shape"],

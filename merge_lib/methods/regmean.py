@@ -19,6 +19,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Fraction
+from merge_lib.working_set import WorkingSet
 
 Ridge = Annotated[float, Field(gt=0)]
 
@@ -32,6 +33,7 @@ Ridge = Annotated[float, Field(gt=0)]
     works_on="tensor",
     data="unlabelled",
     observation="gram",
+    working_set=WorkingSet(stacks=0.0, tensors=10.0, inputs=4.2),
 )
 def regmean(
     experts: Float[Tensor, " n *shape"],

@@ -11,6 +11,7 @@ from merge_lib.ops.sums import inner_product, sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density
+from merge_lib.working_set import WorkingSet
 
 
 @merge_method(
@@ -20,6 +21,7 @@ from merge_lib.types import Density
     needs_base=True,
     order_free=True,
     works_on="tensor",
+    working_set=WorkingSet(stacks=3.4, tensors=1.5),
 )
 def sce(
     task_vectors: Float[Tensor, " n *shape"], *, trail: Trail = NO_TRAIL, density: Density = 0.1

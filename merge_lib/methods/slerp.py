@@ -11,6 +11,7 @@ from merge_lib.ops.sums import inner_product
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Fraction
+from merge_lib.working_set import WorkingSet
 
 _NEARLY_PARALLEL = 0.9995
 
@@ -22,6 +23,7 @@ _NEARLY_PARALLEL = 0.9995
     needs_base=False,
     order_free=False,
     works_on="tensor",
+    working_set=WorkingSet(stacks=0.0, tensors=7.5),
 )
 def slerp(
     experts: Float[Tensor, " n *shape"], *, position: Fraction = 0.5, trail: Trail = NO_TRAIL

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from merge_lib.layers import Layer
 from merge_lib.ops.decoding import check_task
-from merge_lib.ops.quantile import Thresholds, begin_thresholds, close_thresholds, fold_thresholds
+from merge_lib.ops.quantile import (
+    Thresholds,
+    begin_thresholds,
+    close_thresholds,
+    fold_thresholds,
+    join_thresholds,
+)
 from merge_lib.ops.shares import shares
 from merge_lib.ops.signs import disjoint_sum, elect_signs
 from merge_lib.ops.sparsify import keep_large
@@ -17,6 +23,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, TaskIndex
+from merge_lib.working_set import WorkingSet
 
 Combine = Literal["sum", "ties"]
 Threshold = Annotated[float, Field(ge=0)]
@@ -33,7 +40,7 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     return fold_thresholds(state, task_vectors)
 
 
-TRIMMING = ModelStatistics(begin, fold, close_thresholds)
+TRIMMING = ModelStatistics(begin, fold, close_thresholds, join_thresholds)
 
 
 @merge_method(
@@ -44,6 +51,7 @@ TRIMMING = ModelStatistics(begin, fold, close_thresholds)
     order_free=True,
     scope="model",
     statistics=TRIMMING,
+    working_set=WorkingSet(stacks=3.6, tensors=1.2),
 )
 def tall_masks(
     task_vectors: Float[Tensor, " n *shape"],

@@ -6,6 +6,7 @@ from torch import Tensor
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.types import Scale
+from merge_lib.working_set import WorkingSet
 
 
 @merge_method(
@@ -14,6 +15,7 @@ from merge_lib.types import Scale
     paper="https://arxiv.org/abs/2212.04089",
     needs_base=True,
     order_free=True,
+    working_set=WorkingSet(stacks=0.0, tensors=2.2),
 )
 def task_arithmetic(
     task_vectors: Float[Tensor, " n *shape"], *, scale: Scale = 0.3

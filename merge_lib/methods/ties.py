@@ -12,6 +12,7 @@ from merge_lib.ops.quantile import (
     begin_thresholds,
     close_thresholds,
     fold_thresholds,
+    join_thresholds,
     tensor_threshold,
 )
 from merge_lib.ops.shares import energy_removed, share_of_mass, shares
@@ -20,6 +21,7 @@ from merge_lib.ops.sparsify import keep_large
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
+from merge_lib.working_set import WorkingSet
 
 
 def begin(count: int, dtype: torch.dtype, *, density: Density, trim: str, **_: Any) -> Thresholds:
@@ -39,7 +41,9 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=ModelStatistics(begin, fold, close_thresholds),
+    whole_where={"trim": "tensor"},
+    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
+    working_set=WorkingSet(stacks=3.6, tensors=4.5),
 )
 def ties(
     task_vectors: Float[Tensor, " n *shape"],

@@ -19,6 +19,7 @@ from merge_lib.ops.subspace import (
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import CutOff, Scale
+from merge_lib.working_set import WorkingSet
 
 
 @merge_method(
@@ -28,6 +29,7 @@ from merge_lib.types import CutOff, Scale
     needs_base=True,
     order_free=True,
     works_on="tensor",
+    working_set=WorkingSet(stacks=0.0, tensors=12.0, smaller=4.2),
 )
 def tsv(
     task_vectors: Float[Tensor, " n *shape"],

@@ -14,6 +14,7 @@ from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import CutOff, LearningRate, Steps
+from merge_lib.working_set import WorkingSet
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Interference:
     needs_base=True,
     order_free=True,
     works_on="tensor",
+    working_set=WorkingSet(stacks=0.0, tensors=13.0, inputs=5.2),
 )
 def wudi(
     task_vectors: Float[Tensor, " n *shape"],

@@ -7,7 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from merge_lib.ops.quantile import Thresholds, begin_thresholds, close_thresholds, fold_thresholds
+from merge_lib.ops.quantile import (
+    Thresholds,
+    begin_thresholds,
+    close_thresholds,
+    fold_thresholds,
+    join_thresholds,
+)
 from merge_lib.ops.sums import sum_rows
 
 Inter = Literal["sum", "pairs"]
@@ -80,6 +86,18 @@ def fold_competition(state: Competition, task_vectors: Float[Tensor, " n *shape"
     return replace(
         state, floor=floor, smallest=smallest, largest=torch.maximum(state.largest, scores.amax(dim=1))
     )
+
+
+def join_competition(state: Competition, other: Competition) -> Competition:
+    """What two have seen in the same pass, each from its beginning."""
+    thresholds = {
+        name: join_thresholds(getattr(state, name), getattr(other, name)) for name in ("low", "high", "floor")
+    }
+    smallest, largest = (
+        torch.minimum(state.smallest, other.smallest),
+        torch.maximum(state.largest, other.largest),
+    )
+    return replace(state, **thresholds, smallest=smallest, largest=largest)
 
 
 def close_competition(state: Competition) -> Competition:

@@ -4,6 +4,8 @@ A float is an integer times a power of two. For each power the integers are adde
 to 2^26 entries are whole numbers that float64 holds.
 """
 
+from fractions import Fraction
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -30,6 +32,22 @@ def exact_masses(counts: Int[Tensor, " n powers halves"]) -> list[int]:
         )
         for row in counts.tolist()
     ]
+
+
+def count_moves(
+    task_vectors: Float[Tensor, " n *shape"], merged: Float[Tensor, " *shape"]
+) -> tuple[Int[Tensor, " 1 powers halves"], Int[Tensor, " 1 powers halves"]]:
+    """Counts for the magnitude of the sum of the task vectors, and for that of the merged one, of float64 values."""
+    total = task_vectors[0].double()
+    for row in task_vectors[1:]:
+        total = total + row
+    return count_magnitudes(total[None]), count_magnitudes(merged.double()[None])
+
+
+def mean_share(summed: Tensor, merged: Tensor, experts: int) -> float:
+    """‖Σ_t τ_t‖₁ / (T·‖Δ‖₁) from their counts; 1 / T where nothing moved."""
+    above, below = exact_masses(summed)[0], exact_masses(merged)[0]
+    return (float(Fraction(above, below)) if below else 1.0) / experts
 
 
 def _count(magnitudes: Float[Tensor, " size"]) -> Int[Tensor, " powers halves"]:

@@ -125,6 +125,11 @@ def close_thresholds(state: Thresholds, count: Callable[[int, float], int] = kep
     )
 
 
+def join_thresholds(state: Thresholds, other: Thresholds) -> Thresholds:
+    """What two have counted in the same pass, each from its beginning."""
+    return replace(state, counts=state.counts + other.counts)
+
+
 def tensor_threshold(row: Float[Tensor, " *shape"], share: float) -> float:
     """The same threshold for one tensor alone."""
     total = row.numel()

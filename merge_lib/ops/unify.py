@@ -9,6 +9,7 @@ EMR-Merging and ConDU share it (Huang et al., "EMR-Merging", NeurIPS 2024).
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from operator import add
 from typing import Literal
 
 import torch
@@ -111,6 +112,12 @@ def fold_magnitudes(
         own[task] += exact_magnitude_sum(row) / weight
         held[task] += exact_magnitude_sum(unified * agrees(row, unified)) / weight
     return replace(state, own=tuple(own), held=tuple(held))
+
+
+def join_magnitudes(state: Magnitudes, other: Magnitudes) -> Magnitudes:
+    """What two have added up in the same pass, each from its beginning."""
+    own = tuple(map(add, state.own, other.own))
+    return replace(state, own=own, held=tuple(map(add, state.held, other.held)))
 
 
 def close_magnitudes(state: Magnitudes) -> Magnitudes:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import SpooledTemporaryFile, gettempdir
+from threading import Lock
 from typing import Any
 from weakref import finalize
 
@@ -53,6 +54,7 @@ class SpilledStates(Mapping[str, Any]):
         self._kind: type | None = None
         self._end = 0
         self._folder = folder
+        self._lock = Lock()  # several threads may read
 
     def put(self, name: str, state: Any) -> None:
         """Keep the state of one tensor."""
@@ -94,6 +96,7 @@ class SpilledStates(Mapping[str, Any]):
     def _read(self, dtype: torch.dtype, shape: torch.Size, start: int) -> Tensor:
         if not shape.numel():
             return torch.empty(shape, dtype=dtype)
-        self._file.seek(start)
-        read = bytearray(self._file.read(shape.numel() * dtype.itemsize))
+        with self._lock:
+            self._file.seek(start)
+            read = bytearray(self._file.read(shape.numel() * dtype.itemsize))
         return torch.frombuffer(read, dtype=dtype).reshape(shape)

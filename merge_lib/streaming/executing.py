@@ -12,7 +12,6 @@ from typing import Any
 
 import xxhash
 
-from merge_lib.errors import CheckpointMismatchError
 from merge_lib.files.layout import DTYPE_BYTES
 from merge_lib.kernels import calls as layout
 from merge_lib.streaming.calls import Call, Made, Workspace
@@ -27,6 +26,7 @@ from merge_lib.streaming.scanning import (
     Piece,
     Scan,
     Taken,
+    differs,
     piece_size,
     pieces,
     run_all,
@@ -221,7 +221,7 @@ class Executor:
                 self.inputs.read(header, start, view)  # type: ignore[arg-type]
                 hashes[place].update(view)
                 if view != space.views[0][:length]:
-                    raise _differs(work, place)
+                    raise differs(work, place)
             for run, own in group.parts:
                 run.output.write(own.name, start, space.views[0][:length])
         inputs: list[str | None] = [None] * len(work.inputs)
@@ -256,12 +256,3 @@ def told_of(plan: MergePlan) -> Iterator[None]:
     except NotFiniteError as exc:
         exc.plan = exc.plan or plan
         raise
-
-
-def _differs(work: Work, place: int) -> CheckpointMismatchError:
-    first, other = work.inputs[1], work.inputs[1 + place]
-    return CheckpointMismatchError(
-        f"Tensor '{work.name}' ({work.dtype}) differs between experts '{first.path}' and '{other.path}'. "  # type: ignore[union-attr]
-        "Only floating tensors are merged; others must be equal in all experts. List the tensor in `exclude` to "
-        "leave it as in the base."
-    )

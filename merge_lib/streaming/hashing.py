@@ -44,6 +44,20 @@ class Hashes:
         """The inputs that must be read to be hashed."""
         return set(self._inputs)
 
+    def add_input(self, place: int, view: memoryview) -> None:
+        """Add the next piece of one input."""
+        if place in self._inputs:
+            self._inputs[place].update(view)
+
+    def update_output(self, place: int, view: memoryview) -> None:
+        """Add the next piece of one result."""
+        self._outputs[place].update(view)
+
+    def tell_input(self, place: int, digest: str | None) -> None:
+        """Take a digest that was found elsewhere."""
+        self._inputs.pop(place, None)
+        self._found[place] = digest
+
     def update(self, inputs: Sequence[memoryview | None], outputs: Mapping[int, memoryview]) -> None:
         """Add the next piece."""
         for place, hashed in self._inputs.items():

@@ -9,6 +9,7 @@ from merge_lib.kernels.calls import SPARE_ROWS, TILE
 from merge_lib.streaming.passes_memory import passes_bytes
 from merge_lib.streaming.planning import ROW_PIECE, MergePlan
 from merge_lib.streaming.sharing import count_rows
+from merge_lib.streaming.torch_memory import TorchBound, bound_torch, too_small
 
 CHUNK = 128 * 1024  # elements: the inputs of a piece stay in the second cache
 DEVICE_CHUNK = 1 << 20  # elements of a piece for a device: MBs a copy, yet many pieces of a large tensor
@@ -22,9 +23,6 @@ _RESERVE_OF_HEADER = 800  # digests, journal and manifest, for each input of eac
 _DEVICE_RESERVE = 32 << 20  # what a device's runtime takes of the process while running, a guess
 _KERNELS_RSS = 58 << 20  # Python, numpy and the command line with its progress bar
 _RSS_OF_HEADER = 500  # the plan, for each input of each tensor
-_TORCH_RSS = 290 << 20  # Python, torch and the command line
-_TEMPORARIES = 5  # of the torch route, each of the size of a tensor of all inputs in float32
-_TEMPORARIES_OF = {"mergekit.karcher": 10}
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class Bound:
         process_bytes: the estimated resident size at the peak.
         mask_bytes: what a tensor's masks may take between two passes; they are made twice where it is too little.
         device_chunk: elements of a piece that goes to a device; 0 where there is none.
+        in_torch: for each merge without kernels what it may use.
     """
 
     threads: int
@@ -45,6 +44,7 @@ class Bound:
     process_bytes: int
     mask_bytes: int = 0
     device_chunk: int = 0
+    in_torch: tuple[TorchBound, ...] = ()
 
     @property
     def piece(self) -> int:
@@ -67,12 +67,16 @@ def bound_memory(
         SpecError: the merges do not fit.
     """
     compiled = [plan for plan in plans if plan.is_compiled]
-    bounds = [_bound_torch(plan, memory_bytes) for plan in plans if not plan.is_compiled]
+    in_torch = tuple(
+        bound_torch(plan, threads, memory_bytes, resident) for plan in plans if not plan.is_compiled
+    )
+    bound = Bound(threads, 0, 0, 0)
     if compiled and compiled[0].device is not None:
-        bounds.insert(0, _bound_device(compiled, threads, memory_bytes, resident or resident_bytes()))
+        bound = _bound_device(compiled, threads, memory_bytes, resident or resident_bytes())
     elif compiled:
-        bounds.insert(0, _bound_kernels(compiled, threads, memory_bytes, resident))
-    return replace(bounds[0], process_bytes=max(bound.process_bytes for bound in bounds))
+        bound = _bound_kernels(compiled, threads, memory_bytes, resident)
+    most = max([bound.process_bytes, *(one.process_bytes for one in in_torch)])
+    return replace(bound, process_bytes=most, in_torch=in_torch)
 
 
 def _bound_kernels(
@@ -89,7 +93,7 @@ def _bound_kernels(
         chunk = min(CHUNK, max(room, 0) // row_bytes // 1024 * 1024)
         if chunk < _SMALLEST_CHUNK:
             needed = start + threads * (fixed + row_bytes * _SMALLEST_CHUNK)
-            raise SpecError(_too_small(memory_bytes, needed, _remedy(plans)))
+            raise SpecError(too_small(memory_bytes, needed, _remedy(plans)))
     buffers = threads * (fixed + row_bytes * chunk)
     masks, each = _mask_bytes(plans, threads, memory_bytes)
     return Bound(threads, chunk, buffers, start + buffers + masks, each)
@@ -112,7 +116,7 @@ def _bound_device(plans: Sequence[MergePlan], threads: int, memory_bytes: int | 
     device_chunk = min(most, left)
     if memory_bytes is not None and (chunk < _SMALLEST_CHUNK or device_chunk < least):
         needed = start + threads * (fixed + row_bytes * (_SMALLEST_CHUNK + DEVICE_SETS * _SMALLEST_CHUNK))
-        raise SpecError(_too_small(memory_bytes, needed, _remedy(plans)))
+        raise SpecError(too_small(memory_bytes, needed, _remedy(plans)))
     buffers = threads * (fixed + row_bytes * (chunk + DEVICE_SETS * device_chunk))
     masks, each = _mask_bytes(plans, threads, memory_bytes)
     return Bound(threads, chunk, buffers, start + buffers + masks, each, device_chunk)
@@ -149,27 +153,6 @@ def _fixed_bytes(plan: MergePlan, rows: tuple[int, int]) -> int:
     most = max((len(work.inputs) for work in plan.works), default=1)
     longest = max((work.shape[-1] for work in plan.works if work.shape), default=1)
     return max(ROW_PIECE, longest) * (4 * sum(rows) + most + 12)
-
-
-def _bound_torch(plan: MergePlan, memory_bytes: int | None) -> Bound:
-    """Whole tensors: as stored, and what is made of them."""
-    largest = max((work.read_bytes for work in plan.works), default=0)
-    wide = max((4 * (work.read_bytes // max(1, _itemsize(work))) for work in plan.works), default=0)
-    temporaries = max((_TEMPORARIES_OF.get(work.method, _TEMPORARIES) for work in plan.works), default=0)
-    needed = _TORCH_RSS + largest + temporaries * wide
-    if memory_bytes is not None and needed > memory_bytes:
-        remedy = f"This route works on whole tensors ({plan.why_torch}). Give it more."
-        raise SpecError(_too_small(memory_bytes, needed, remedy))
-    return Bound(1, 0, needed - _TORCH_RSS, needed)
-
-
-def _itemsize(work: object) -> int:
-    sizes = [h.size_bytes // max(1, h.count) for h in work.inputs if h is not None and h.count]  # type: ignore[attr-defined]
-    return min(sizes, default=1) or 1
-
-
-def _too_small(got: int, needed: int, remedy: str) -> str:
-    return f"The merge is to stay within {got >> 20} MiB, but needs about {-(-needed // (1 << 20))} MiB. {remedy}"
 
 
 def usable_threads(asked: int | None) -> int:

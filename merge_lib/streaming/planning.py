@@ -4,7 +4,7 @@ Whatever a recipe is written in, it becomes a `MergePlan`; `make_plan` makes it 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 import xxhash
 
 from merge_lib import registry
+from merge_lib.calibration.sizes import observed_bytes
 from merge_lib.compatibility import check_compatible, match_excluded
 from merge_lib.errors import MergeError
 from merge_lib.files.folders import Source
@@ -22,9 +23,8 @@ from merge_lib.spec import MergeSpec, told_beside
 from merge_lib.streaming.headers import FLOATING, read_source
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from merge_lib.streaming.devices import Device
+    from merge_lib.streaming.torch_route import Making
 
 DTYPE_CODES = {
     **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"},
@@ -84,8 +84,12 @@ class Work:
 class Reference(Protocol):
     """A recipe's torch functions: the slower route, and the messages of the faster."""
 
-    def merge(self, plan: "MergePlan", works: Sequence[Work]) -> "Iterator[tuple[Tensor, list[str | None]]]":
-        """Each result with the hash of each of its inputs."""
+    def make(self, making: "Making") -> None:
+        """Do everything that the journal does not have yet.
+
+        Raises:
+            NotFiniteError: a tensor is not finite; `refuse` says where.
+        """
         ...
 
     def refuse(self, plan: "MergePlan", work: Work) -> NoReturn:
@@ -122,6 +126,8 @@ class MergePlan:
         why_torch: why the arithmetic is not in kernels, in words; empty where it is.
         variant: whose mathematics they are, where they are not those of the papers.
         device: what merges, where it is not the kernels on the CPU.
+        observed_bytes: of the observations of each tensor, where the method takes them.
+        fitted_bytes: of what was learned before the merge.
     """
 
     method: str
@@ -138,6 +144,8 @@ class MergePlan:
     why_torch: str
     variant: str = ""
     device: "Device | None" = None
+    observed_bytes: Mapping[str, int] = field(default_factory=dict)
+    fitted_bytes: int = 0
 
     @property
     def is_compiled(self) -> bool:
@@ -234,6 +242,8 @@ def make_plan(spec: MergeSpec) -> MergePlan:
         config=ConfigChange(spec.dtype),
         reference=lambda: _load_reference(spec),
         why_torch=_why_torch(spec) or why_torch(works, sources),
+        observed_bytes=observed_bytes(spec.observations, [work.name for work in works]),
+        fitted_bytes=spec.fitted.stat().st_size if spec.fitted is not None else 0,
     )
 
 

@@ -200,7 +200,9 @@ def _merge(
     threads = usable_threads(options.threads)
     if todo:
         if any(plan.is_compiled for plan, _ in todo):
-            import merge_lib.streaming.executing  # noqa: F401 -- its memory is counted from here on
+            import merge_lib.streaming.executing
+        if not all(plan.is_compiled for plan, _ in todo):
+            import merge_lib.streaming.torch_route  # noqa: F401 -- as well
         bound = bound_memory([plan for plan, _ in todo], threads, options.memory_bytes, resident_bytes())
         with ExitStack() as stack:
             opened = [stack.enter_context(_opened(plan, target, options)) for plan, target in todo]

@@ -48,16 +48,16 @@ def make_tensors(runs: Sequence[Run], bound: Bound, progress: Any) -> dict[Run, 
         Why a merge cannot be made, of those for which that is so; the others are made all the same.
     """
     refused = _make_in_kernels([run for run in runs if run.plan.is_compiled], bound, progress)
-    for run in runs:
-        if not run.plan.is_compiled:
-            from merge_lib.streaming.torch_route import run_in_torch
+    in_torch = [run for run in runs if not run.plan.is_compiled]
+    for run, own in zip(in_torch, bound.in_torch, strict=True):
+        from merge_lib.streaming.torch_route import run_in_torch
 
-            started = perf_counter()
-            try:
-                run_in_torch(run.plan, run.output, run.journal, progress)
-            except MergeError as exc:
-                refused[run] = exc
-            run.alone_s += perf_counter() - started
+        started = perf_counter()
+        try:
+            run_in_torch(run.plan, run.output, run.journal, own, progress)
+        except MergeError as exc:
+            refused[run] = exc
+        run.alone_s += perf_counter() - started
     return refused
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from merge_lib.errors import CheckpointError
+from merge_lib.errors import CheckpointError, CheckpointMismatchError
 from merge_lib.files.headers import TensorHeader
 from merge_lib.kernels.calls import TILE
 from merge_lib.streaming.calls import Call, Workspace, address_of
@@ -93,6 +93,16 @@ class Inputs:
     ) -> None:
         self._progress(self._read)
         self._stack.close()
+
+
+def differs(work: Work, place: int) -> CheckpointMismatchError:
+    """Says that a tensor that is not floating is not the same in two experts."""
+    first, other = work.inputs[1], work.inputs[1 + place]
+    return CheckpointMismatchError(
+        f"Tensor '{work.name}' ({work.dtype}) differs between experts '{first.path}' and '{other.path}'. "  # type: ignore[union-attr]
+        "Only floating tensors are merged; others must be equal in all experts. List the tensor in `exclude` to "
+        "leave it as in the base."
+    )
 
 
 def pieces(work: Work, size: int) -> Iterator[Piece]:

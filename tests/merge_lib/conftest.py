@@ -9,6 +9,9 @@ from torch import Tensor
 
 import merge_lib
 from merge_lib import registry
+from merge_lib.calibration.fitted import write_fitted
+from merge_lib.calibration.manifest import Manifest
+from merge_lib.calibration.store import finish, write_value
 from merge_lib.checkpoints import write_state_dict
 from merge_lib.layers import Layer, describe_layers
 from merge_lib.learned import Learned, Observed
@@ -168,3 +171,37 @@ def _merge_with_data() -> Callable[..., dict[str, Tensor]]:
 @pytest.fixture(name="learned_for")
 def _learned_for() -> Callable[..., Learned]:
     return learned_for
+
+
+@pytest.fixture
+def data_files(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """What a method needs beside weights, made up, as files: the keywords of a spec."""
+
+    def write(method: str, base: Mapping[str, Tensor], count: int) -> dict[str, Any]:
+        info = registry.get(method)
+        learned = learned_for(method, base, count, {})
+        found: dict[str, Any] = {}
+        if info.is_fitted:
+            found["fitted"] = tmp_path / "fitted.safetensors"
+            write_fitted(found["fitted"], {name: one.clone() for name, one in learned.fitted.items()}, {})
+        if learned.observations is not None:
+            folders = [tmp_path / f"{method} {expert}" for expert in range(count)]
+            for expert, folder in enumerate(folders):
+                _write_observations(folder, info.observation, base, learned.observations, expert)
+            found["observations"] = tuple(folders)
+        return found
+
+    return write
+
+
+def _write_observations(
+    folder: Path, kind: str | None, base: Mapping[str, Tensor], source: Any, expert: int
+) -> None:
+    folder.mkdir()
+    seen = {name: source.observed(name) for name, tensor in base.items() if tensor.is_floating_point()}
+    seen = {name: one for name, one in seen.items() if one is not None}
+    for name, one in seen.items():
+        write_value(folder, name, one.values[expert])
+    norm = 1.0 + expert if kind == "fisher" else None
+    counts = dict.fromkeys(seen, ROWS)
+    finish(folder, Manifest(kind, "task", "data", "model", "train", ROWS, 0, counts, norm))  # type: ignore[arg-type]
