@@ -177,9 +177,7 @@ def _task_vectors(work: Work, thinned: Thinned, how: Combining) -> Call:
     total = rounded(fsum(rounded(weight, work.arithmetic) for weight in weights), work.arithmetic)
     numbers.append(total if abs(total) >= 1e-8 else 1.0)
     places = (0, *_experts(work))
-    return Call(
-        "task_vectors.merge", places, _as_floats(numbers), words, thinned.masks, thinned.store
-    )
+    return Call("task_vectors.merge", places, _as_floats(numbers), words, thinned.masks, thinned.store)
 
 
 def _task_arithmetic(work: Work, _: Context) -> Call:
