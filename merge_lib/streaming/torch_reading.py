@@ -107,7 +107,9 @@ class Pieces:
         if as_differences:
             rows -= base
         layer = self.layers[part.work.name]
-        return Widened(layer, base, (), dtype, part.first, rows, base, as_differences)
+        return Widened(
+            layer, base, (), dtype, first=part.first, rows=rows, wide=base, are_differences=as_differences
+        )
 
     def stored(self, part: Part, place: int, told: Told = nobody) -> Tensor:
         """One input of a part as it is stored, [count]; computed tensors in the arithmetic's dtype."""

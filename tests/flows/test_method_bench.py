@@ -17,8 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from flows.method_bench import measure_methods
 from flows.synthetic import Llama
-wide, small = Llama(width=512, layers=1, vocabulary=4096), Llama(width=128, layers=1, vocabulary=256)
-lines = measure_methods(Path(sys.argv[1]), sys.argv[2:], 1, 2, lambda _: None, (wide, wide, small))
+wide, square, small = (Llama(width=width, layers=1, vocabulary=4 * width) for width in (512, 256, 128))
+lines = measure_methods(Path(sys.argv[1]), sys.argv[2:], 1, 2, lambda _: None, (wide, square, small))
 print(json.dumps([asdict(line) for line in lines]))
 """
 
