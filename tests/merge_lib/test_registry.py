@@ -46,12 +46,7 @@ def test_what_a_method_declares():
 
 def test_an_unknown_name():
     with pytest.raises(
-<<<<<<< HEAD
-        UnknownMethodError,
-        match=r"no merge method 'tise': did you mean 'ties'\? known: adamerging, average, ",
-=======
         UnknownMethodError, match=r"no merge method 'tise': did you mean 'ties'\? known: adamerging, "
->>>>>>> pieces
     ):
         registry.get("tise")
 
