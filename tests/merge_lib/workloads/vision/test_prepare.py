@@ -68,6 +68,8 @@ def test_unreadable_parameters(params, capsys, content):
     assert f"Parameters '{params}'" in capsys.readouterr().err
 
 
-def test_committed_parameters_make_five_tasks_of_two_digits():
+def test_committed_parameters_make_five_tasks_of_two_digits_and_ten_of_one():
     tasks = read_params(Path("params.yaml")).tasks
-    assert [task.classes for task in tasks.values()] == [(str(d), str(d + 1)) for d in range(0, 10, 2)]
+    pairs, single = list(tasks.values())[:5], list(tasks.values())[5:]
+    assert [task.classes for task in pairs] == [(str(d), str(d + 1)) for d in range(0, 10, 2)]
+    assert [task.classes for task in single] == [(str(d),) for d in range(10)]
