@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from merge_lib.calibration.fitted import write_fitted
-from merge_lib.calibration.manifest import Manifest
+from merge_lib.calibration.manifest import MANIFEST, Manifest
 from merge_lib.calibration.store import finish, write_value
 from merge_lib.files.layout import Shape
 from merge_lib.layers import Layer, describe_layers
@@ -27,7 +27,7 @@ def make_data(folder: Path, info: MethodInfo, shapes: Mapping[str, Shape], exper
     if info.observation is not None:
         folders = tuple(folder / f"{info.observation} {expert}" for expert in range(experts))
         for expert, one in enumerate(folders):
-            if not one.exists():
+            if not (one / MANIFEST).exists():
                 _write_observations(one, info.observation, shapes, expert)
         found["observations"] = folders
     return found
@@ -41,7 +41,7 @@ def _fitted(method: str, shapes: Mapping[str, Shape], experts: int) -> dict[str,
 
 
 def _write_observations(folder: Path, kind: str, shapes: Mapping[str, Shape], expert: int) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     counts = {}
     for place, (name, layer) in enumerate(describe_layers(shapes).items()):
         value = _observed(kind, layer, torch.Generator().manual_seed(1000 * expert + place))
