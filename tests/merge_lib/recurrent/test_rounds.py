@@ -50,6 +50,8 @@ def test_the_presets():
     own = {"shared": [1, 0], "new": [1, 0], "historical": [0, 1], "redundant": [0, 0]}
     assert Recurrence(weights=own).cells.shared == (1.0, 0.0)
     assert Recurrence(weights="soft").cells is None
+    for one in (CODE, PAPER, Recurrence(weights=own)):
+        assert Recurrence.model_validate_json(one.model_dump_json()) == one
     with pytest.raises(ValueError, match="misspelt"):
         Recurrence(weights={**own, "misspelt": [0, 0]})
 
