@@ -173,6 +173,11 @@ class StudyConfig(Frozen):
     audit: bool = True  # say what each method's merge after the last task removed
     resources: Resources = Resources()
 
+    @property
+    def snapshots(self) -> tuple[str, ...]:
+        """All data that the study reads."""
+        return (*self.workload.pretraining_snapshots(), *self.workload.task_snapshots(self.tasks))
+
     @field_validator("tasks", "seeds", "regimes")
     @classmethod
     def _no_repeats(cls, values: Sequence[Any]) -> Sequence[Any]:

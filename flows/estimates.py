@@ -47,7 +47,7 @@ def plan_steps(project: Project, config: StudyConfig) -> tuple[list[PlannedStep]
     """Every step of the study, and whether the data is up to date; nothing is run."""
     from tasks.versioning import recorded_hashes
 
-    needed = (*config.workload.pretraining_snapshots(), *config.workload.task_snapshots(config.tasks))
+    needed = config.snapshots
     hashes = recorded_hashes(project) or {} if needed else {}
     is_known = all(name in hashes for name in needed)
     data = {name: hashes[name] for name in needed} if is_known else {}

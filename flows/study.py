@@ -65,7 +65,7 @@ def open_run(project: Project, study: str, overrides: Sequence[str]) -> Run:
 
 def prepare_data(project: Project, config: StudyConfig) -> Setting:
     """Data up to date and pushed; what all steps of the run share."""
-    needed = (*config.workload.pretraining_snapshots(), *config.workload.task_snapshots(config.tasks))
+    needed = config.snapshots
     if not needed:
         return setting_of(project, config, {})
     version = version_data(str(project.root), needed)

@@ -45,6 +45,10 @@ def _show_all(infos: list) -> None:
 def _show_one(info: object) -> None:
     out.print(f"[bold]{info.name}[/]  {info.title}  {info.paper}")
     out.print(info.summary, markup=False)
+    if info.observation is not None:
+        out.print(
+            f"Needs observations of kind {info.observation} of each expert; `mergeline observe` collects them."
+        )
     for parameter in info.parameters:
         out.print(
             f"  {parameter.name} (default {parameter.default}): {parameter.domain}. {parameter.description}",

@@ -92,9 +92,9 @@ def collect(
             {},
             rows=calibration.rows,
         )
+        showing = _Showing(probe.module(state), probe, task, shown)
         folder = Collecting(out, asked)
         if not folder.is_whole:
-            showing = _Showing(probe.module(state), probe, task, shown)
             fill = _fill_with_fisher if calibration.kind == "fisher" else _fill_with_rows
             fill(folder, calibration, showing, progress)
     return ObservationFolder(out)
