@@ -159,10 +159,6 @@ class Merge:
 
     def _merged(self, inputs: Inputs, statistics: Any) -> Tensor:
         """What the method's function gives: merged weights, or a merged task vector."""
-        if (lengths := inputs.lengths) is not None:
-            trail = self.trail.of(inputs.layer.name)
-            trail.note("norm of the whole task vector", lambda: torch.tensor(lengths.norms))
-            trail.note("factor that equalises norms", lambda: torch.tensor(lengths.factors))
         if self.method.kind == "batch":
             return self._batch(inputs, statistics)
         shared = self.method.implementation.shared
