@@ -12,7 +12,7 @@ from merge_lib.calibration.hooks import Observable, listening, observable
 from merge_lib.calibration.manifest import Manifest
 from merge_lib.calibration.store import Collecting, ObservationFolder
 from merge_lib.calibration.sums import Sum, begin_sum
-from merge_lib.errors import DataError
+from merge_lib.errors import DataError, SpecError
 from merge_lib.ops.cores import one_core
 from merge_lib.probe import Batch, Probe, Split
 from merge_lib.registry import Observation
@@ -33,6 +33,9 @@ class Calibration:
         batch_size: examples at once; it changes results only by rounding.
         memory_bytes: of Gram matrices that are summed at once, where further layers take further passes over the
             data; of examples' gradients for the Fisher information, where a batch has fewer examples then.
+
+    Raises:
+        SpecError: a count is less than 1.
     """
 
     kind: Observation
@@ -42,6 +45,14 @@ class Calibration:
     rows: int | None = None
     batch_size: int = 32
     memory_bytes: int = 2**30
+
+    def __post_init__(self) -> None:
+        asked = {"examples": self.examples, "rows": self.rows, "batch_size": self.batch_size}
+        wrong = [f"`{name}` is {value}" for name, value in asked.items() if value is not None and value < 1]
+        if wrong:
+            raise SpecError(
+                f"Observations cannot be collected: {', '.join(wrong)}, but each must be at least 1. Correct them."
+            )
 
 
 def collect(

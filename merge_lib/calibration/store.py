@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,7 +39,7 @@ class ObservationFolder:
         try:
             with safe_open(self.folder / file_of(name), framework="pt") as file:
                 return file.get_tensor(_VALUE)
-        except Exception as exc:  # safetensors raises its own kinds
+        except (OSError, SafetensorError) as exc:
             raise CheckpointCorruptError(
                 f"The observations of '{name}' in {self.folder} cannot be read: {exc}. Collect them again."
             ) from exc
