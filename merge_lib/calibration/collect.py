@@ -12,9 +12,9 @@ from merge_lib.calibration.hooks import Observable, listening, observable
 from merge_lib.calibration.manifest import Manifest
 from merge_lib.calibration.store import Collecting, ObservationFolder
 from merge_lib.calibration.sums import Sum, begin_sum
-from merge_lib.errors import DataError, SpecError
+from merge_lib.errors import SpecError
 from merge_lib.ops.cores import one_core
-from merge_lib.probe import Batch, Probe, Split
+from merge_lib.probe import Batch, Probe, Split, drawn
 from merge_lib.registry import Observation
 from merge_lib.types import StateDict
 
@@ -117,16 +117,9 @@ def _drawn(calibration: Calibration, state: StateDict, probe: Probe, task: str) 
     if calibration.kind == "fisher":
         each = 4 * sum(tensor.numel() for tensor in state.values())
         size = max(1, min(size, calibration.memory_bytes // max(each, 1)))
-    batches = probe.batches(
-        task, split=calibration.split, count=calibration.examples, seed=calibration.seed, size=size
+    return drawn(
+        probe, task, split=calibration.split, count=calibration.examples, seed=calibration.seed, size=size
     )
-    drawn = [batch for batch in batches if len(batch.labels)]
-    if not drawn:
-        raise DataError(
-            f"Task '{task}' has no examples in its {calibration.split} split, but merging needs some. "
-            "Name another split, or leave out the methods that need data."
-        )
-    return drawn
 
 
 @dataclass(frozen=True)

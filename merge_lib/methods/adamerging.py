@@ -19,7 +19,7 @@ from merge_lib.ops.quantile import (
 )
 from merge_lib.ops.sparsify import keep_large
 from merge_lib.ops.sums import sum_rows
-from merge_lib.probe import Batch, Probe
+from merge_lib.probe import Batch, Probe, drawn
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Count, Density, LearningRate, Scale, StateDict
@@ -80,9 +80,7 @@ def fit(
     values = torch.full((rows, len(tasks)), start, requires_grad=True)
     adam = torch.optim.Adam([values], lr=learning_rate)
     count = steps * batch_size
-    shown = [
-        list(probe.batches(task, split=split, count=count, seed=seed, size=batch_size)) for task in tasks
-    ]
+    shown = [drawn(probe, task, split=split, count=count, seed=seed, size=batch_size) for task in tasks]
     place = {name: position if rows > 1 else 0 for position, name in enumerate(names)}
     for step in range(steps):
         batches = [batches[step % len(batches)] for batches in shown]

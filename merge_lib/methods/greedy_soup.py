@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.ops.sums import sum_rows
-from merge_lib.probe import Batch, Probe
+from merge_lib.probe import Batch, Probe, drawn
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Count, StateDict
@@ -41,9 +41,7 @@ def fit(
     Returns:
         [n] for each floating tensor.
     """
-    shown = {
-        task: list(probe.batches(task, split=split, count=examples, seed=seed, size=256)) for task in tasks
-    }
+    shown = {task: drawn(probe, task, split=split, count=examples, seed=seed, size=256) for task in tasks}
     done, of = 0, 2 * len(experts) - 1
 
     def judge(state: StateDict) -> float:
