@@ -241,6 +241,10 @@ def test_what_another_layout_has_left_goes(make_checkpoints, tmp_path, monkeypat
 
 def test_kernels_are_compiled_in_another_process(make_checkpoints, tmp_path, monkeypatch):
     monkeypatch.setenv("MERGELINE_CACHE", str(tmp_path / "cache"))
+    unused = tmp_path / "cache" / "kernels" / "of other sources"
+    unused.parent.mkdir(parents=True)
+    unused.touch()
+    os.utime(unused, (0, 0))
     _, experts = make_checkpoints(1)
     code = (
         f"merge_to(MergeSpec(method='average', experts=[{str(experts[0])!r}]), Path({str(tmp_path / 'out')!r}))\n"
@@ -266,7 +270,9 @@ def test_machine_code_runs_alike_as_an_image_and_as_an_object_file(make_checkpoi
         symbol, machine_code = compile_kernel(kept.name.partition("-")[0])
         body = json.dumps({"symbol": symbol}).encode() + b"\n" + machine_code
         kept.write_bytes(xxhash.xxh3_128_digest(body) + body)
+        os.utime(kept, (0, 0))
     assert printed_by_a_process(code, tmp_path / "second") == [digest, "True"]
+    assert all(kept.stat().st_mtime > 0 for kept in (tmp_path / "cache" / "kernels").iterdir())
 
 
 def test_a_kernel_that_cannot_be_compiled_says_so(make_checkpoints, tmp_path, monkeypatch):
