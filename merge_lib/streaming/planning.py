@@ -169,7 +169,22 @@ class MergePlan:
         """How often the inputs are read."""
         if self.is_compiled:
             return 1 if self.method == "ties" and self.params["density"] == 1 else _PASSES[self.method]
-        return (3 if self.threshold_share is not None else 1) + ("equalise" in self.recipe)
+        bits = max((DTYPE_BYTES[work.arithmetic] * 8 for work in self.works), default=32)
+        looks = 0 if self.variant else registry.get(self.method).passes_before(self.params, bits)
+        scales = self.recipe.get("layer_scales", {}).get("shallow") == "auto"
+        return 1 + looks + ("equalise" in self.recipe) + scales
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of all passes; while experts are folded in one by one, the base is read beside each."""
+        total = self.passes * sum(work.read_bytes for work in self.works)
+        if self.is_compiled or self.variant or self.base is None:
+            return total
+        info = registry.get(self.method)
+        if (info.kind, info.scope) != ("continual", "model"):
+            return total
+        base = sum(work.inputs[0].size_bytes for work in self.works if work.inputs[0] is not None)
+        return total + (len(self.experts) - 1) * base
 
     @property
     def threshold_share(self) -> float | None:
