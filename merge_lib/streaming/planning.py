@@ -19,8 +19,9 @@ from merge_lib.errors import MergeError
 from merge_lib.files.folders import Source
 from merge_lib.files.headers import TensorHeader
 from merge_lib.files.layout import DTYPE_BYTES, Shape
-from merge_lib.spec import MergeSpec, told_beside
+from merge_lib.spec import MergeSpec
 from merge_lib.streaming.headers import FLOATING, read_source
+from merge_lib.streaming.recorded import recipe_lines, recorded
 
 if TYPE_CHECKING:
     from merge_lib.streaming.devices import Device
@@ -248,8 +249,8 @@ def make_plan(spec: MergeSpec) -> MergePlan:
         method=spec.method,
         params=spec.params,
         seed=spec.seed,
-        recipe=_recorded(spec),
-        recipe_lines=tuple(_recipe_lines(spec)),
+        recipe=recorded(spec),
+        recipe_lines=tuple(recipe_lines(spec)),
         base=base,
         experts=tuple(experts),
         works=works,
@@ -326,33 +327,6 @@ def _is_own(method: str) -> bool:
     """Whether a method is the library's, not one of the user's."""
     own = ("merge_lib.methods.", "merge_lib.continual.")
     return method.startswith("mergekit.") or registry.get(method).module.startswith(own)
-
-
-def _recorded(spec: MergeSpec) -> dict[str, Any]:
-    """The recipe without paths."""
-    recipe = {
-        "method": spec.method,
-        "params": spec.params,
-        "seed": spec.seed,
-        "exclude": list(spec.exclude),
-        **told_beside(spec),
-    }
-    return recipe if spec.dtype is None else {**recipe, "dtype": spec.dtype}
-
-
-def _recipe_lines(spec: MergeSpec) -> list[str]:
-    """The recipe as YAML, which JSON values are."""
-    lines = [f"method: {spec.method}", f"params: {json.dumps(spec.params, sort_keys=True)}"]
-    if spec.base is not None:
-        lines.append(f"base: {json.dumps(spec.base.name)}")
-    lines.append(f"experts: {json.dumps([path.name for path in spec.experts])}")
-    lines.append(f"seed: {spec.seed}")
-    if spec.exclude:
-        lines.append(f"exclude: {json.dumps(list(spec.exclude))}")
-    if spec.dtype is not None:
-        lines.append(f"dtype: {spec.dtype}")
-    lines += [f"{key}: {json.dumps(value)}" for key, value in told_beside(spec).items()]
-    return lines
 
 
 def _load_reference(spec: MergeSpec) -> Reference:
