@@ -106,8 +106,9 @@ def opcm(
     """
     projected = task_vector
     if state.total is not None and layer.role == "linear" and task_vector.numel():
-        pairs = zip(state.total.chunk(layer.parts), task_vector.chunk(layer.parts), strict=True)
-        projected = torch.cat([_project(merged, part, share) for merged, part in pairs])
+        packed = (tensor.chunk(layer.parts, layer.parts_axis) for tensor in (state.total, task_vector))
+        parts = [_project(merged, part, share) for merged, part in zip(*packed, strict=True)]
+        projected = torch.cat(parts, layer.parts_axis)
     trail.note("energy removed", lambda: _share_removed(task_vector, projected))
     total = projected.clone() if state.total is None else state.total + projected
     squares = [inner_product(tensor, tensor) for tensor in (task_vector, total)]

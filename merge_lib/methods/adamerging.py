@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.layers import Layer
+from merge_lib.looks import Look
 from merge_lib.ops.functional_models import TaskVectors, Weighted
 from merge_lib.ops.quantile import (
     Thresholds,
@@ -126,7 +127,9 @@ def trimmed(vectors: dict[str, Tensor], density: float) -> dict[str, Tensor]:
     order_free=True,
     scope="model",
     data="test inputs",
-    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
+    statistics=ModelStatistics(
+        begin, fold, close_thresholds, join_thresholds, looks=(Look("threshold", unless={"density": 1}),)
+    ),
     fit=fit,
     working_set=WorkingSet(stacks=2.5, tensors=1.0),
 )

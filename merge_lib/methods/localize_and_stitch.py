@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from merge_lib.layers import Layer
+from merge_lib.looks import Look
 from merge_lib.ops.quantile import (
     Thresholds,
     begin_thresholds,
@@ -40,7 +41,9 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
+    statistics=ModelStatistics(
+        begin, fold, close_thresholds, join_thresholds, looks=(Look("threshold", unless={"density": 1}),)
+    ),
     working_set=WorkingSet(stacks=3.6, tensors=3.0),
 )
 def localize_and_stitch(

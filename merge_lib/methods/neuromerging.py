@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from merge_lib.layers import Layer
+from merge_lib.looks import Look
 from merge_lib.ops.masses import count_magnitudes, exact_masses
 from merge_lib.ops.neurons import merge_neurons
 from merge_lib.ops.quantile import (
@@ -103,7 +104,13 @@ def join(state: Masks, other: Masks) -> Masks:
     order_free=True,
     scope="model",
     works_on="row",
-    statistics=ModelStatistics(begin, fold, close, join),
+    statistics=ModelStatistics(
+        begin,
+        fold,
+        close,
+        join,
+        looks=(Look("threshold", unless={"density": 1}), Look(unless={"density": 1, "compensate": False})),
+    ),
     working_set=WorkingSet(stacks=2.3, tensors=5.5),
 )
 def neuromerging(

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from merge_lib.layers import Layer
+from merge_lib.looks import Look
 from merge_lib.ops.balance import (
     Competition,
     Inter,
@@ -48,7 +49,13 @@ def fold(state: Competition, task_vectors: Float[Tensor, " n *shape"], _layer: L
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=ModelStatistics(begin, fold, close_competition, join_competition),
+    statistics=ModelStatistics(
+        begin,
+        fold,
+        close_competition,
+        join_competition,
+        looks=(Look("threshold"), Look("threshold", unless={"density": 1}, instead=1)),
+    ),
     working_set=WorkingSet(stacks=6.5, tensors=1.5),
 )
 def pcb(

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from merge_lib.layers import Layer
+from merge_lib.looks import Look
 from merge_lib.ops.decoding import check_task
 from merge_lib.ops.quantile import (
     Thresholds,
@@ -40,7 +41,13 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     return fold_thresholds(state, task_vectors)
 
 
-TRIMMING = ModelStatistics(begin, fold, close_thresholds, join_thresholds)
+TRIMMING = ModelStatistics(
+    begin,
+    fold,
+    close_thresholds,
+    join_thresholds,
+    looks=(Look("threshold", unless={"density": 1, "combine": "sum"}),),
+)
 
 
 @merge_method(

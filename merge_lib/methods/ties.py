@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.layers import Layer
+from merge_lib.looks import Look
 from merge_lib.ops.quantile import (
     Thresholds,
     begin_thresholds,
@@ -42,7 +43,13 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     order_free=True,
     scope="model",
     whole_where={"trim": "tensor"},
-    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
+    statistics=ModelStatistics(
+        begin,
+        fold,
+        close_thresholds,
+        join_thresholds,
+        looks=(Look("threshold", unless={"density": 1, "trim": "tensor"}),),
+    ),
     working_set=WorkingSet(stacks=3.6, tensors=4.5),
 )
 def ties(
