@@ -3,11 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from merge_lib.layers import Layer
@@ -18,11 +16,8 @@ from merge_lib.ops.shares import share_of_mass
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Scale
+from merge_lib.types import Natural, Scale, Weight
 from merge_lib.working_set import WorkingSet
-
-Weight = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
 
 _ROUNDING = 1e-12  # relative
 
@@ -61,9 +56,9 @@ def cat(
     scale: Scale = 0.4,
     own_knowledge: Weight = 5.0,
     own_knowledge_scales: Weight = 10.0,
-    rank: Count = 4,
-    masked_scales: Count = 4,
-    masked_shifts: Count = 4,
+    rank: Natural = 4,
+    masked_scales: Natural = 4,
+    masked_shifts: Natural = 4,
     restore_norm: bool = False,
     trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:

@@ -2,11 +2,9 @@
 
 from functools import partial
 from math import isfinite
-from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from merge_lib.errors import MethodInputError, SpecError
@@ -14,9 +12,8 @@ from merge_lib.learned import Observed
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
+from merge_lib.types import Positive
 from merge_lib.working_set import WorkingSet
-
-Floor = Annotated[float, Field(gt=0)]
 
 
 @merge_method(
@@ -33,7 +30,7 @@ def fisher(
     experts: Float[Tensor, " n *shape"],
     observed: Observed | None,
     *,
-    floor: Floor = 1e-6,
+    floor: Positive = 1e-6,
     weights: str = "",
     trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from functools import partial
 from math import prod
-from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from merge_lib.layers import Layer
@@ -18,10 +16,8 @@ from merge_lib.ops.shares import ratio
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Scale
+from merge_lib.types import CutOff, Scale
 from merge_lib.working_set import WorkingSet
-
-Cutoff = Annotated[float, Field(ge=1e-7, lt=1)]  # what a Gram matrix in float64 tells from zero
 
 
 @merge_method(
@@ -41,7 +37,7 @@ def lot(
     observed: Observed | None,
     *,
     scale: Scale = 1.0,
-    cutoff: Cutoff = 1e-6,
+    cutoff: CutOff = 1e-6,
     trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The task vector whose layer outputs are nearest to each expert's on that expert's inputs.

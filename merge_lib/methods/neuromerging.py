@@ -4,11 +4,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from math import prod
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from merge_lib.layers import Layer
@@ -27,10 +26,8 @@ from merge_lib.ops.signs import elected_mean
 from merge_lib.ops.sparsify import keep_large
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Density, Scale
+from merge_lib.types import Density, Scale, Share
 from merge_lib.working_set import WorkingSet
-
-Energy = Annotated[float, Field(gt=0, le=1)]
 
 _LARGEST_COMPENSATION = 8.0
 _BLOCK = 1 << 17  # elements that are merged at once, so that they stay near the processor
@@ -115,7 +112,7 @@ def neuromerging(
     parallel_scale: Scale = 0.0,
     orthogonal_scale: Scale = 1.0,
     compensate: bool = True,
-    energy: Energy = 1.0,
+    energy: Share = 1.0,
     trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The masked task vectors, merged neuron by neuron along the base neuron and orthogonal to it.

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from functools import partial
 from math import prod
-from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from merge_lib.errors import MethodInputError
@@ -18,10 +16,8 @@ from merge_lib.ops.shares import ratio, share_of_mass
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Fraction
+from merge_lib.types import Fraction, Positive
 from merge_lib.working_set import WorkingSet
-
-Ridge = Annotated[float, Field(gt=0)]
 
 
 @merge_method(
@@ -41,7 +37,7 @@ def regmean(
     observed: Observed | None,
     *,
     off_diagonal: Fraction = 0.9,
-    ridge: Ridge = 1e-6,
+    ridge: Positive = 1e-6,
     trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The weights whose outputs are nearest to each expert's on that expert's inputs; elsewhere the mean.

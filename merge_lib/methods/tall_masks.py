@@ -1,10 +1,9 @@
 """TALL-masks: from the sum of all task vectors back to each."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor
 
 from merge_lib.layers import Layer
@@ -22,11 +21,10 @@ from merge_lib.ops.sparsify import keep_large
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Density, TaskIndex
+from merge_lib.types import Density, TaskIndex, Weight
 from merge_lib.working_set import WorkingSet
 
 Combine = Literal["sum", "ties"]
-Threshold = Annotated[float, Field(ge=0)]
 
 
 def begin(count: int, dtype: torch.dtype, *, combine: Combine, density: Density, **given: Any) -> Thresholds:
@@ -59,7 +57,7 @@ def tall_masks(
     *,
     trail: Trail = NO_TRAIL,
     task: TaskIndex = -1,
-    threshold: Threshold = 0.4,
+    threshold: Weight = 0.4,
     combine: Combine = "sum",
     density: Density = 0.2,  # noqa: ARG001 -- read by `begin`
 ) -> Float[Tensor, " *shape"]:
