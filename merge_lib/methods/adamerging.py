@@ -18,7 +18,7 @@ from merge_lib.ops.quantile import (
     tensor_threshold,
 )
 from merge_lib.ops.sparsify import keep_large
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.sums import per_row, sum_rows
 from merge_lib.probe import Batch, Probe
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
@@ -164,4 +164,4 @@ def adamerging(
     scales = scales.to(task_vectors.dtype)
     trail.note("scale", lambda: scales)
     kept = keep_large(task_vectors, statistics.values)
-    return sum_rows(kept * scales.reshape(-1, *[1] * (task_vectors.ndim - 1)))
+    return sum_rows(kept * per_row(scales, kept))

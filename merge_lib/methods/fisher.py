@@ -1,6 +1,5 @@
 """Fisher merging: every weight the mean of the experts, weighted by how much each of them needs it."""
 
-from functools import partial
 from math import isfinite
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from merge_lib.errors import MethodInputError, SpecError
 from merge_lib.learned import Observed
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.sums import per_row, sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Positive
@@ -67,11 +66,11 @@ def fisher(
     if observed is not None:
         _check(observed, experts)
         information = _normalised(observed).clamp(min=floor)
-    powers = information * factors.reshape(-1, *[1] * (experts.ndim - 1))
+    powers = information * per_row(factors, experts)
     total = sum_rows(powers)
     moved = sum_rows(powers * (experts - experts[0])) / total  # exact where the experts agree
     trail.note("reached by data", lambda: torch.tensor(float(observed is not None)))
-    trail.note("share of the weight", partial(_means, powers / total))
+    trail.note("share of the weight", lambda: _means(powers / total))
     trail.note("share at the floor", lambda: _means(information <= floor))
     return experts[0] + moved.to(experts.dtype)
 

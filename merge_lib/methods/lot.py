@@ -13,7 +13,7 @@ from merge_lib.learned import Observed
 from merge_lib.ops.features import Unit, check_values, layer_units
 from merge_lib.ops.least_squares import Fit, smallest_fit
 from merge_lib.ops.shares import ratio
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.sums import mean_rows, sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import CutOff, Scale
@@ -70,14 +70,16 @@ def lot(
         [*shape], dtype of task_vectors.
     """
     trail.note("reached by data", lambda: torch.tensor(float(observed is not None)))
-    merged = sum_rows(task_vectors) / len(task_vectors)
-    if observed is not None and task_vectors.numel():
-        if layer.role == "scale":
-            check_values(observed.values, len(task_vectors), width=layer.shape[0])
-            merged = _weighted_mean(task_vectors, observed.values)
-        elif layer.role in ("linear", "convolution"):
-            check_values(observed.values, len(task_vectors), width=prod(layer.shape[1:]))
-            merged = _nearest(task_vectors, list(layer_units(layer.shape, observed.values)), cutoff, trail)
+    if observed is None or task_vectors.numel() == 0:
+        merged = mean_rows(task_vectors)
+    elif layer.role == "scale":
+        check_values(observed.values, len(task_vectors), width=layer.shape[0])
+        merged = _weighted_mean(task_vectors, observed.values)
+    elif layer.role in ("linear", "convolution"):
+        check_values(observed.values, len(task_vectors), width=prod(layer.shape[1:]))
+        merged = _nearest(task_vectors, list(layer_units(layer.shape, observed.values)), cutoff, trail)
+    else:
+        merged = mean_rows(task_vectors)
     return scale * merged
 
 

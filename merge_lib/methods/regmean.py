@@ -13,7 +13,7 @@ from merge_lib.layers import Layer
 from merge_lib.learned import Observed
 from merge_lib.ops.features import check_values
 from merge_lib.ops.shares import ratio, share_of_mass
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.sums import mean_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Fraction, Positive
@@ -69,7 +69,7 @@ def regmean(
         MethodInputError: the Gram matrices do not fit the tensor, or are not positive.
     """
     trail.note("reached by data", lambda: torch.tensor(float(observed is not None)))
-    mean = experts[0] + sum_rows(experts - experts[0]) / len(experts)
+    mean = experts[0] + mean_rows(experts - experts[0])
     if observed is None or layer.role not in ("linear", "convolution") or experts.numel() == 0:
         return mean
     inputs = prod(layer.shape[1:])

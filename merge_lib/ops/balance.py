@@ -14,7 +14,7 @@ from merge_lib.ops.quantile import (
     fold_thresholds,
     join_thresholds,
 )
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.sums import per_row, sum_rows
 
 Inter = Literal["sum", "pairs"]
 
@@ -112,7 +112,7 @@ def clamp_magnitudes(
     task_vectors: Float[Tensor, " n *shape"], state: Competition
 ) -> Float[Tensor, " n *shape"]:
     """Magnitudes at least the low and at most the high one of their expert; zeros stay zero."""
-    low, high = (_broad(limit.values, task_vectors) for limit in (state.low, state.high))
+    low, high = (per_row(limit.values, task_vectors) for limit in (state.low, state.high))
     return task_vectors.sign() * task_vectors.abs().clamp(low, high)
 
 
@@ -123,7 +123,7 @@ def compete(task_vectors: Float[Tensor, " n *shape"], state: Competition) -> Flo
     between its expert's smallest and largest, in [0, 1], and τ̂ that with its sign. Without the factor e^−n,
     which changes no comparison, many experts would leave the finite numbers.
     """
-    low, high = (_broad(limit.values, task_vectors) for limit in (state.low, state.high))
+    low, high = (per_row(limit.values, task_vectors) for limit in (state.low, state.high))
     span = torch.where(high > low, high - low, 1.0)
     place = (task_vectors.abs().clamp(low, high) - low) / span
     within = torch.exp(len(task_vectors) * (place * place - 1))
@@ -138,11 +138,7 @@ def weigh(scores: Float[Tensor, " n *shape"], state: Competition) -> Float[Tenso
 
     Where floor and largest are equal, scores from there on weigh 1, but for those that are 0.
     """
-    floor, largest = (_broad(limit, scores) for limit in (state.floors, state.largest))
+    floor, largest = (per_row(limit, scores) for limit in (state.floors, state.largest))
     span = torch.where(largest > floor, largest - floor, 1.0)
     above = ((scores - floor) / span).clamp(min=0)
     return torch.where(largest > floor, above, ((scores >= floor) & (scores != 0)).to(scores.dtype))
-
-
-def _broad(values: Float[Tensor, " n"], like: Float[Tensor, " n *shape"]) -> Float[Tensor, " n *ones"]:
-    return values.reshape(-1, *[1] * (like.ndim - 1))

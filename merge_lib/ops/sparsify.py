@@ -6,14 +6,14 @@ from torch import Tensor
 
 from merge_lib.ops.chance import TensorGenerator
 from merge_lib.ops.keys import DRAWS
+from merge_lib.ops.sums import per_row
 
 
 def keep_large(
     task_vectors: Float[Tensor, " n *shape"], thresholds: Float[Tensor, " n"]
 ) -> Float[Tensor, " n *shape"]:
     """Entries whose magnitude reaches their expert's threshold; the others are zero."""
-    broad = thresholds.reshape(-1, *[1] * (task_vectors.ndim - 1))
-    return task_vectors * (task_vectors.abs() >= broad)
+    return task_vectors.abs().ge_(per_row(thresholds, task_vectors)).mul_(task_vectors)
 
 
 def drop_at_random(
