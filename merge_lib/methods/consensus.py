@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from merge_lib.methods.tall_masks import TRIMMING, Combine, masks, multi_task_vector
+from merge_lib.methods.tall_masks import BY_COMBINATION, Combine, masks, multi_task_vector
 from merge_lib.ops.quantile import Thresholds
 from merge_lib.ops.shares import shares
 from merge_lib.registry import merge_method
@@ -19,7 +19,7 @@ from merge_lib.working_set import WorkingSet
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=TRIMMING,
+    statistics=BY_COMBINATION,
     working_set=WorkingSet(stacks=3.5, tensors=1.5),
 )
 def consensus(
