@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from typing import Any
 
@@ -43,7 +43,7 @@ class Masks:
     removed: Tensor | None = None  # counts of `merge_lib.ops.masses`
     total: Tensor | None = None
 
-    @property
+    @cached_property
     def removed_shares(self) -> list[float]:
         """σ_t, the share of each expert's L1 mass that its mask removes; 0 where nothing is."""
         if self.removed is None or self.total is None:
@@ -68,8 +68,10 @@ def fold(state: Masks, task_vectors: Float[Tensor, " n *shape"], _layer: Layer) 
     """Count one tensor: first for the thresholds, then for the mass that they remove."""
     if not state.thresholds.complete:
         return replace(state, thresholds=fold_thresholds(state.thresholds, task_vectors))
-    kept = keep_large(task_vectors, state.thresholds.values)
-    removed, total = count_magnitudes(task_vectors - kept), count_magnitudes(task_vectors)
+    limits = state.thresholds.values.tolist()
+    kept = [row[row.abs() >= limit] for row, limit in zip(task_vectors, limits, strict=True)]
+    total = count_magnitudes(task_vectors)
+    removed = total - count_magnitudes(kept)
     if state.removed is not None:
         removed, total = state.removed + removed, state.total + total
     return replace(state, removed=removed, total=total)
