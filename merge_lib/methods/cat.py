@@ -11,7 +11,7 @@ from torch import Tensor
 from merge_lib.layers import Layer
 from merge_lib.learned import Observed
 from merge_lib.ops.directions import largest_positive, leading_directions
-from merge_lib.ops.features import Unit, check_values, layer_units
+from merge_lib.ops.features import Unit, check_values, weight_units
 from merge_lib.ops.shares import share_of_mass
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
@@ -103,13 +103,12 @@ def cat(
     trimmed = Trimmed(task_vectors)
     if layer.role == "shift":
         trimmed = _mask_shifts(task_vectors, masked_shifts, layer.parts)
-    elif observed is not None and layer.role == "scale":
+    elif observed is not None and task_vectors.numel() and layer.role == "scale":
         check_values(observed.values, len(task_vectors), width=layer.shape[0])
         trimmed = _mask_scales(task_vectors, observed, own_knowledge_scales, masked_scales, restore_norm)
     elif observed is not None and task_vectors.numel() and layer.role in ("linear", "convolution"):
-        check_values(observed.values, len(task_vectors), width=prod(layer.shape[1:]))
-        units = layer_units(layer.shape, observed.values, layer.parts)
-        trimmed = _project(task_vectors, list(units), own_knowledge, rank, restore_norm)
+        units = weight_units(layer, observed.values, len(task_vectors), layer.parts)
+        trimmed = _project(task_vectors, units, own_knowledge, rank, restore_norm)
     _note(trail, task_vectors, trimmed, reached=observed is not None)
     return scale * sum_rows(trimmed.task_vectors)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from merge_lib.layers import Layer
 from merge_lib.learned import Observed
-from merge_lib.ops.features import Unit, check_values, layer_units
+from merge_lib.ops.features import Unit, check_values, weight_units
 from merge_lib.ops.least_squares import Fit, smallest_fit
 from merge_lib.ops.shares import ratio
 from merge_lib.ops.sums import mean_rows, sum_rows
@@ -76,8 +76,8 @@ def lot(
         check_values(observed.values, len(task_vectors), width=layer.shape[0])
         merged = _weighted_mean(task_vectors, observed.values)
     elif layer.role in ("linear", "convolution"):
-        check_values(observed.values, len(task_vectors), width=prod(layer.shape[1:]))
-        merged = _nearest(task_vectors, list(layer_units(layer.shape, observed.values)), cutoff, trail)
+        units = weight_units(layer, observed.values, len(task_vectors))
+        merged = _nearest(task_vectors, units, cutoff, trail)
     else:
         merged = mean_rows(task_vectors)
     return scale * merged
