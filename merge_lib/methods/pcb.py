@@ -102,5 +102,5 @@ def pcb(
     total = sum_rows(weights)
     trail.note("share kept", lambda: shares(weights > 0))
     trail.note("share nobody keeps", lambda: shares((total == 0)[None]))
-    merged = sum_rows(clamp_magnitudes(task_vectors, statistics) * weights)
+    merged = sum_rows(clamp_magnitudes(task_vectors, statistics).mul_(weights))
     return scale * (merged / torch.where(total > 0, total, 1.0))
