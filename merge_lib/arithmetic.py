@@ -79,7 +79,9 @@ class Inputs:
     @cached_property
     def task_vectors(self) -> Tensor:
         """[n, *shape], expert − base; of one length over the model, where that is asked for."""
-        vectors = self.stacked - self.wide_base
+        vectors = torch.empty(self.count, *self.shape, dtype=self.dtype)
+        for row, expert in zip(vectors, self.experts, strict=True):
+            torch.sub(expert.to(self.dtype), self.wide_base, out=row)
         return vectors if self.lengths is None else self.lengths.equalised(vectors)
 
 

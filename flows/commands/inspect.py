@@ -1,38 +1,20 @@
 """`mergeline report`, `lineage` and `verify`: look at what a run left."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from flows.console import out, print_json, shown
+from flows.summary import show_summary
 from merge_lib.errors import CheckpointError, SpecError
 from merge_lib.results import StudyResults
 from tasks.project import Project
 
-if TYPE_CHECKING:  # the report needs numpy, which takes longer than a help text may
-    from rich.table import Table
-
-    from merge_lib.report import SummaryRow
-    from merge_lib.report.layout import Cell
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name; `latest` is the newest.")]
-
-
-SUMMARY_COLUMNS = {
-    "average_accuracy": "accuracy",
-    "worst_task_accuracy": "worst task",
-    "forgetting": "forgot",
-}
-
-
-BEST = "★"
-SIGNS = {"best": BEST, "tie": "≈"}
-LABEL_WIDTH = 24
 
 
 def register(app: typer.Typer) -> None:
@@ -139,58 +121,6 @@ def _check_kept(file: Path) -> None:
         )
 
 
-def show_summary(results: StudyResults) -> None:
-    """The leaderboard and the references, as the terminal shows them: a table for each board, columns in line."""
-    from merge_lib.report import summary_table
-
-    rows = summary_table(results, tuple(SUMMARY_COLUMNS))
-    has_regimes = len({row.regime for row in rows if row.kind == "merge"}) > 1
-    headings = ["method", *(["regime"] if has_regimes else []), *SUMMARY_COLUMNS.values(), "s", "data"]
-    lines = [(row.board, _summary_line(row, has_regimes=has_regimes)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(headings, *(line for _, line in lines), strict=True)]
-    widths[0] = min(widths[0], LABEL_WIDTH)
-    out.print(
-        f"{results.study}: {results.scenario}, {len(results.tasks)} tasks, {len(results.seeds)} seeds",
-        markup=False,
-    )
-    boards = list(dict.fromkeys(board for board, _ in lines))
-    for board in boards:
-        of_board = [line for name, line in lines if name == board]
-        table = _summary_table(board or "References", headings, widths, of_board)
-        table.show_header = board == boards[0]
-        out.print(table)
-    company = " of its group" if len(boards) > 2 else ""
-    out.print(
-        f"Percent, mean ± 95 % interval over the seeds; ★ better than all others{company} by a paired test, "
-        f"≈ not distinguishable from the best{company}; s: seconds a merge."
-    )
-
-
-def _summary_table(
-    title: str, headings: Sequence[str], widths: Sequence[int], lines: Sequence[Sequence[str]]
-) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
-    for place, (heading, width) in enumerate(zip(headings, widths, strict=True)):
-        is_number = heading in (*SUMMARY_COLUMNS.values(), "s")
-        justify = "right" if is_number else "left"
-        table.add_column(heading, justify=justify, width=width, no_wrap=place > 0)
-    for line in lines:
-        style = "bold green" if any(cell.startswith(BEST) for cell in line) else None
-        table.add_row(*line, style=style)
-    return table
-
-
-def _summary_line(row: "SummaryRow", *, has_regimes: bool) -> list[str]:
-    regime = [row.regime or "–"] if has_regimes else []
-    costs = [row.costs[name].text if row.costs else "" for name in ("seconds", "data")]
-    return [row.label, *regime, *(_cell(cell) for cell in row.cells.values()), *costs]
-
-
 def finished(project: Project, run: str) -> str:
     """The id of a run that has results.
 
@@ -206,7 +136,3 @@ def finished(project: Project, run: str) -> str:
             f"Go on with it: mergeline run --resume {found.run_id}"
         )
     return found.run_id
-
-
-def _cell(cell: "Cell") -> str:
-    return f"{SIGNS[cell.mark]} {cell.text}" if cell.mark else cell.text

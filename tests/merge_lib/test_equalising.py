@@ -120,7 +120,7 @@ def test_files_get_the_same_and_say_so(on_disk, tmp_path):
         assert all(torch.equal(found[name], in_memory[name]) for name in NAMES)
     plan = make_plan(spec)
     assert plan.recipe["equalise"] == "norms"
-    assert plan.passes == 4  # norms, two for the threshold, the merge
+    assert plan.passes == 6  # norms, four for the threshold of doubles, the merge
     assert 'equalise: "norms"' in plan.recipe_lines
     plain = MergeSpec(method="ties", base=base, experts=experts)
     assert "equalise" not in make_plan(plain).recipe
