@@ -4,8 +4,6 @@ from collections import Counter
 
 import pytest
 
-from flows.study import study_flow
-from tasks import progress
 from tasks.journal import results_of
 from tasks.project import Project
 
@@ -23,30 +21,6 @@ LABELS = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def project(tiny_project, prefect_server, migrated_store, monkeypatch) -> Project:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    root = tiny_project()
-    monkeypatch.chdir(root)
-    (root / ".mergeline" / "mlflow.db").write_bytes(migrated_store.read_bytes())
-    progress.allow_work()
-    return Project(root)
-
-
-def run(*overrides: str) -> tuple[str, Counter]:
-    worked: Counter = Counter()
-
-    def listener(step: progress.Step) -> None:
-        if not step.reused and step.share_done == 1.0:
-            worked[step.kind] += 1
-
-    stop = progress.listen(listener)
-    try:
-        return study_flow(study="studies/digits.yaml", overrides=list(overrides)), worked
-    finally:
-        stop()
-
-
 def accuracy_of(project: Project, run_id: str) -> dict:
     return {
         (row.label, row.regime): row.accuracy
@@ -55,7 +29,7 @@ def accuracy_of(project: Project, run_id: str) -> dict:
     }
 
 
-def test_methods_learn_from_data_once_and_are_compared(project):
+def test_methods_learn_from_data_once_and_are_compared(project, run):
     asked = (METHODS, "references=[]", "regimes=[parallel]")
     first, worked = run(*asked)
     rows = accuracy_of(project, first)
@@ -80,7 +54,7 @@ def test_methods_learn_from_data_once_and_are_compared(project):
     assert len(other - observed) == 2
 
 
-def test_a_model_for_each_task_keeps_what_its_expert_knew(project):
+def test_a_model_for_each_task_keeps_what_its_expert_knew(project, run):
     run_id, _ = run("methods=[emr, condu, average]", "references=[]", "regimes=[parallel]")
     results = results_of(project, run_id)
     rows = {(row.label, row.regime): row for row in results.rows}
