@@ -87,6 +87,11 @@ class Folding:
                 yield MergedInMemory(written.digest, take_tensors(out), perf_counter() - started)
                 started = perf_counter()
 
+    def state_bytes(self) -> int | None:
+        """Of the state after all experts; None if it was not made yet."""
+        record = self.setting.store.find("fold", self._key(len(self.experts))[0])
+        return None if record is None else record.values["state_bytes"]
+
     def _earlier(self) -> tuple[int, Path | None]:
         """How many experts the longest finished state holds, all but the last at most, and where it lies."""
         store = self.setting.store

@@ -6,6 +6,7 @@ import pytest
 
 from tasks.journal import results_of
 from tasks.project import Project
+from tasks.records import RecordStore
 
 pytestmark = pytest.mark.slow
 
@@ -61,8 +62,11 @@ def test_a_model_for_each_task_keeps_what_its_expert_knew(project, run):
     emr, experts = rows["emr", "parallel"], rows["expert", "parallel"]
     # at the first two stages ConDU has decoded no expert twice, so it is EMR-Merging
     assert rows["condu", "parallel"].accuracy == emr.accuracy
-    states = list((project.store / "fold").glob("*/state.safetensors"))
+    states = [record.values["state_bytes"] for record in RecordStore(project.store).of_kind("fold")]
     assert len(states) == 2  # one expert more each
+    told = [ref.state_bytes for ref in rows["condu", "parallel"].checkpoints]
+    assert told == sorted(states)  # not the bytes of what answers
+    assert all(ref.state_bytes is None for ref in emr.checkpoints)  # the next merge needs every expert again
     # one expert alone is decoded as it was, so after the first task its accuracy is the expert's
     assert emr.accuracy[0][0] == experts.accuracy[0][0]
     assert all(ref.path is None for ref in emr.checkpoints)

@@ -79,6 +79,7 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_result(enter_project, run
         run(*ASKED, stop_after_trials=4)
     stopped = len(list((project.store / "trial").glob("*/record.json")))
     assert 0 < stopped < TRIALS
+    assert summarise(project)["trial"]["to_run"] == TRIALS - stopped
     second, worked = run(*ASKED)
     assert worked["trial"] == TRIALS - stopped
     for record in searches_of(project):  # what was found is lost, and so is one of its trials

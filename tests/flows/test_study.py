@@ -170,6 +170,8 @@ def test_the_plan_counts_no_bytes_of_merges_that_are_not_kept(project, run):
     before = planned("keep_merged=false")
     assert before["merge"]["estimated_bytes"] == before["evaluate"]["estimated_bytes"] == 0
     assert before["train"]["estimated_bytes"] > 0
+    states = planned("keep_merged=false", "methods=[magmax]")["merge"]["estimated_bytes"]
+    assert planned("methods=[magmax]")["merge"]["estimated_bytes"] == 2 * states > 0
     run("keep_merged=false")
     assert {line["to_run"] for line in planned("keep_merged=false").values()} == {0}
     after = planned()
