@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.commands.options import AsJson, RunName
 from flows.console import out, print_json, shown
 from merge_lib.errors import CheckpointError, SpecError
 from merge_lib.results import StudyResults
@@ -18,9 +19,6 @@ if TYPE_CHECKING:  # the report needs numpy, which takes longer than a help text
 
     from merge_lib.report import SummaryRow
     from merge_lib.report.layout import Cell
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name; `latest` is the newest.")]
 
 
 SUMMARY_COLUMNS = {
