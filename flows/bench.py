@@ -15,6 +15,7 @@ from flows.config import MethodEntry, StudyConfig, load_study
 from merge_lib import MergeSpec, merge_many, registry, workloads
 from merge_lib.checkpoints import read_state_dict
 from merge_lib.errors import SpecError
+from tasks.facts import SHARED
 from tasks.project import Project
 from tasks.runs import list_runs, load_run
 
@@ -24,6 +25,7 @@ START_UP = """
 import sys
 from pathlib import Path
 from flows.environment import prepare
+from tasks.facts import SHARED
 from tasks.project import Project
 project = Project(Path.cwd())
 prepare(project)
@@ -121,7 +123,7 @@ def _beside_a_merge(entry: MethodEntry) -> str:
         "`layer_scales`": entry.layer_scales is not None,
         "`equalise`": entry.equalise is not None,
         "data": info.data != "none",
-        "a model for each task": info.decodes and entry.params.get("task") == -1,
+        "a model for each task": info.decodes and entry.params.get("task") == SHARED,
     }
     return ", ".join(name for name, is_asked in asked.items() if is_asked)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from flows.config import StudyConfig
 from flows.walk import Handle
+from tasks.facts import is_folded
 from tasks.jobs import (
     Audited,
     Finished,
@@ -141,7 +142,6 @@ class PlanningStages:
         found: list[Found | None],
     ) -> list[Finished | None]:
         """Look every entry's merge up; one that was not kept is known, even if it is to be made again."""
-        from tasks.folding import is_folded
         from tasks.merging import is_finished, is_stored, merging_key, recorded_merge
 
         results = []

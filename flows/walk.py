@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from flows.config import MethodEntry, StudyConfig
 from merge_lib.results import Regime, RowFacts
+from tasks.facts import facts_of
 from tasks.jobs import MergeEntry, MergeJob, SearchJob, TrainingJob
 
 Handle = Any  # a result, or something that stands for one that is still to come
@@ -173,8 +174,6 @@ def _row_of(
     position: int,
     audits: Handle | None,
 ) -> Cells:
-    from tasks.facts import facts_of  # imports Prefect, which must find its server started
-
     named = (entry.label, "merge", entry.method, regime, seed, entry.params)
     return Cells(*named, merged, scores, position, facts_of(entry), audits)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from merge_lib import registry, workloads
 from merge_lib.errors import SpecError
 from tasks.caching import cache_key
+from tasks.facts import calibration_of
 from tasks.jobs import Finished, MergeEntry, Setting
 from tasks.progress import reporter
 from tasks.slots import sole_worker
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 COLLECTING, FITTING = "merge_lib.calibration.collect", "merge_lib.fitting"
 FITTED = "fitted.safetensors"
-EXAMPLES = {"features": 4, "gram": 256, "fisher": 64}  # of a task, where a study says nothing
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,6 @@ def learning_seconds(setting: Setting, spec: "MergeSpec") -> dict[str, float]:
     folders = [*spec.observations, *([spec.fitted.parent] if spec.fitted else [])]
     records = [setting.store.find(folder.parent.name, folder.name) for folder in folders]
     return {f"{record.kind}/{record.key}": record.elapsed_s for record in records if record is not None}
-
-
-def calibration_of(entry: MergeEntry) -> dict[str, Any]:
-    """What a study asks of an entry's observations, with the defaults of its method."""
-    kind = registry.get(entry.method).observation
-    given = {"split": "train", "rows": None, "expert_scale": 1.0, **entry.calibration}
-    return {"examples": EXAMPLES.get(kind or "", 0), **given}
 
 
 def learning_key(

@@ -14,9 +14,10 @@ from prefect.cache_policies import NO_CACHE
 from merge_lib import kernels, registry
 from merge_lib.errors import MergeError
 from tasks.caching import cache_key
-from tasks.decoding import evaluate_decoded, is_decoded, specs_of
+from tasks.decoding import evaluate_decoded, specs_of
 from tasks.evaluation import evaluate_tensors, find_scores, keep_scores
-from tasks.folding import SEQUENCE, Folding, is_folded, take_tensors
+from tasks.facts import is_decoded, is_folded
+from tasks.folding import SEQUENCE, Folding, take_tensors
 from tasks.jobs import Finished, Found, MergeEntry, MergeJob, Setting
 from tasks.learning import Learning, learning_key, learning_seconds
 from tasks.progress import Step, StoppedError, report

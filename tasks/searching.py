@@ -29,7 +29,8 @@ from merge_lib.search import (
     settled_scales,
 )
 from tasks.caching import cache_key
-from tasks.decoding import is_decoded, specs_of
+from tasks.decoding import specs_of
+from tasks.facts import is_decoded
 from tasks.jobs import Finished, Found, MergeEntry, SearchJob, Setting
 from tasks.merging import COMPILERS, merge_spec, merging_key
 from tasks.progress import Step, StoppedError, report

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.commands.options import AsJson
 from flows.console import amounts_shown, print_json, say, shown
 from merge_lib.errors import SpecError
 
@@ -60,7 +59,7 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
         typer.Option(help="Also record sha256 or md5 of whole files; slower than the merge. Repeatable."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    as_json: AsJson = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Merge; the same command continues a merge that was interrupted."""
     _start_lean()
