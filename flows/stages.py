@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from flows.config import StudyConfig
 from flows.walk import Handle
+from merge_lib.search import Search
 from tasks.facts import is_folded
 from tasks.jobs import (
     Audited,
@@ -49,7 +50,7 @@ class PrefectStages:
             return train_on_worker.submit(self.setting, job, start, self.trainer)
         return train_expert.submit(self.setting, job, start)
 
-    def search(self, job: SearchJob, base: Handle, experts: list[Handle], trials: int) -> Handle:  # noqa: ARG002
+    def search(self, job: SearchJob, base: Handle, experts: list[Handle]) -> Handle:
         """Find coefficients on validation data."""
         from tasks.searching import search_coefficients
 
@@ -119,13 +120,11 @@ class PlanningStages:
         key = training_key(self.setting, job, start.digest)[0] if known else None
         return self._checkpoint("train", key, job.label)
 
-    def search(
-        self, job: SearchJob, base: Finished | None, experts: list[Finished | None], trials: int
-    ) -> Found | None:
+    def search(self, job: SearchJob, base: Finished | None, experts: list[Finished | None]) -> Found | None:
         """Look the search up, and those of its trials that are finished; they are what it costs."""
         from tasks.searching import finished_trials, recorded_search
 
-        found, done = None, 0
+        found, done, trials = None, 0, Search.model_validate(job.entry.search).trials
         known = _all_known(experts)
         if base is not None and known is not None and self.is_data_known:
             found = recorded_search(self.setting, job, base, [expert.digest for expert in known])
