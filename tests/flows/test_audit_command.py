@@ -98,12 +98,12 @@ STUDY = [
 
 @pytest.mark.slow
 def test_a_study_audits_its_last_merges_once(project, run):
-    first, worked = run("audit=false")
+    first, worked = run(*STUDY, "audit=false")
     assert worked["audit"] == 0
     with pytest.raises(SpecError, match="has no audits: its study said audit: false"):
         raise asked(first).exception
 
-    second, worked = run()  # only the audits are missing
+    second, worked = run(*STUDY)  # only the audits are missing
     assert worked == Counter({"audit": 4})
     rows = {row.label: row for row in results_of(project, second).rows if row.kind == "merge"}
     kept = {label: row.audit.of_tasks("energy kept") for label, row in rows.items()}
@@ -160,6 +160,6 @@ def _check_loss(project: Project, record: str, run) -> None:
     shutil.rmtree(folder)
     with pytest.raises(SpecError, match=r"The audit of 'trimmed' \(parallel, seed 0\) is gone"):
         raise asked("latest").exception
-    _, worked = run()
+    _, worked = run(*STUDY)
     assert worked == Counter({"audit": 1})
     assert read_table(folder / TABLE).equals(before)
