@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from merge_lib import registry, workloads
 from tasks.caching import cache_key
+from tasks.facts import calibration_of
 from tasks.jobs import Finished, MergeEntry, Setting
-from tasks.observing import EXAMPLES, data_of, observe, probe_of
+from tasks.observing import data_of, observe, probe_of
 from tasks.progress import reporter
 from tasks.slots import sole_worker
 
@@ -139,13 +140,6 @@ def learning_seconds(setting: Setting, spec: "MergeSpec") -> dict[str, float]:
     folders = [*spec.observations, *([spec.fitted.parent] if spec.fitted else [])]
     records = [setting.store.find(folder.parent.name, folder.name) for folder in folders]
     return {f"{record.kind}/{record.key}": record.elapsed_s for record in records if record is not None}
-
-
-def calibration_of(entry: MergeEntry) -> dict[str, Any]:
-    """What a study asks of an entry's observations, with the defaults of its method."""
-    kind = registry.get(entry.method).observation
-    given = {"split": "train", "rows": None, "expert_scale": 1.0, **entry.calibration}
-    return {"examples": EXAMPLES.get(kind or "", 0), **given}
 
 
 def learning_key(

@@ -120,6 +120,13 @@ def test_task_vectors_are_equalised_where_a_method_has_them(study):
     assert "methods.1.equalise: " in refusal(study, "methods.ties-half.equalise=lengths")
 
 
+def test_calibration_is_of_methods_that_observe_data(study):
+    said = refusal(study, "methods.ties-half.calibration={examples: 3}")
+    assert "methods.1: method 'ties' observes no data; leave `calibration` out" in said
+    config = load_study(study, ["methods.0={method: regmean, calibration: {examples: 3}}"])
+    assert config.methods[0].calibration.examples == 3
+
+
 def test_a_wrong_list_entry_is_told_once(study):
     said = refusal(study, "regimes=[serial]")
     assert said.startswith("1 error in")
