@@ -54,9 +54,7 @@ def start_sweep(
     names = (stem, *(f"{stem}-{n}" for n in range(2, 100)))
     sweep_id = next(name for name in names if not sweep_folder(project, name).exists())
     combined = tuple(SweepCell(dict(levels), config) for levels, config in cells)
-    return save_sweep(
-        project, Sweep(sweep_id, study, command, now.isoformat(timespec="seconds"), combined)
-    )
+    return save_sweep(project, Sweep(sweep_id, study, command, now.isoformat(timespec="seconds"), combined))
 
 
 def save_sweep(project: Project, sweep: Sweep) -> Sweep:
@@ -84,7 +82,8 @@ def load_sweep(project: Project, sweep_id: str) -> Sweep:
         return Sweep.from_dict(json.loads(text))
     except (OSError, ValueError, TypeError, KeyError) as broken:
         raise SpecError(
-            f"The record of sweep '{sweep_id}' cannot be read ({broken}). Run its study again; what was finished is kept."
+            f"The record of sweep '{sweep_id}' cannot be read ({broken}). Run its study again; "
+            "what was finished is kept."
         ) from broken
 
 
