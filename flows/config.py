@@ -291,7 +291,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     document = YamlDocument.read(path)
     for override in overrides:
         document.override(override)
-    if AXES in document.root:
+    if document.root.pop(AXES, None) is not None:
         raise SpecError(
             f"{document.line((AXES,))}: the study has `{AXES}`, so it is several studies. Name a level of each axis "
             "(`mergeline run` runs them all), or take the key out."
