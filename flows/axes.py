@@ -85,14 +85,13 @@ def _read(path: Path, overrides: Sequence[str]) -> tuple[YamlDocument, tuple[Axi
     document = YamlDocument.read(path)
     for override in overrides:
         document.override(override)
-    return document, _take_axes(document)
+    return document, _axes_of(document)
 
 
-def _take_axes(document: YamlDocument) -> tuple[Axis, ...]:
-    """The axes of the file, taken out of it; none if it has none."""
+def _axes_of(document: YamlDocument) -> tuple[Axis, ...]:
+    """The axes of the file; none if it has none."""
     stated = document.plain().get(AXES)
     place = document.line((AXES,))
-    document.root.pop(AXES, None)
     if stated is None:
         return ()
     if not isinstance(stated, dict) or not stated:

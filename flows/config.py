@@ -291,7 +291,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     document = YamlDocument.read(path)
     for override in overrides:
         document.override(override)
-    if document.root.pop(AXES, None) is not None:
+    if document.root.get(AXES) is not None:
         raise SpecError(
             f"{document.line((AXES,))}: the study has `{AXES}`, so it is several studies. Name a level of each axis "
             "(`mergeline run` runs them all), or take the key out."
@@ -308,7 +308,7 @@ def validated(document: YamlDocument) -> StudyConfig:
     Raises:
         ValidationError: anything in it is wrong.
     """
-    content = document.plain()
+    content = {key: value for key, value in document.plain().items() if key != AXES}
     if isinstance(files := content.get("plugins"), list):
         load_plugins(Project.find(document.path.resolve().parent).root, [str(file) for file in files])
     return StudyConfig.model_validate(content)
