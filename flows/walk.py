@@ -72,11 +72,13 @@ class Cells:
 
 def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
     """Set everything going, in order, and name the rows as soon as their handles exist."""
-    checkpoint = str(study.base.checkpoint) if study.base.checkpoint else None
-    base = stages.obtain_base(checkpoint, study.base.seed)
-    scores = stages.evaluate("base", [base])
-    yield Cells("base", "reference", "base", None, None, {}, [base], [scores], None)
+    if not study.base.per_seed:
+        base, cells = _obtain_base(study, stages, None)
+        yield cells
     for seed in study.seeds:
+        if study.base.per_seed:
+            base, cells = _obtain_base(study, stages, seed)
+            yield cells
         experts = {
             regime: _train_experts(study, stages, base, regime, seed)
             for regime in study.regimes
@@ -94,6 +96,14 @@ def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
             yield from _merge_along(study, stages, base, trained, entries, regime, seed)
         if "merged" in study.regimes:
             yield from _merge_and_train(study, stages, base, entries, seed)
+
+
+def _obtain_base(study: StudyConfig, stages: Stages, seed: int | None) -> tuple[Handle, Cells]:
+    """The base of one seed, or of all, and its row."""
+    checkpoint = str(study.base.checkpoint) if study.base.checkpoint else None
+    base = stages.obtain_base(checkpoint, study.base.seed + (seed or 0))
+    scores = stages.evaluate("base" if seed is None else f"base · seed {seed}", [base])
+    return base, Cells("base", "reference", "base", None, seed, {}, [base], [scores], None)
 
 
 def _entry_of(entry: MethodEntry) -> MergeEntry:

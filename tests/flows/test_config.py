@@ -201,7 +201,7 @@ def test_what_is_searched_is_no_parameter_of_the_entry(study):
     whole = load_study(study, [asked])
     assert StudyConfig.model_validate(whole.model_dump(mode="json")) == whole
     twice = "methods.ties-half.search={trials: 3, params: {density: {low: 0.5, high: 1}}}"
-    assert "methods.1.params: density is searched, too" in refusal(study, twice)
+    assert "methods.1.params: density stands in both `params` and `search.params`" in refusal(study, twice)
 
 
 def test_experts_cannot_be_trained_from_merges_that_wait_for_the_last_task(study):
