@@ -59,7 +59,7 @@ def open_sweep(project: Project, study: str, overrides: Sequence[str]) -> Sweep:
     """Check the study at every combination and make the folder of the sweep."""
     cells = load_cells(Path(study), overrides)
     configs = [(cell.levels, cell.study.model_dump(mode="json")) for cell in cells]
-    return start_sweep(project, cells[0].study.study, configs, command_of(study, overrides))
+    return start_sweep(project, cells[0].study.study, configs, command_of(study, overrides, {}))
 
 
 def _with_run(project: Project, sweep: Sweep, place: int) -> Sweep:
