@@ -28,7 +28,11 @@ def check_before(project: Project, studies: Sequence[StudyConfig]) -> Estimates:
     steps, _ = plan_all(project, studies)
     estimates = Estimates.of_project(project, steps)
     needed = sum(line["estimated_bytes"] for line in summarise_plan(steps, estimates)) + SPARE_BYTES
-    remedy = ", or set keep_merged=false, which writes no merges" if any(study.keep_merged for study in studies) else ""
+    remedy = (
+        ", or set keep_merged=false, which writes no merges"
+        if any(study.keep_merged for study in studies)
+        else ""
+    )
     free = shutil.disk_usage(project.state).free
     if free < needed:
         raise MergeError(

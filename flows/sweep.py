@@ -10,6 +10,7 @@ from prefect import flow
 from flows.axes import load_cells
 from flows.study import command_of, study_flow
 from merge_lib.errors import MergeError
+from tasks.progress import check_stop
 from tasks.project import Project
 from tasks.runs import load_run, start_run
 from tasks.sweep_reporting import report_sweep
@@ -41,6 +42,7 @@ def sweep_flow(
     sweep = load_sweep(project, sweep_id) if sweep_id else open_sweep(project, study, overrides)
     failures: list[str] = []
     for place in range(len(sweep.cells)):
+        check_stop()
         sweep = _with_run(project, sweep, place)
         try:
             _finish_cell(project, sweep.cells[place], trainer)

@@ -41,7 +41,7 @@ def long_table(cells: Sequence[MeasuredCell]) -> "pd.DataFrame":
     Returns:
         A column for each axis (its level), then `run`, `label`, `family`, `kind`, `method`, `params` (JSON), `regime`,
         `seed` (empty where there is none), `stage` (1 to T), `measure` and `value`. Measures are
-        `accuracy/<task>` and `probe/<name>` at every stage, in [0, 1], and the metrics of `merge_lib.metrics` at the last.
+        `accuracy/<task>` and `probe/<name>` at every stage, in [0, 1], and those of `merge_lib.metrics` at the last.
     """
     import pandas as pd
 

@@ -50,9 +50,7 @@ def measured_cells(project: Project, sweep: Sweep) -> list[MeasuredCell]:
     ]
 
 
-def _write_report(
-    out: Path, sweep: Sweep, cells: list[MeasuredCell], claims: list[Claim]
-) -> ReportFiles:
+def _write_report(out: Path, sweep: Sweep, cells: list[MeasuredCell], claims: list[Claim]) -> ReportFiles:
     reports = {cell.results.run_id: f"../../{cell.results.run_id}/report/report.html" for cell in cells}
     description = cells[0].results.description
     report = compose_sweep(
@@ -73,7 +71,9 @@ def _record(project: Project, sweep: Sweep, claims: list[Claim], artifacts: list
     metrics += [MetricPoint(f"claim/{claim.name}", VERDICTS[claim.verdict]) for claim in claims]
     verdicts = [f"- **{claim.statement}**: {claim.verdict}" for claim in claims]
     runs = [f"- `{cell.run_id}`: {_levels(cell.levels)}" for cell in sweep.cells]
-    note = "\n\n".join(filter(None, ("\n".join(verdicts), "\n".join(runs), "All of it: `report.html`, under Artifacts.")))
+    note = "\n\n".join(
+        filter(None, ("\n".join(verdicts), "\n".join(runs), "All of it: `report.html`, under Artifacts."))
+    )
     payload = RunPayload(
         key=sweep.sweep_id,
         experiment=sweep.study,

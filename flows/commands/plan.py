@@ -43,7 +43,9 @@ def plan(
         return
     _show(config.study, lines, is_data_known=is_data_known, is_measured=estimates.is_measured)
     if len(cells) > 1:
-        out.print(f"{len(cells)} combinations of the axes; what they share counts once for each until it is done.")
+        out.print(
+            f"{len(cells)} combinations of the axes; what they share counts once for each until it is done."
+        )
     if not config.keep_merged:
         out.print(
             "Merges are evaluated as they are made and not written (keep_merged is false); the states of continual "

@@ -53,7 +53,9 @@ def run(
     if (study is None) == (resume is None):
         raise SpecError("Give either a study's YAML file or --resume RUN, not both and not neither.")
     if resume is not None and (overrides or chosen):
-        raise SpecError("--resume goes on with the settings of that run; start a new run to use --set or --level.")
+        raise SpecError(
+            "--resume goes on with the settings of that run; start a new run to use --set or --level."
+        )
     project = Project.find()
     prepare(project, is_verbose=is_verbose)
     if study is not None:
@@ -69,7 +71,9 @@ def run(
         _show(project, run_id, as_json=as_json)
 
 
-def _asked(study: Path, overrides: list[str], chosen: list[str]) -> tuple[list["StudyConfig"], dict[str, Any]]:
+def _asked(
+    study: Path, overrides: list[str], chosen: list[str]
+) -> tuple[list["StudyConfig"], dict[str, Any]]:
     """The studies of a file, and what their flow is called with."""
     from flows.axes import load_cells, narrowed
 

@@ -75,7 +75,9 @@ def value_panel(
     alt = "; ".join(
         f"{curve.name}: {_end_text(curve.values[:, :1])} to {_end_text(curve.values)}" for curve in curves
     )
-    return _curve_panel(title, curves, positions, high, (x_title, f"From the first value to the last: {alt}."))
+    return _curve_panel(
+        title, curves, positions, high, (x_title, f"From the first value to the last: {alt}.")
+    )
 
 
 def _curve_panel(

@@ -7,7 +7,7 @@ import numpy as np
 
 from merge_lib.claims import Check, Claim
 from merge_lib.metrics import describe
-from merge_lib.report.aggregate import Group, aggregate, gather, marked, merges_of, number, p_value
+from merge_lib.report.aggregate import Group, gather, marked, merges_of, number, p_value
 from merge_lib.report.charts import Curve, value_panel
 from merge_lib.report.findings import compare_regimes
 from merge_lib.report.layout import UNDEFINED, Cell, Column, Figure, Finding, Panel, Report, Section, Table
@@ -104,7 +104,12 @@ def _claims(sweep: Sweep) -> Section | None:
     if not sweep.claims:
         return None
     columns = [Column("Claim", is_numeric=False), Column("Compared", is_numeric=False)]
-    columns += [Column("Difference, points"), Column("Must exceed"), Column("p (Holm)"), Column("Effect size")]
+    columns += [
+        Column("Difference, points"),
+        Column("Must exceed"),
+        Column("p (Holm)"),
+        Column("Effect size"),
+    ]
     columns.append(Column("Verdict", is_numeric=False))
     rows = [
         [
@@ -121,7 +126,8 @@ def _claims(sweep: Sweep) -> Section | None:
     ]
     note = (
         "The claims are those of Hess, van de Ven & Tuytelaars (arXiv:2507.23311); margins and tests are ours. A claim "
-        "is confirmed if all its checks are, refuted if any is. Effect size: Cohen's d of the differences against the margin."
+        "is confirmed if all its checks are, refuted if any is. Effect size: Cohen's d of the differences against the "
+        "margin."
     )
     table = Table("Every check of every claim", columns, rows, [note], wraps=True)
     return Section("claims", "The claims", [f"{c.statement}: {c.verdict}." for c in sweep.claims], [table])
@@ -133,7 +139,9 @@ def _paths(sweep: Sweep) -> Section | None:
     if not panels:
         return None
     figure = _figure("paths", "Along each value", panels)
-    return Section("paths", "Along each value", ["Accuracy on each task and probe, at the last stage."], [figure])
+    return Section(
+        "paths", "Along each value", ["Accuracy on each task and probe, at the last stage."], [figure]
+    )
 
 
 def _path_panels(cell: MeasuredCell) -> Iterator[Panel]:
@@ -149,7 +157,8 @@ def _path_panels(cell: MeasuredCell) -> Iterator[Panel]:
             curves = [
                 Curve(regime or "parallel", regime or family, values)
                 for regime in dict.fromkeys(group.regime for group in groups)
-                if (values := _along(groups, regime, name, positions, measure, cell.results.tasks)) is not None
+                if (values := _along(groups, regime, name, positions, measure, cell.results.tasks))
+                is not None
             ]
             title = f"{measure} · {cell.title}" if cell.levels else measure
             yield value_panel(title, curves, positions, high=1.0, x_title=f"{family}: {name}")
@@ -246,11 +255,19 @@ def _metric_panels(
 
 def _values(group: Group | None, metric: str) -> list[float]:
     found = [] if group is None else list(group.values(metric).values())
-    return [] if any(value is None for value in found) else [float(value) for value in found if value is not None]
+    return (
+        []
+        if any(value is None for value in found)
+        else [float(value) for value in found if value is not None]
+    )
 
 
 def _figure(name: str, title: str, panels: list[Panel]) -> Figure:
-    cut = f" The first {MOST_PANELS} of {len(panels)} charts; all numbers are in sweep.parquet." if len(panels) > MOST_PANELS else ""
+    cut = (
+        f" The first {MOST_PANELS} of {len(panels)} charts; all numbers are in sweep.parquet."
+        if len(panels) > MOST_PANELS
+        else ""
+    )
     caption = f"In %, mean over the seeds; band: range of the seeds.{cut}"
     legend = [("sequential", "sequential experts"), ("parallel", "parallel experts")]
     return Figure(name, title, title, caption, panels[:MOST_PANELS], legend, 3)
@@ -266,7 +283,11 @@ def _cells(sweep: Sweep) -> Section:
         groups = merges_of(gather(cell.results))
         marks = {name: marked(groups, known[name]) for name in METRICS}
         for group in groups:
-            row = [*(Cell(cell.levels[axis]) for axis in sweep.axes), Cell(group.label), Cell(group.regime or "any")]
+            row = [
+                *(Cell(cell.levels[axis]) for axis in sweep.axes),
+                Cell(group.label),
+                Cell(group.regime or "any"),
+            ]
             rows.append([*row, *(marks[name][group.name].cell() for name in METRICS)])
     note = (
         "In %, mean ± half the 95 % interval over the seeds. Bold: told apart from every other row of its cell by a "
@@ -286,7 +307,9 @@ def _regimes(sweep: Sweep) -> Section | None:
         groups = merges_of(gather(cell.results))
         for one in compare_regimes(groups, "average_accuracy"):
             half = one.test.difference.half_width
-            text = number(one.test.difference.mean * 100) + ("" if half is None else f" ± {number(half * 100)}")
+            text = number(one.test.difference.mean * 100) + (
+                "" if half is None else f" ± {number(half * 100)}"
+            )
             effect = one.test.effect_size
             rows.append(
                 [
@@ -300,7 +323,10 @@ def _regimes(sweep: Sweep) -> Section | None:
             )
     if not rows:
         return None
-    note = "Average accuracy after the last task; Holm over the methods of a cell; effect size: Cohen's d of the differences."
+    note = (
+        "Average accuracy after the last task; Holm over the methods of a cell; effect size: Cohen's d of the "
+        "differences."
+    )
     table = Table("Regimes in each cell", columns, rows, [note], is_folded=len(rows) > 60)
     return Section("regimes", "Sequential or parallel experts", [], [table])
 
@@ -318,4 +344,6 @@ def _runs(sweep: Sweep) -> Section:
         for cell in sweep.cells
     ]
     table = Table("Runs", columns, rows, [f"Made by: {sweep.command}"])
-    return Section("runs", "Runs", ["Each cell is a run of its own, with its own report and record."], [table])
+    return Section(
+        "runs", "Runs", ["Each cell is a run of its own, with its own report and record."], [table]
+    )

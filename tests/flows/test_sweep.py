@@ -5,13 +5,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from merge_lib.errors import MergeError
 from tasks import progress
 from tasks.journal import results_of
 from tasks.runs import list_runs, load_run
 from tasks.sweeps import load_sweep, sweep_folder
 
 AXES = "axes={workload.fine_tuning.epochs: [1, 2]}"
-SMALL = (AXES, "seeds=[0]", "methods=[average, {method: linear, each: {position: [0.0, 1.0]}}]", "references=[]")
+SMALL = (
+    AXES,
+    "seeds=[0]",
+    "methods=[average, {method: linear, each: {position: [0.0, 1.0]}}]",
+    "references=[]",
+)
 
 
 @pytest.fixture
@@ -40,7 +46,7 @@ def sweep_study():
 
 @pytest.mark.slow
 def test_a_sweep_is_stopped_resumed_and_compared(project, sweep_study):
-    with pytest.raises(progress.StoppedError):
+    with pytest.raises(MergeError, match=r"workload\.fine_tuning\.epochs=2: Stopped on request"):
         sweep_study(*SMALL, stop_after=5)
     (stopped,) = [path.parent.name for path in project.runs.glob("*/sweep.json")]
     begun = load_sweep(project, stopped)
@@ -54,9 +60,13 @@ def test_a_sweep_is_stopped_resumed_and_compared(project, sweep_study):
     sweep = load_sweep(project, sweep_id)
     assert sweep.status == "finished"
     assert [load_run(project, cell.run_id).status for cell in sweep.cells] == ["finished"] * 2
-    epochs = [results_of(project, cell.run_id).config["workload"]["fine_tuning"]["epochs"] for cell in sweep.cells]
+    epochs = [
+        results_of(project, cell.run_id).config["workload"]["fine_tuning"]["epochs"] for cell in sweep.cells
+    ]
     assert epochs == [1, 2]
-    assert load_run(project, sweep.cells[1].run_id).command.endswith("--level 'workload.fine_tuning.epochs=2'")
+    assert load_run(project, sweep.cells[1].run_id).command.endswith(
+        "--level 'workload.fine_tuning.epochs=2'"
+    )
 
     table = pd.read_parquet(sweep_folder(project, sweep_id) / "sweep.parquet")
     assert set(table["workload.fine_tuning.epochs"]) == {"1", "2"}

@@ -32,7 +32,9 @@ def cell(shared: float, *, workload: str = "cues") -> MeasuredCell:
         {"label": f"linear-position-{p}", "method": "linear", "family": "linear", "params": {"position": p}}
         for p in POSITIONS
     ]
-    rows = [merged(p, regime, seed) for p in POSITIONS for regime in ("parallel", "sequential") for seed in (0, 1)]
+    rows = [
+        merged(p, regime, seed) for p in POSITIONS for regime in ("parallel", "sequential") for seed in (0, 1)
+    ]
     base = Row("base", "reference", "base", None, None, {}, [[0.2, 0.3]] * 2, 1.0, [], {})
     config = {"methods": entries, "workload": {"name": workload, "shared": shared}, "description": ""}
     results = StudyResults(

@@ -30,11 +30,20 @@ def sweep(results) -> Sweep:
         cells.append(MeasuredCell({"epochs": level}, found))
     draw = np.random.default_rng(0)
     paths = [
-        MergePath("shared", "parallel", seed, POSITIONS, {"colour": tuple(0.9 + 0.01 * draw.random(3))}, {"colour": 0})
+        MergePath(
+            "shared",
+            "parallel",
+            seed,
+            POSITIONS,
+            {"colour": tuple(0.9 + 0.01 * draw.random(3))},
+            {"colour": 0},
+        )
         for seed in range(5)
     ]
     reports = {cell.results.run_id: f"../../{cell.results.run_id}/report/report.html" for cell in cells}
-    return Sweep("cues", "cues-sweep-1", "What is kept?", "mergeline run x", 90.0, cells, judge(paths), reports)
+    return Sweep(
+        "cues", "cues-sweep-1", "What is kept?", "mergeline run x", 90.0, cells, judge(paths), reports
+    )
 
 
 def test_the_claims_lead(sweep):
@@ -58,7 +67,11 @@ def test_values_of_each_are_curves_over_them(sweep):
 def test_an_axis_of_numbers_is_drawn_in_their_order(sweep):
     (figure,) = next(section for section in compose_sweep(sweep).sections if section.anchor == "axes").blocks
     panel = figure.panels[0]
-    ticks = [(shape.x, shape.text) for shape in panel.shapes if shape.style == "tick" and shape.text in ("1", "2", "10")]
+    ticks = [
+        (shape.x, shape.text)
+        for shape in panel.shapes
+        if shape.style == "tick" and shape.text in ("1", "2", "10")
+    ]
     assert [text for _, text in sorted(ticks)] == ["1", "2", "10"]
     assert "of" in figure.caption
     assert len(figure.panels) == 24
