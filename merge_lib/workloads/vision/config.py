@@ -28,6 +28,7 @@ class ViTConfig(BaseModel):
     depth: Count = 4
     heads: Count = 4
     mlp_ratio: Count = 2
+    channels: Annotated[Literal[1, 3], Field(exclude_if=lambda count: count == 1)] = 1  # grey, or red-green-blue
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> "ViTConfig":

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from merge_lib.workloads.vision.data import read_digits
+from merge_lib.workloads.vision.sources import read_digits
 from merge_lib.workloads.vision.glyphs import (
     BLOCK,
     CLASSES,
