@@ -17,6 +17,10 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
+Channels = Annotated[Literal[1, 3], Field(exclude_if=lambda count: count == 1)]
+"""Grey, or red, green and blue; grey is not written down, so that settings from before it was asked stay as they are."""
+
+
 class ViTConfig(BaseModel):
     """The vision transformer's sizes."""
 
@@ -28,7 +32,7 @@ class ViTConfig(BaseModel):
     depth: Count = 4
     heads: Count = 4
     mlp_ratio: Count = 2
-    channels: Annotated[Literal[1, 3], Field(exclude_if=lambda count: count == 1)] = 1  # grey, or red-green-blue
+    channels: Channels = 1
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> "ViTConfig":

@@ -50,9 +50,7 @@ def is_data_set(folder: Path) -> bool:
     return next(_files(folder), None) is not None
 
 
-def read_data_set(
-    folder: Path, *, size: int, colour: bool, columns: Sequence[str | None] = ()
-) -> RawImages:
+def read_data_set(folder: Path, *, size: int, colour: bool, columns: Sequence[str | None] = ()) -> RawImages:
     """All images of a data set, its own test images first, so that a copy in the training part is the one to go.
 
     Args:
@@ -80,9 +78,8 @@ def read_data_set(
         is_test += [_is_test(file, folder)] * (len(images) - len(is_test))
     found = names or tuple(map(str, range(max(labels, default=-1) + 1)))
     own = np.array(is_test, dtype=bool)
-    return RawImages(
-        np.stack(images), np.array(labels, np.int64), found, WHITE, own if own.any() and not own.all() else None
-    )
+    has_both = own.any() and not own.all()
+    return RawImages(np.stack(images), np.array(labels, np.int64), found, WHITE, own if has_both else None)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -112,7 +109,9 @@ def _columns(schema: pa.Schema, file: Path, given: Sequence[str | None]) -> tupl
     features = _features(schema)
     image, label = (*given, None, None)[:2]
     kinds = {
-        "image": [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0],
+        "image": [
+            f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0
+        ],
         "label": [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
         or [f.name for f in schema if pa.types.is_integer(f.type)],
     }

@@ -1,6 +1,7 @@
 """A small vision transformer (pre-norm, class token, learned positions) with Hugging Face's parameter names.
 
-Legend: n images, k channels (no such dimension where the model is grey), h = w image size, s patches and the class token, d width, a heads, c classes.
+Legend: n images, k channels (no such dimension where the model is grey), h = w image size, s patches and the class
+token, d width, a heads, c classes.
 Reference: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv:2010.11929, section 3.1.
 """
 
@@ -29,7 +30,8 @@ class Embeddings(nn.Module):
         """[n, h, w] or [n, k, h, w] to [n, s, d]."""
         n, *_, h, w = images.shape
         p = self.patch_size
-        blocks = images.reshape(n, -1, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5)  # [n, h/p, w/p, k, p, p]
+        blocks = images.reshape(n, -1, h // p, p, w // p, p)  # [n, k, h/p, p, w/p, p]
+        blocks = blocks.permute(0, 2, 4, 1, 3, 5)  # [n, h/p, w/p, k, p, p]
         tokens = self.projection(blocks.flatten(3).flatten(1, 2))  # [n, s-1, k p p] -> [n, s-1, d]
         return torch.cat([self.cls_token.expand(n, -1, -1), tokens], dim=1) + self.position_embeddings
 

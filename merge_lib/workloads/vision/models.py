@@ -35,6 +35,13 @@ def model_of(config: ViTConfig, state: Mapping[str, Tensor], *, classes: int, ca
     return model.requires_grad_(True)
 
 
+def own_model(config: ViTConfig, state: Mapping[str, Tensor], *, classes: int) -> ViT:
+    """A model in evaluation mode with copies of these values in float32."""
+    model = empty_model(config, classes=classes)
+    model.load_state_dict({name: tensor.float().clone() for name, tensor in state.items()}, assign=True)
+    return model.eval()
+
+
 def logits_of(model: ViT, images: Float[Tensor, "n *k h w"]) -> Float[Tensor, "n c"]:
     """The model's logits, without gradients."""
     model.eval()

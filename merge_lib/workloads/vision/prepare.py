@@ -1,6 +1,7 @@
 """Command line of the data stages: `python -m merge_lib.workloads.vision.prepare glyphs|drawn NAME|task NAME`.
 
-Settings come from `params.yaml`, whose sections `glyphs`, `drawn`, `split`, `tasks` and `hub` the stages in `dvc.yaml` name.
+Settings come from `params.yaml`, whose sections `glyphs`, `drawn`, `split`, `tasks` and `hub` the stages in
+`dvc.yaml` name.
 """
 
 import argparse

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from merge_lib.probe import Batch, Model, Split
 from merge_lib.types import StateDict
 from merge_lib.workloads.vision.config import ViTConfig
-from merge_lib.workloads.vision.model import empty_model
+from merge_lib.workloads.vision.models import own_model
 from merge_lib.workloads.vision.scenarios import ScenarioMap
 
 
@@ -30,18 +30,21 @@ class VisionProbe:
 
     def module(self, state: StateDict) -> nn.Module:
         """A transformer with these weights."""
-        model = empty_model(self.model, classes=self.classes)
-        model.load_state_dict({name: tensor.float().clone() for name, tensor in state.items()}, assign=True)
-        return model.eval()
+        return own_model(self.model, state, classes=self.classes)
 
     def batches(self, task: str, *, split: Split, count: int, seed: int, size: int) -> Iterator[Batch]:
         """Images of a task without repetition."""
         images, targets = self.sets[task, split]
-        order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:count]
-        for places in order.split(size):
+        for places in drawn(len(targets), count=count, seed=seed, size=size):
             yield Batch(images[places], targets[places])
 
     def logits(self, model: Model, batch: Batch, task: str) -> Float[Tensor, "b c"]:
         """The outputs that the scenario allows on the task."""
         position = torch.full_like(batch.labels, self.tasks.index(task))
         return self.scenario.outputs(model(batch.inputs), position)
+
+
+def drawn(n: int, *, count: int, seed: int, size: int) -> Iterator[Int64[Tensor, " b"]]:
+    """Rows of `count` of n examples, or of all if they are fewer, in the seed's order, at most `size` at once."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:count]
+    yield from order.split(size)

@@ -89,7 +89,9 @@ class VisionWorkload:
         guesses = logits_of(model, self._scaled(held_out, self._glyphs)).argmax(1).numpy()
         accuracy = float((guesses == held_out.labels).mean())
         steps = step_count(len(labels), self.config.pretraining)
-        return write_model(model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy)
+        return write_model(
+            model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
+        )
 
     def fine_tune(
         self,
@@ -119,7 +121,9 @@ class VisionWorkload:
         )
         accuracy = float(np.mean([self._accuracy(model, task, "validation") for task in tasks]))
         steps = step_count(len(training_set.images), config)
-        return write_model(model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy)
+        return write_model(
+            model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
+        )
 
     def evaluate(
         self, tensors: Mapping[str, Tensor], tasks: Sequence[str], *, split: Split = "test"
