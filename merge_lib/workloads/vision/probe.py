@@ -29,7 +29,12 @@ class VisionProbe:
     sets: Mapping[tuple[str, Split], tuple[Tensor, Tensor]]
 
     def module(self, state: StateDict) -> nn.Module:
-        """A transformer with these weights."""
+        """A transformer with these weights.
+
+        Raises:
+            CheckpointMismatchError: they are not of this model.
+            CheckpointCorruptError: they are not finite.
+        """
         return own_model(self.model, state, classes=self.classes)
 
     def batches(self, task: str, *, split: Split, count: int, seed: int, size: int) -> Iterator[Batch]:
