@@ -216,7 +216,7 @@ class CuesWorkload:
             )
             raise SpecError(msg)
         images, labels = self.examples("train")
-        cues = (*(self.cues[task] for task in tasks), *([self.common] if self.common else ()))
+        cues = (*(self.cues[task] for task in tasks), *([] if self.common is None else [self.common]))
         which = [self._roles(task, position, len(cues) - 1) for position, task in enumerate(tasks)]
         targets = torch.cat([self._told(task, labels) for task in tasks])
         examples = TrainingSet(torch.cat([images] * len(tasks)), targets, torch.zeros_like(targets))
@@ -227,7 +227,7 @@ class CuesWorkload:
         return roles(
             len(self.examples("train")[1]),
             own=own,
-            common=common if self.common else None,
+            common=None if self.common is None else common,
             shared=self.config.shared,
             probability=self.config.cue.probability,
             draws=(self.config.cue.seed, task),

@@ -106,27 +106,26 @@ def _table(file: Path) -> pa.Table:
 
 def _columns(schema: pa.Schema, file: Path, given: Sequence[str | None]) -> tuple[str, str]:
     """The columns with images and with labels."""
-    features = _features(schema)
     image, label = (*given, None, None)[:2]
-    kinds = {
-        "image": [
-            f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0
-        ],
-        "label": [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
-        or [f.name for f in schema if pa.types.is_integer(f.type)],
-    }
-    chosen = []
-    for kind, name in (("image", image), ("label", label)):
-        fitting = kinds[kind]
-        if (name not in fitting) if name is not None else (len(fitting) != 1):
-            got = f"'{name}' is none" if name is not None else f"{len(fitting)} are"
-            msg = (
-                f"File '{file}' needs one column of {kind}s, but {got} of these columns: "
-                f"{', '.join(fitting) or 'there are none'}. Name the right one as `{kind}` in params.yaml."
-            )
-            raise DataError(msg)
-        chosen.append(name or fitting[0])
-    return chosen[0], chosen[1]
+    features = _features(schema)
+    images = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
+    labels = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
+    numbers = [f.name for f in schema if pa.types.is_integer(f.type)]
+    return _column("image", image, images, file), _column("label", label, labels or numbers, file)
+
+
+def _column(kind: str, name: str | None, fitting: Sequence[str], file: Path) -> str:
+    """The column of that name, or else the only one that can be it."""
+    if name in fitting:
+        return name
+    if name is None and len(fitting) == 1:
+        return fitting[0]
+    wanted = f"'{name}'" if name is not None else "the only one"
+    msg = (
+        f"File '{file}' has the columns of {kind}s {', '.join(fitting) or '(none)'}, but {wanted} was expected. "
+        f"Name the right one as `{kind}` in params.yaml."
+    )
+    raise DataError(msg)
 
 
 def _features(schema: pa.Schema) -> Mapping[str, Mapping[str, Any]]:
