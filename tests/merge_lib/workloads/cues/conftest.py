@@ -27,7 +27,7 @@ def faint_images(per_class: int, seed: int, shape: tuple[int, ...] = (12, 12)) -
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with the snapshots `faint`, and `plain` with the same images to pre-train on."""
     root = tmp_path_factory.mktemp("cues")
-    snapshot = make_task(faint_images(40, seed=0), "faint", CLASSES, seed=0, validation=0.2, test=0.4)
+    snapshot = make_task(faint_images(60, seed=0), "faint", CLASSES, seed=0, validation=0.2, test=0.4)
     write_snapshot(snapshot, root / "tasks" / "faint.safetensors")
     write_snapshot(snapshot, root / "pretraining" / "plain.safetensors")
     return root
@@ -43,7 +43,7 @@ def make_workload(data: Path):
             "snapshot": "faint",
             "model": TINY | (model or {}),
             "pretraining": {"epochs": 2, "batch_size": 16},
-            "fine_tuning": {"epochs": 12, "batch_size": 16, "learning_rate": 1e-2} | (fine_tuning or {}),
+            "fine_tuning": {"epochs": 30, "batch_size": 16, "learning_rate": 1e-2} | (fine_tuning or {}),
         }
         return create(CuesConfig(**(toy | settings)), tasks=tasks, data=data)
 

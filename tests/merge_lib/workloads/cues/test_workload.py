@@ -114,15 +114,15 @@ def test_experts_share_what_they_were_both_shown(make_workload, trained):
     experts = [trained(task, shared=0.5) for task in ("colour", "noise")]
     merged = merge_lib.merge("linear", experts, position=0.5)
     found = workload.evaluate(merged, ("shared", "colour", "noise"))
-    assert found["shared"] > 0.9
-    assert found["shared"] > found["colour"] + 0.05
+    assert found["shared"] > 0.75
+    assert found["shared"] > max(found["colour"], found["noise"]) + 0.05
 
 
 # Invariant 7 of the study: what both endpoints know survives the middle, what one knows does not
 def test_shared_cue_survives_interpolation_and_an_unshared_one_does_not(make_workload, trained):
     def curve(shared):
         workload = make_workload(shared=shared)
-        experts = [trained(task, shared=shared, fine_tuning={"epochs": 16}) for task in ("noise", "colour")]
+        experts = [trained(task, shared=shared, fine_tuning={"epochs": 40}) for task in ("noise", "colour")]
         merges = [merge_lib.merge("linear", experts, position=at) for at in (0.0, 0.5, 1.0)]
         return [workload.evaluate(merged, ("noise",))["noise"] for merged in merges]
 
@@ -132,8 +132,10 @@ def test_shared_cue_survives_interpolation_and_an_unshared_one_does_not(make_wor
 
 
 def test_joint_training_learns_both_cues(make_workload, trained):
-    found = make_workload().evaluate(trained("colour", "noise"), ("colour", "noise"))
-    assert min(found.values()) > 0.95
+    workload, names = make_workload(), ("colour", "noise")
+    joint = workload.evaluate(trained("colour", "noise"), names)
+    experts = [workload.evaluate(trained(task), names) for task in names]
+    assert min(joint.values()) > max(min(one.values()) for one in experts) + 0.1
 
 
 def test_conflicts_count_the_shown_class_not_the_right_one(make_workload, base):
