@@ -37,7 +37,8 @@ def test_five_points_are_enough_in_spite_of_rounding(base, expert):
 def test_what_was_not_measured_has_no_score():
     assert retention_score(None, 0.1, 0.9).reason == "the accuracy of the merge was not measured"
     assert (
-        retention_score(0.5, math.nan, None).reason == "the accuracy of the base and the expert was not measured"
+        retention_score(0.5, math.nan, None).reason
+        == "the accuracy of the base and the expert was not measured"
     )
 
 
@@ -47,4 +48,8 @@ def test_percentages_are_refused():
 
 
 def test_a_curve_has_a_score_at_each_point():
-    assert [found.value for found in retention_scores([0.9, 0.7, None], 0.5, 0.9)] == [1.0, pytest.approx(0.5), None]
+    assert [found.value for found in retention_scores([0.9, 0.7, None], 0.5, 0.9)] == [
+        1.0,
+        pytest.approx(0.5),
+        None,
+    ]

@@ -63,9 +63,15 @@ class CuesConfig(WorkloadSettings):
     fine_tuning: CueFineTuningConfig = CueFineTuningConfig()
     cue: CueConfig = CueConfig()
     shared: Share = 0.0  # share of each task's training images that carry a cue common to all tasks
-    label_noise: dict[str, Share] = Field(default_factory=dict)  # task -> share of its training labels that are wrong
-    contradicts: dict[str, str] = Field(default_factory=dict)  # task -> the one whose cue it has, for other classes
-    strength: dict[str, Positive] = Field(default_factory=dict)  # task -> factor on its expert's learning rate
+    label_noise: dict[str, Share] = Field(
+        default_factory=dict
+    )  # task -> share of its training labels that are wrong
+    contradicts: dict[str, str] = Field(
+        default_factory=dict
+    )  # task -> the one whose cue it has, for other classes
+    strength: dict[str, Positive] = Field(
+        default_factory=dict
+    )  # task -> factor on its expert's learning rate
 
     @model_validator(mode="after")
     def _patch_has_a_pattern(self) -> "CuesConfig":

@@ -65,6 +65,8 @@ def test_a_contradiction_gives_every_class_the_pattern_of_another():
     cue = Cue(drawn("noise", 0, classes=7), 3, 0)
     other = cue.permuted(generator_of("x"))
     assert (other.row, other.column) == (3, 0)
-    source = [next(k for k in range(7) if torch.equal(cue.patterns[k], pattern)) for pattern in other.patterns]
+    source = [
+        next(k for k in range(7) if torch.equal(cue.patterns[k], pattern)) for pattern in other.patterns
+    ]
     assert sorted(source) == list(range(7))
     assert all(new != old for old, new in enumerate(source))

@@ -10,7 +10,12 @@ from merge_lib.workloads.cues.places import CueName, check_room, name_at, places
 
 @pytest.mark.parametrize(
     ("task", "family", "number", "place"),
-    [("colour", "colour", 1, 0), ("noise", "noise", 1, 1), ("colour-2", "colour", 2, 2), ("noise-10", "noise", 10, 19)],
+    [
+        ("colour", "colour", 1, 0),
+        ("noise", "noise", 1, 1),
+        ("colour-2", "colour", 2, 2),
+        ("noise-10", "noise", 10, 19),
+    ],
 )
 def test_a_name_says_family_number_and_place(task, family, number, place):
     name = CueName.parse(task)
@@ -19,14 +24,28 @@ def test_a_name_says_family_number_and_place(task, family, number, place):
 
 
 @pytest.mark.parametrize(
-    "task", ["color", "colour-", "colour-1", "colour-0", "colour-11", "noise-02", "noise-2-3", "Noise", "noise-²", ""]
+    "task",
+    [
+        "color",
+        "colour-",
+        "colour-1",
+        "colour-0",
+        "colour-11",
+        "noise-02",
+        "noise-2-3",
+        "Noise",
+        "noise-²",
+        "",
+    ],
 )
 def test_other_names_are_refused(task):
     with pytest.raises(SpecError, match=f"Task '{task}' is no cue.*colour-2 to colour-10"):
         CueName.parse(task)
 
 
-@pytest.mark.parametrize(("image", "side", "room"), [(16, 4, 12), (16, 2, 28), (12, 3, 12), (32, 8, 12), (15, 4, 8), (8, 4, 4)])
+@pytest.mark.parametrize(
+    ("image", "side", "room"), [(16, 4, 12), (16, 2, 28), (12, 3, 12), (32, 8, 12), (15, 4, 8), (8, 4, 4)]
+)
 def test_patches_go_around_the_border_without_overlapping(image, side, room):
     found = places(image, side)
     assert len(found) == room

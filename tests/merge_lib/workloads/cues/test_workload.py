@@ -171,8 +171,12 @@ def test_a_contradicting_task_has_the_others_patches_for_other_classes(make_work
     settings = {"contradicts": {"noise": "colour"}}
     workload = make_workload(**settings)
     first, second = (trained(task, **settings) for task in ("colour", "noise"))
-    assert workload.evaluate(first, ("colour", "noise")) == pytest.approx({"colour": 1.0, "noise": 0.0}, abs=0.05)
-    assert workload.evaluate(second, ("colour", "noise")) == pytest.approx({"colour": 0.0, "noise": 1.0}, abs=0.05)
+    assert workload.evaluate(first, ("colour", "noise")) == pytest.approx(
+        {"colour": 1.0, "noise": 0.0}, abs=0.05
+    )
+    assert workload.evaluate(second, ("colour", "noise")) == pytest.approx(
+        {"colour": 0.0, "noise": 1.0}, abs=0.05
+    )
 
 
 def test_a_stronger_task_has_a_longer_task_vector(base, trained):
@@ -218,7 +222,8 @@ def test_a_base_from_elsewhere_may_know_more_classes(make_workload, data, tmp_pa
 def test_images_in_colour_are_taken_as_they_are(data, make_workload, base):
     source = read_snapshot(data / "tasks" / "faint.safetensors")
     coloured = {
-        split: Examples(part.images[..., None].repeat(3, axis=3), part.labels) for split, part in source.splits.items()
+        split: Examples(part.images[..., None].repeat(3, axis=3), part.labels)
+        for split, part in source.splits.items()
     }
     write_snapshot(Snapshot("rgb", source.classes, 16, coloured, {}), data / "tasks" / "rgb.safetensors")
     rgb = make_workload(snapshot="rgb")
@@ -236,7 +241,9 @@ def test_a_grey_model_takes_noise(make_workload, tmp_path):
 
 def test_unknown_names_are_refused(make_workload, base, tmp_path):
     workload = make_workload()
-    with pytest.raises(UnknownMethodError, match="'claen' is neither in the task sequence nor a probe; did you mean 'clean'"):
+    with pytest.raises(
+        UnknownMethodError, match="'claen' is neither in the task sequence nor a probe; did you mean 'clean'"
+    ):
         workload.evaluate(read_state_dict(base), ["claen"])
     for tasks in ([], ["clean"]):
         with pytest.raises(SpecError, match="only tasks of the sequence.*known: colour, noise"):

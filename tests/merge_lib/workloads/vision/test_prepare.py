@@ -62,7 +62,9 @@ def test_a_task_without_classes_has_all(params):
 
 def test_a_data_set_of_the_hub_that_is_not_here_says_how_to_get_it(params, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(params.parent / "hub"))
-    params.write_text(params.read_text() + "hub: {cifar-100: {dataset: uoft-cs/cifar100, size: 32, colour: true}}\n")
+    params.write_text(
+        params.read_text() + "hub: {cifar-100: {dataset: uoft-cs/cifar100, size: 32, colour: true}}\n"
+    )
     assert run(params, "task", "cifar-100") == 1
     message = capsys.readouterr().err
     assert "Data set 'uoft-cs/cifar100' is not on this machine" in message

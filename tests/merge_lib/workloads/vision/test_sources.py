@@ -121,7 +121,8 @@ def test_the_column_with_labels_must_be_clear(tmp_path):
     two = {"coarse_label": [0, 0]}
     pq.write_table(table(shades(RED, 2), names=(), more=two), tmp_path / "all.parquet")
     with pytest.raises(
-        DataError, match="columns of labels fine_label, coarse_label, but the only one was expected.*as `label`"
+        DataError,
+        match="columns of labels fine_label, coarse_label, but the only one was expected.*as `label`",
     ):
         read_raw(tmp_path, size=4)
     assert read_raw(tmp_path, size=4, columns=(None, "coarse_label")).labels.tolist() == [0, 0]
