@@ -29,7 +29,7 @@ class CuePretrainingConfig(TrainingConfig):
     snapshot: str | None = (
         None  # the file data/pretraining/<snapshot>.safetensors; None: the study's own images
     )
-    epochs: Count = 16
+    epochs: Count = 8
     batch_size: Count = 128
     learning_rate: Positive = 4e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
@@ -38,9 +38,9 @@ class CuePretrainingConfig(TrainingConfig):
 class CueFineTuningConfig(TrainingConfig):
     """Training of an expert on images with its cue."""
 
-    epochs: Count = 4
+    epochs: Count = 3
     batch_size: Count = 128
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 4e-3
 
 
 class CueConfig(BaseModel):

@@ -78,10 +78,10 @@ def test_twenty_tasks_fit_with_smaller_patches():
 def test_a_shared_cue_needs_a_place_too():
     tasks = tuple(name_at(place) for place in range(12))
     check_room(tasks, 16, 4, spare=0)
-    with pytest.raises(SpecError, match="need 13 places.*at most 11 tasks, up to 'colour-6'"):
+    with pytest.raises(SpecError, match=r"need 13 places.*at most 11 tasks, up to 'colour-6'"):
         check_room(tasks, 16, 4, spare=1)
 
 
 def test_images_too_small_for_all_tasks():
-    with pytest.raises(SpecError, match="at most 4 tasks, up to 'noise-2'. Enlarge the images"):
+    with pytest.raises(SpecError, match=r"at most 4 tasks, up to 'noise-2'. Enlarge the images"):
         check_room(("noise-10",), 4, 2, spare=0)

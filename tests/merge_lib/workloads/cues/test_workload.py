@@ -242,11 +242,11 @@ def test_a_grey_model_takes_noise(make_workload, tmp_path):
 def test_unknown_names_are_refused(make_workload, base, tmp_path):
     workload = make_workload()
     with pytest.raises(
-        UnknownMethodError, match="'claen' is neither in the task sequence nor a probe; did you mean 'clean'"
+        UnknownMethodError, match=r"'claen' is neither in the task sequence nor a probe; did you mean 'clean'"
     ):
         workload.evaluate(read_state_dict(base), ["claen"])
     for tasks in ([], ["clean"]):
-        with pytest.raises(SpecError, match="only tasks of the sequence.*known: colour, noise"):
+        with pytest.raises(SpecError, match=r"only tasks of the sequence.*known: colour, noise"):
             workload.fine_tune(base, tasks, tmp_path / "x.safetensors", seed=0, lineage={})
 
 

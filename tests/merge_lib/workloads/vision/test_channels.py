@@ -66,4 +66,4 @@ def test_channels_move_together(most):
 
 def test_initial_values_are_the_published_ones():
     values = b"".join(tensor.numpy().tobytes() for tensor in tiny(1).state_dict().values())
-    assert hashlib.sha256(values).hexdigest()[:16] == "GOLDEN"
+    assert hashlib.sha256(values).hexdigest()[:16] == "f833143f29864a22"

@@ -102,9 +102,9 @@ def test_arrow_files_are_read_too(tmp_path):
     for split, rows in (("train", shades(RED, 2) + shades(BLUE, 2)), ("test", shades(RED, 1, 50))):
         (tmp_path / split).mkdir()
         made = table(rows)
-        with pa.OSFile(str(tmp_path / split / "data-00000-of-00001.arrow"), "wb") as sink:
-            with pa.ipc.new_stream(sink, made.schema) as writer:
-                writer.write_table(made)
+        path = str(tmp_path / split / "data-00000-of-00001.arrow")
+        with pa.OSFile(path, "wb") as sink, pa.ipc.new_stream(sink, made.schema) as writer:
+            writer.write_table(made)
     raw = read_raw(tmp_path, size=4)
     assert raw.images.shape == (5, 4, 4)
     assert raw.is_test.tolist() == [True, False, False, False, False]
@@ -122,7 +122,7 @@ def test_the_column_with_labels_must_be_clear(tmp_path):
     pq.write_table(table(shades(RED, 2), names=(), more=two), tmp_path / "all.parquet")
     with pytest.raises(
         DataError,
-        match="columns of labels fine_label, coarse_label, but the only one was expected.*as `label`",
+        match=r"columns of labels fine_label, coarse_label, but the only one was expected.*as `label`",
     ):
         read_raw(tmp_path, size=4)
     assert read_raw(tmp_path, size=4, columns=(None, "coarse_label")).labels.tolist() == [0, 0]
