@@ -74,6 +74,6 @@ def views_of(cues: Mapping[str, Cue], common: Cue | None, *, is_all_shared: bool
         views["shared"] = View(common)
     if is_all_shared:
         conflict = View(common, is_conflict=True)
-        views |= {f"own-{task}": view for task, view in own.items()}
+        views |= {f"own-{task}": view for task, view in own.items() if view.cue is not common}
         own, conflicts = dict.fromkeys(cues, views["shared"]), dict.fromkeys(cues, conflict)
     return own | views | {f"conflict-{task}": view for task, view in conflicts.items()}

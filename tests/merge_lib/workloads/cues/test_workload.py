@@ -42,7 +42,7 @@ def test_it_is_a_workload_that_measures_and_can_be_shown(make_workload):
     [
         (0.0, ("clean", "conflict-colour", "conflict-noise")),
         (0.5, ("clean", "shared", "conflict-colour", "conflict-noise")),
-        (1.0, ("clean", "shared", "own-colour", "own-noise", "conflict-colour", "conflict-noise")),
+        (1.0, ("clean", "shared", "own-noise", "conflict-colour", "conflict-noise")),
     ],
 )
 def test_probes(make_workload, shared, probes):
@@ -58,8 +58,8 @@ def test_an_expert_learns_its_cue_and_no_other(make_workload, trained):
     assert found["conflict-colour"] < 0.5
 
 
-def test_incremental_and_parallel_training_have_the_same_budget_and_order(make_workload, base, tmp_path):
-    workload = make_workload()
+def test_incremental_and_parallel_training_have_the_same_budget(make_workload, base, tmp_path):
+    workload = make_workload(fine_tuning={"epochs": 2})
 
     def reports(start, task):
         return workload.fine_tune(start, [task], tmp_path / "x.safetensors", seed=3, lineage={})
@@ -71,14 +71,14 @@ def test_incremental_and_parallel_training_have_the_same_budget_and_order(make_w
 
 
 def test_the_order_does_not_depend_on_the_start(make_workload, base, tmp_path):
-    """With a head of zeros that alone is trained, and only its bias, the losses are those of the labels' order."""
+    """Where only the bias of a head of zeros is trained, the losses follow from the order of the labels alone."""
     state = read_state_dict(base)
     starts = []
     for factor in (1.0, 2.0):
         changed = {name: factor * tensor for name, tensor in state.items()}
         changed |= {name: torch.zeros_like(state[name]) for name in ("head.weight", "head.bias")}
         starts.append(write_state_dict(tmp_path / f"{factor}.safetensors", changed, lineage={}).path)
-    frozen = {"freeze": ["embeddings", "encoder", "layernorm", "head.weight"], "batch_size": 7}
+    frozen = {"freeze": ["embeddings", "encoder", "layernorm", "head.weight"], "batch_size": 7, "epochs": 2}
     workload = make_workload(fine_tuning=frozen)
     losses = [
         [
