@@ -7,6 +7,7 @@ measured is None or NaN; a metric that needs it is None, never a guess. No funct
 from merge_lib.metrics.matrix import AccuracyMatrix, AccuracyVector, MetricInfo, as_matrix, registered
 from merge_lib.metrics.retention import Retention, retention_score, retention_scores
 from merge_lib.metrics.standard import (
+    LEAST_LEARNED,
     average_accuracy,
     average_incremental_accuracy,
     backward_transfer,
@@ -38,6 +39,7 @@ from merge_lib.metrics.variants import (
 )
 
 __all__ = [
+    "LEAST_LEARNED",
     "AccuracyMatrix",
     "AccuracyVector",
     "MetricInfo",

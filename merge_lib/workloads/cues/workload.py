@@ -72,7 +72,7 @@ class CuesWorkload:
 
     @property
     def probes(self) -> tuple[str, ...]:
-        """`clean`; `shared` where there is such a cue; `conflict-<task>`; `own-<task>` where nothing was trained on it."""
+        """`clean`; `shared` if there is such a cue; `conflict-<task>`; `own-<task>` if nothing was trained on it."""
         return tuple(name for name in self._views if name not in self._tasks)
 
     @cached_property
