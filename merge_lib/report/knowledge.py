@@ -79,7 +79,10 @@ def _age_panels(cell: MeasuredCell) -> Iterator[Panel]:
         members = [group for group in groups if group.regime == regime]
         last = len(tasks) - 1
         kept = np.array(
-            [[_mean([known.kept(row, k, last) for row in g.rows]) for k in range(len(tasks))] for g in members]
+            [
+                [_mean([known.kept(row, k, last) for row in g.rows]) for k in range(len(tasks))]
+                for g in members
+            ]
         )
         if not np.isnan(kept).all():
             yield block_panel(_title(regime, cell), kept, [group.label for group in members], tasks)
@@ -100,9 +103,7 @@ def _task_panels(cell: MeasuredCell) -> Iterator[Panel]:
     known, count = Known.of(cell.results), len(cell.results.tasks)
     groups = merges_of(gather(cell.results))
     for label in dict.fromkeys(group.label for group in groups):
-        curves = [
-            curve for group in groups if group.label == label for curve in _curves(group, known, count)
-        ]
+        curves = [curve for group in groups if group.label == label for curve in _curves(group, known, count)]
         if curves:
             high = 1.5 if max(np.nanmax(curve.values) for curve in curves) > 1.0 else 1.0
             clipped = [Curve(c.style, c.name, np.clip(c.values, 0.0, high), c.has_band) for c in curves]
