@@ -94,7 +94,7 @@ def tally(task_vectors: Float[Tensor, " n *shape"], *, is_matrix: bool) -> Tally
         is_matrix: whether directions have a meaning; a convolution is taken as [out, rest].
     """
     count = len(task_vectors)
-    rows = task_vectors.reshape(count, -1)
+    rows = task_vectors.reshape(count, task_vectors[0].numel())
     zeros = torch.zeros(count, count, dtype=torch.float64)
     products, present, agreed = zeros.clone(), zeros.clone(), zeros.clone()
     for piece in rows.split(max(1, _AT_ONCE // count), dim=1):
