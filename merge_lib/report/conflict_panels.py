@@ -20,16 +20,18 @@ class Scale:
     Attributes:
         middle: what is drawn neutral; None where colours go from pale to dark.
         reach: of the values: middle ± reach, or 0 to reach.
+        is_high_good: blue is for what is above the middle, orange for what is below; else the other way round.
     """
 
     middle: float | None
     reach: float
+    is_high_good: bool = False
 
     @classmethod
-    def around(cls, values: np.ndarray, middle: float) -> "Scale":
+    def around(cls, values: np.ndarray, middle: float, *, is_high_good: bool) -> "Scale":
         """Two colours on both sides of a middle, as far as the values go, in tenths."""
         known = np.abs(values[np.isfinite(values)] - middle)
-        return cls(middle, _tenths(float(known.max(initial=0.0))))
+        return cls(middle, _tenths(float(known.max(initial=0.0))), is_high_good)
 
     @classmethod
     def from_zero(cls, values: np.ndarray) -> "Scale":
@@ -44,8 +46,13 @@ class Scale:
     def style(self, value: float) -> str:
         """The class of a value's colour."""
         low, high = self.ends
-        step = round(min(max((value - low) / (high - low), 0.0), 1.0) * (SHADES - 1))
-        return f"{'heat' if self.middle is None else 'both'}-{step}"
+        return self.colour(round(min(max((value - low) / (high - low), 0.0), 1.0) * (SHADES - 1)))
+
+    def colour(self, step: int) -> str:
+        """The class of a step from the lowest value, 0, to the highest."""
+        if self.middle is None:
+            return f"heat-{step}"
+        return f"both-{SHADES - 1 - step if self.is_high_good else step}"
 
 
 def conflict_panel(
@@ -101,8 +108,7 @@ def _key(scale: Scale, y: float) -> list[Shape]:
     """The colours with the values of both ends, and of the middle."""
     low, high = scale.ends
     side = 14.0
-    kind = "heat" if scale.middle is None else "both"
-    shapes = [Shape("box", f"{kind}-{step}", _LEFT + step * side, y, side, 9) for step in range(SHADES)]
+    shapes = [Shape("box", scale.colour(step), _LEFT + step * side, y, side, 9) for step in range(SHADES)]
     ends = [(low, _LEFT, "start"), (high, _LEFT + SHADES * side, "end")]
     ends += [] if scale.middle is None else [(scale.middle, _LEFT + SHADES * side / 2, "middle")]
     return shapes + [Shape("text", "tick", x, y + 22, text=_hundredths(v), anchor=a) for v, x, a in ends]  # type: ignore[arg-type]

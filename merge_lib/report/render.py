@@ -102,6 +102,7 @@ def _environment(*, escaped: bool) -> "Environment":
         "light": palette.LIGHT,
         "dark": palette.DARK,
         "heat_ramp": palette.heat_ramp,
+        "both_ramp": palette.both_ramp,
         "kind_of": lambda block: type(block).__name__,
     }
     return environment
