@@ -108,7 +108,10 @@ def _key(scale: Scale, y: float) -> list[Shape]:
     """The colours with the values of both ends, and of the middle."""
     low, high = scale.ends
     side = 14.0
-    shapes = [Shape("box", scale.colour(step), _LEFT + step * side, y, side, 9) for step in range(SHADES)]
+    shapes = [
+        Shape("path", scale.colour(step), d=f"M{_LEFT + step * side:.1f} {y:.1f}h{side:.1f}v9h{-side:.1f}Z")
+        for step in range(SHADES)
+    ]
     ends = [(low, _LEFT, "start"), (high, _LEFT + SHADES * side, "end")]
     ends += [] if scale.middle is None else [(scale.middle, _LEFT + SHADES * side / 2, "middle")]
     return shapes + [Shape("text", "tick", x, y + 22, text=_hundredths(v), anchor=a) for v, x, a in ends]  # type: ignore[arg-type]

@@ -37,29 +37,31 @@ def where_merges_lie(landscapes: Sequence[Landscape], run_id: str) -> Section | 
     return Section("landscape", "Where the merges lie", [lead], list(blocks))
 
 
-def path_figure(paths: dict[str, Sequence[LossPath]], *, has_accuracy: bool = True) -> Figure:
-    """Loss, and accuracy, along a path: the mean over the tasks, then single tasks.
+def path_figure(paths: dict[str, Sequence[LossPath]], *, has_accuracies: bool = False) -> Figure:
+    """Loss and accuracy along a path, mean over the tasks; then the loss on single tasks.
 
     Args:
         paths: by regime (or another name), one for each seed, all along the same number of checkpoints.
-        has_accuracy: whether accuracies are drawn, too.
+        has_accuracies: whether the accuracy on single tasks is drawn, too.
     """
     first = next(iter(paths.values()))[0]
-    tasks = [MEAN, *_chosen(first.tasks)] if len(first.tasks) > 1 else first.tasks
+    tasks = _chosen(first.tasks) if len(first.tasks) > 1 else []
+    high = max(
+        value
+        for some in paths.values()
+        for path in some
+        for task in (MEAN, *tasks)
+        for value in path.loss_on(task)
+        if np.isfinite(value)
+    )
     panels: list[Panel] = []
-    for task in tasks:
-        title = "mean of the tasks" if task == MEAN else task
+    for task in (MEAN, *tasks):
+        title = task if task != MEAN else f"mean of {len(first.tasks)} tasks" if tasks else first.tasks[0]
         losses = [_trace(name, [path.loss_on(task) for path in some]) for name, some in paths.items()]
-        panels.append(
-            path_panel(f"Loss, {title}", losses, first.positions, first.waypoints, in_percent=False)
-        )
-        if has_accuracy:
+        panels.append(path_panel(f"Loss, {title}", losses, first.positions, first.waypoints, high))
+        if has_accuracies or task == MEAN:
             shares = [_trace(name, [path.accuracy_on(task) for path in some]) for name, some in paths.items()]
-            panels.append(
-                path_panel(
-                    f"Accuracy in %, {title}", shares, first.positions, first.waypoints, in_percent=True
-                )
-            )
+            panels.append(path_panel(f"Accuracy in %, {title}", shares, first.positions, first.waypoints))
     return Figure(
         "loss-paths",
         "Along straight lines between checkpoints",
@@ -166,17 +168,13 @@ def conflict_figure(maps: dict[str, Sequence[ConflictMaps]]) -> Figure:
     """
     tasks = next(iter(maps.values()))[0].tasks
     columns, shares = _columns(tasks)
-    values = {
-        (name, measure): np.stack([_matrix(found, measure) for found in some]) for name, some in maps.items() for measure in _CONFLICTS
-    }
     panels = []
-    for name, some in maps.items():
-        for measure, heading in _CONFLICTS.items():
-            together = np.concatenate([values[other, measure] for other in maps])
+    for measure, heading in _CONFLICTS.items():
+        values = {name: _mean_over([_matrix(one, measure) for one in some], shares) for name, some in maps.items()}
+        scale = _scale(measure, np.concatenate(list(values.values())))
+        for name, matrix in values.items():
             title = f"{name.capitalize()}: {heading[0].lower()}{heading[1:]}" if len(maps) > 1 else heading
-            matrix = _mean_over(values[name, measure], shares)
-            scale = _scale(measure, _mean_over(together, shares))
-            panels.append(conflict_panel(title, matrix, list(some[0].blocks), columns, scale))
+            panels.append(conflict_panel(title, matrix, list(maps[name][0].blocks), columns, scale))
     far = len(tasks) * (len(tasks) - 1) // 2 > _MOST_PAIRS
     pairs = (
         "Columns are pairs of tasks by how many places of the sequence lie between them, mean over such pairs"
@@ -192,7 +190,7 @@ def conflict_figure(maps: dict[str, Sequence[ConflictMaps]]) -> Figure:
         "agreement. Mean over the seeds; the last row is the whole model.",
         panels,
         [],
-        3,
+        min(len(maps), 2) if len(maps) > 1 else 3,
     )
 
 
@@ -244,8 +242,9 @@ def _matrix(found: ConflictMaps, measure: str) -> np.ndarray:
     )
 
 
-def _mean_over(values: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """[seeds, blocks, pairs] to [blocks, columns]: the mean of what is defined."""
+def _mean_over(matrices: Sequence[np.ndarray], shares: np.ndarray) -> np.ndarray:
+    """[blocks, pairs] of each seed to [blocks, columns]: the mean of what is defined."""
+    values = np.stack(matrices)
     known = np.isfinite(values)
     sums = np.where(known, values, 0.0).sum(axis=0) @ shares.T
     counts = known.sum(axis=0) @ shares.T

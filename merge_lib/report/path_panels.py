@@ -33,8 +33,7 @@ def path_panel(
     traces: Sequence[Trace],
     positions: Sequence[float],
     waypoints: Sequence[str],
-    *,
-    in_percent: bool,
+    highest: float | None = None,
 ) -> Panel:
     """The mean over the seeds with their range; a mark at each checkpoint.
 
@@ -43,11 +42,10 @@ def path_panel(
         traces: along paths with the same positions.
         positions: of the points, [P]; whole numbers are checkpoints.
         waypoints: names of the checkpoints.
-        in_percent: whether the values are accuracies.
+        highest: loss that is to be seen; None: the values are accuracies, in [0, 1].
     """
-    every = np.concatenate([trace.values.ravel() for trace in traces])
-    finite = every[np.isfinite(every)]
-    high = 1.0 if in_percent else _ceiling(float(finite.max()) if finite.size else 1.0)
+    in_percent = highest is None
+    high = 1.0 if highest is None else _ceiling(highest)
     across = Axis(0, len(waypoints) - 1, _LEFT, _WIDTH - 16)
     up = Axis(0, high, _TOP + _HEIGHT, _TOP)
     shapes = _grid(across, up, high, in_percent=in_percent)

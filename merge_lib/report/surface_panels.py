@@ -65,7 +65,7 @@ def surface_panel(title: str, surface: LossSurface, quantity: Quantity) -> Panel
     """The map of one quantity; merges are numbered, and named below it."""
     across = Axis(surface.xs[0], surface.xs[-1], _LEFT, _LEFT + _SIDE)
     up = Axis(surface.ys[0], surface.ys[-1], _TOP + _SIDE, _TOP)
-    shapes = [Shape("box", f"heat-{quantity.shade(0)}", _LEFT, _TOP, _SIDE, _SIDE)]
+    shapes = [_rectangle(quantity.shade(0), _LEFT, _TOP, _SIDE, _SIDE)]
     paths = bands(quantity.values, [*map(across, surface.xs)], [*map(up, surface.ys)], quantity.levels)
     for band, path in enumerate(paths, 1):
         tip = f"{quantity.name} from {quantity.text(quantity.levels[band - 1])}"
@@ -114,11 +114,16 @@ def _scale(quantity: Quantity) -> list[Shape]:
     shapes = [Shape("text", "tick", left, top - 8, text=quantity.name)]
     for band in range(count):
         y = top + height * (count - 1 - band)
-        shapes.append(Shape("box", f"heat-{quantity.shade(band)}", left, y, 13, height))
+        shapes.append(_rectangle(quantity.shade(band), left, y, 13, height))
         if band:
             text = quantity.text(quantity.levels[band - 1])
             shapes.append(Shape("text", "tick", left + 18, y + height + 4, text=text))
     return shapes
+
+
+def _rectangle(shade: int, x: float, y: float, width: float, height: float) -> Shape:
+    """With sharp corners, so that neighbours touch."""
+    return Shape("path", f"heat-{shade}", d=f"M{x:.1f} {y:.1f}h{width:.1f}v{height:.1f}h{-width:.1f}Z")
 
 
 def _triangle(marks: Sequence[Mark], across: Axis, up: Axis) -> list[Shape]:
@@ -212,7 +217,7 @@ def _crowding(
 
 def _names(names: Sequence[str], letters: int) -> list[str]:
     """Names in lines, none broken."""
-    joined = "   ".join(name.replace(" ", "\u00a0") for name in names)
+    joined = " · ".join(name.replace(" ", "\u00a0") for name in names)
     return wrap(joined, letters, break_long_words=False, break_on_hyphens=False)
 
 
