@@ -26,6 +26,7 @@ from merge_lib.search import Range, Search, check_search, search_model
 from merge_lib.workloads import WorkloadConfig
 from tasks.project import Project
 
+POINTS = 11  # of paths and surfaces, where a study just says `true`
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
 
 
@@ -155,6 +156,30 @@ class Resources(Frozen):
     threads: int = Field(default=1, ge=1)  # of torch in each step; the last bits of a training depend on it
 
 
+class LandscapeSettings(Frozen):
+    """What is looked at between base, experts and merges, for every regime and seed; `false` leaves all of it out."""
+
+    conflicts: bool = True  # each pair of experts, layer by layer; from weights alone
+    paths: Literal[False] | Annotated[int, Field(ge=2)] = False  # points of each leg from the base through all experts
+    surface: Literal[False] | Annotated[int, Field(ge=2)] = False  # points a side, of the first seed
+    examples: int = Field(default=128, ge=1)  # of each task's test split, that losses are measured on
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_word(cls, value: object) -> object:
+        return {"conflicts": value} if isinstance(value, bool) else value
+
+    @field_validator("paths", "surface", mode="before")
+    @classmethod
+    def _accept_yes(cls, value: object) -> object:
+        return POINTS if value is True else value
+
+    @property
+    def shows_examples(self) -> bool:
+        """Whether losses are measured."""
+        return bool(self.paths or self.surface)
+
+
 class StudyConfig(Frozen):
     """The whole experiment, as a study YAML states it."""
 
@@ -171,6 +196,7 @@ class StudyConfig(Frozen):
     references: tuple[Literal["joint"], ...] = ("joint",)
     keep_merged: bool = True  # False: each merge is evaluated as it is made, and not written
     audit: bool = True  # say what each method's merge after the last task removed
+    landscape: LandscapeSettings = LandscapeSettings()
     resources: Resources = Resources()
 
     @field_validator("tasks", "seeds", "regimes")

@@ -5,7 +5,18 @@ from typing import Any
 
 from flows.config import StudyConfig
 from flows.walk import Handle
-from tasks.jobs import Audited, Finished, Found, MergeJob, Scores, SearchJob, Setting, TrainingJob
+from tasks.jobs import (
+    Audited,
+    Finished,
+    Found,
+    LandscapeJob,
+    MergeJob,
+    Scores,
+    SearchJob,
+    Setting,
+    Surveyed,
+    TrainingJob,
+)
 from tasks.project import Project
 
 
@@ -65,6 +76,18 @@ class PrefectStages:
 
         return audit_merges.submit(self.setting, job, base, experts, merged, found)
 
+    def look(
+        self,
+        job: LandscapeJob,
+        base: Handle,
+        experts: list[Handle],
+        merged: list[tuple[Handle, int]],
+    ) -> Handle:
+        """Look at what lies between the checkpoints."""
+        from tasks.landscapes import survey_landscape
+
+        return survey_landscape.submit(self.setting, job, base, experts, merged)
+
     def evaluate(self, label: str, checkpoints: Handle) -> Handle:
         """Evaluate on every task."""
         from tasks.evaluation import evaluate_checkpoints
@@ -76,7 +99,7 @@ class PrefectStages:
 class PlannedStep:
     """One step as the plan sees it."""
 
-    kind: str  # pretrain, train, trial, merge, evaluate, audit
+    kind: str  # pretrain, train, trial, merge, evaluate, audit, conflicts, path, surface, marks
     label: str
     is_cached: bool
     elapsed_s: float | None  # what it took when it was done, if it is cached
@@ -176,6 +199,27 @@ class PlanningStages:
             label = f"{entry.label} · {job.label}"
             self.steps.append(PlannedStep("audit", label, done is not None, elapsed_s, is_stored=False))
         return [None] * len(job.entries)
+
+    def look(
+        self,
+        job: LandscapeJob,
+        base: Finished | None,
+        experts: list[Finished | None],
+        merged: list[tuple[list[Finished | None], int]],
+    ) -> Surveyed | None:
+        """Look every map up."""
+        from tasks.landscapes import maps_of
+
+        done = [one for one in experts if one is not None]
+        is_whole = base is not None and len(done) == len(experts) and self.is_data_known
+        merges = [found[place] for found, place in merged]
+        keys = maps_of(self.setting, job, base, done, merges) if is_whole else {}
+        for kind in job.kinds:
+            record = self.setting.store.find(kind, keys[kind]) if kind in keys else None
+            elapsed_s = record.values["elapsed_s"] if record else None
+            step = PlannedStep(kind, job.label, record is not None, elapsed_s, is_stored=False)
+            self.steps.append(step)
+        return None
 
     def evaluate(self, label: str, checkpoints: list[Finished | None]) -> list[Scores | None]:
         """Look the scores up."""

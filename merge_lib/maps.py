@@ -172,6 +172,11 @@ class Landscape:
     path: LossPath | None = None
     surface: LossSurface | None = None
 
+    @property
+    def records(self) -> list[str]:
+        """Of the maps that there are."""
+        return [one.record for one in (self.conflicts, self.path, self.surface) if one is not None]
+
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """From plain JSON values."""
