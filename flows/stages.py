@@ -208,7 +208,7 @@ class PlanningStages:
         merged: list[tuple[list[Finished | None], int]],
     ) -> Surveyed | None:
         """Look every map up."""
-        from tasks.landscapes import maps_of
+        from tasks.landscape_keys import maps_of
 
         done = [one for one in experts if one is not None]
         is_whole = base is not None and len(done) == len(experts) and self.is_data_known
