@@ -196,7 +196,7 @@ def scene_of_recipe(
     base = None if spec.base is None else _file(spec.base)
     if config is None or study is None:
         return Scene(path.stem, Setting(str(folder), {}, tuple(names), {}), base, experts, {})
-    merge = Seen(spec.method, _file(merge_checkpoints(spec, folder / "merge").path))
+    merge = Seen(spec.method, _file(merge_checkpoints(spec, folder / "merge.safetensors").path))
     return Scene(path.stem, _setting_of_study(study, config), base, experts, {spec.method: merge})
 
 
