@@ -1,13 +1,12 @@
 import pytest
 import torch
-from tests.merge_lib.landscape.conftest import COUNT
-
 from merge_lib.errors import CheckpointMismatchError, SpecError
 from merge_lib.landscape import Examples, Waypoint, between, follow, measure
 from merge_lib.landscape.measuring import SMALL
 from merge_lib.maps import MEAN, LossPath
 
 TASKS = ["red", "blue"]
+COUNT = 7  # examples of each task
 
 
 def route(*states):

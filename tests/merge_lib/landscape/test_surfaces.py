@@ -3,13 +3,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.merge_lib.landscape.conftest import COUNT
-
 from merge_lib.errors import CheckpointMismatchError, SpecError
 from merge_lib.landscape import Examples, Plane, Rows, Waypoint, frame, mark, survey
 from merge_lib.maps import MEAN, LossSurface
 
 TASKS = ["red", "blue"]
+COUNT = 7  # examples of each task
 
 
 def state(*values: float) -> dict[str, torch.Tensor]:
