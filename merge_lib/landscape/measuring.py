@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn.functional import cross_entropy
 
+from merge_lib.errors import DataError
 from merge_lib.ops.functional_models import Weighted
 from merge_lib.probe import Batch, Probe, Split
 from merge_lib.types import StateDict
 
 BATCH = 512  # examples that are shown at once
-SMALL = 20_000  # parameters: up to here the time goes into calls rather than into arithmetic
+SMALL = 5_000  # parameters: up to here the time goes into calls rather than into arithmetic
 POINTS_AT_ONCE = 32  # of small models
 
 logger = logging.getLogger(__name__)
@@ -37,10 +38,19 @@ class Examples:
     def draw(
         cls, probe: Probe, tasks: Sequence[str], *, count: int, seed: int = 0, split: Split = "test"
     ) -> "Examples":
-        """`count` examples of each task, or all if there are fewer; the same for the same seed."""
+        """`count` examples of each task, or all if there are fewer; the same for the same seed.
+
+        Raises:
+            DataError: a task has none in that split.
+        """
         drawn = {
             task: tuple(probe.batches(task, split=split, count=count, seed=seed, size=BATCH)) for task in tasks
         }
+        if empty := [task for task, batches in drawn.items() if not sum(len(b.labels) for b in batches)]:
+            raise DataError(
+                f"Task {', '.join(empty)} has no example in its {split} split, so no loss can be measured on it. "
+                "Make its snapshot anew with examples there, or leave the task out."
+            )
         return cls(probe, drawn)
 
     @property

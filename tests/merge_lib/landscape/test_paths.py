@@ -1,6 +1,6 @@
 import pytest
 import torch
-from merge_lib.errors import CheckpointMismatchError, SpecError
+from merge_lib.errors import CheckpointMismatchError, DataError, SpecError
 from merge_lib.landscape import Examples, Waypoint, between, follow, measure
 from merge_lib.landscape.measuring import SMALL
 from merge_lib.maps import MEAN, LossPath
@@ -122,3 +122,8 @@ def test_progress_counts_the_points(squares, draw):
     examples = Examples.draw(squares, TASKS, count=COUNT)
     follow(route(draw(0), draw(1)), examples, 3, lambda done, total: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_task_without_examples_is_refused(squares):
+    with pytest.raises(DataError, match="Task red has no example in its test split"):
+        Examples.draw(squares, ["red"], count=0)
