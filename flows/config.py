@@ -160,8 +160,8 @@ class LandscapeSettings(Frozen):
     """What is looked at between base, experts and merges, for every regime and seed; `false` leaves all of it out."""
 
     conflicts: bool = True  # each pair of experts, layer by layer; from weights alone
-    paths: Literal[False] | Annotated[int, Field(ge=2)] = False  # points of each leg from the base through all experts
-    surface: Literal[False] | Annotated[int, Field(ge=2)] = False  # points a side, of the first seed
+    paths: int = Field(default=0, ge=0)  # points of each leg from the base through all experts; 0 or false: none
+    surface: int = Field(default=0, ge=0)  # points along each side, of the first seed; 0 or false: none
     examples: int = Field(default=128, ge=1)  # of each task's test split, that losses are measured on
 
     @model_validator(mode="before")
@@ -172,7 +172,14 @@ class LandscapeSettings(Frozen):
     @field_validator("paths", "surface", mode="before")
     @classmethod
     def _accept_yes(cls, value: object) -> object:
-        return POINTS if value is True else value
+        return (POINTS if value else 0) if isinstance(value, bool) else value
+
+    @field_validator("paths", "surface")
+    @classmethod
+    def _has_two_ends(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one point has no ends; give 2 or more, or `false`")
+        return value
 
     @property
     def shows_examples(self) -> bool:

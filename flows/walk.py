@@ -196,8 +196,8 @@ def _look(
         seed,
         f"{regime} · seed {seed}",
         conflicts=asked.conflicts and size > 1,
-        points=int(asked.paths),
-        size=int(asked.surface) if has_surface else 0,
+        points=asked.paths,
+        size=asked.surface if has_surface else 0,
         examples=asked.examples,
         entries=tuple(entries[row.label] for row in rows if has_surface),
     )

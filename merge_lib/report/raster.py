@@ -194,6 +194,7 @@ def _text(
         weight=weight,
         ha={"start": "left", "middle": "center", "end": "right"}[anchor],
         va="baseline",
+        parse_math=False,
         rotation=90 if turned else 0,
         rotation_mode="anchor",
     )

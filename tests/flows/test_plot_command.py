@@ -96,7 +96,8 @@ def study_of(**landscape) -> StudyConfig:
 
 def test_what_a_study_says_of_its_landscape():
     default = study_of().landscape
-    assert (default.conflicts, default.paths, default.surface) == (True, False, False)
+    assert default == study_of(landscape={"paths": False, "surface": False}).landscape
+    assert (default.conflicts, default.paths, default.surface) == (True, 0, 0)
     assert not default.shows_examples
     assert not study_of(landscape=False).landscape.conflicts
     asked_for = study_of(landscape={"paths": True, "surface": 5, "conflicts": False}).landscape
