@@ -160,7 +160,9 @@ class LandscapeSettings(Frozen):
     """What is looked at between base, experts and merges, for every regime and seed; `false` leaves all of it out."""
 
     conflicts: bool = True  # each pair of experts, layer by layer; from weights alone
-    paths: int = Field(default=0, ge=0)  # points of each leg from the base through all experts; 0 or false: none
+    paths: int = Field(
+        default=0, ge=0
+    )  # points of each leg from the base through all experts; 0 or false: none
     surface: int = Field(default=0, ge=0)  # points along each side, of the first seed; 0 or false: none
     examples: int = Field(default=128, ge=1)  # of each task's test split, that losses are measured on
 

@@ -87,7 +87,9 @@ class Scene:
             SpecError: there are fewer than two.
         """
         tasks = list(self.experts)
-        return conflicts_between(self.setting, self.title, self._based(), list(self.experts.values()), tasks)[0]
+        return conflicts_between(self.setting, self.title, self._based(), list(self.experts.values()), tasks)[
+            0
+        ]
 
     def missing(self) -> list[str]:
         """Merges that cannot be marked, as their weights were not kept."""
@@ -99,8 +101,8 @@ class Scene:
     def _based(self) -> Finished:
         if self.base is None:
             raise SpecError(
-                "The map compares task vectors (expert − base), but the recipe has no base. Give the `base`, even if the "
-                "method does not need it."
+                "The map compares task vectors (expert − base), but the recipe has no base. Give the `base`, even if "
+                "the method does not need it."
             )
         return self.base
 
@@ -111,7 +113,9 @@ class Scene:
             return self.experts[name]
         if name not in self.merges:
             known = [BASE, *self.experts, *self.merges]
-            raise SpecError(f"--through names '{name}', but there is no such checkpoint: {suggest(name, known)}.")
+            raise SpecError(
+                f"--through names '{name}', but there is no such checkpoint: {suggest(name, known)}."
+            )
         if self.merges[name].done.path is None:
             raise SpecError(
                 f"The merge '{name}' was not kept, so no path can lead through it. Run the study again with "
@@ -185,7 +189,9 @@ def scene_of_recipe(
         SpecError: all that is wrong with the recipe or the study, or what was chosen is not there.
     """
     if choice.regime is not None or choice.seed is not None or choice.labels:
-        raise SpecError("--regime, --seed and --label choose among a run's checkpoints; leave them out with a recipe.")
+        raise SpecError(
+            "--regime, --seed and --label choose among a run's checkpoints; leave them out with a recipe."
+        )
     spec = load_auditable(path)
     config = None if study is None else load_study(study)
     names = _names(spec, config)
@@ -223,8 +229,8 @@ def _names(spec: MergeSpec, config: StudyConfig | None) -> list[str]:
     if config is not None:
         if len(config.tasks) < len(spec.experts):
             raise SpecError(
-                f"The recipe has {len(spec.experts)} experts, but the study only {len(config.tasks)} tasks. Name a study "
-                "that has a task for each expert, in the same order."
+                f"The recipe has {len(spec.experts)} experts, but the study only {len(config.tasks)} tasks. Name a "
+                "study that has a task for each expert, in the same order."
             )
         return list(config.tasks[: len(spec.experts)])
     stems = [expert.stem for expert in spec.experts]
@@ -254,4 +260,3 @@ def _one_of(what: str, asked: Any, known: Sequence[Any]) -> Any:
     if asked not in names:
         raise SpecError(f"There is no {what} '{asked}': {suggest(str(asked), map(str, names))}.")
     return asked
-

@@ -81,7 +81,7 @@ def prepare_data(project: Project, config: StudyConfig) -> Setting:
 
 
 def collect(rows: Sequence[Cells | Sight], journal: Journal) -> None:
-    """Wait for each row, and for what lies between its checkpoints, and journal it; a step that failed stops only what needs its result.
+    """Wait for each row and each landscape and journal it; a step that failed stops only what needs its result.
 
     Raises:
         MergeError: steps failed; everything that does not need them is finished first.

@@ -53,7 +53,10 @@ class Stages(Protocol):
         experts: list[Handle],
         merged: list[tuple[Handle, int]],
     ) -> Handle:
-        """What lies between the checkpoints; handle of a Surveyed. `merged` has lists of Finished, and a place in each."""
+        """What lies between the checkpoints; handle of a Surveyed.
+
+        `merged` has lists of Finished, and a place in each.
+        """
         ...
 
     def evaluate(self, label: str, checkpoints: Handle) -> Handle:

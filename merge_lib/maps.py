@@ -4,6 +4,7 @@ Legend: P points of a path, L legs, k points along a side of a grid, T tasks mea
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -50,7 +51,8 @@ class LossPath:
     def barriers(self, task: str = MEAN) -> list[float]:
         """Of each leg, max over its points of loss(s) − ((1 − s) · loss(start) + s · loss(end)).
 
-        The ends count, so that a leg without a barrier has 0; a convex loss has 0 on every leg.
+        The ends count, so that a leg without a barrier has 0; a convex loss has 0 on every leg. NaN where a loss is
+        infinite at an end, or NaN.
         Variant: Entezari et al., "The Role of Permutation Invariance in Linear Mode Connectivity of Neural Networks",
         ICLR 2022, arXiv:2110.06296, definition 2.1. Frankle et al., "Linear Mode Connectivity and the Lottery Ticket
         Hypothesis", ICML 2020, arXiv:1912.05671, section 2, subtract the mean of the two ends instead, on the error.
@@ -65,7 +67,7 @@ class LossPath:
                 losses[p] - ((1 - s) * start + s * end) if 0 < s < 1 else 0.0
                 for p, s in zip(places, shares, strict=True)
             ]
-            found.append(max(above))
+            found.append(math.nan if any(map(math.isnan, above)) else max(above))
         return found
 
 

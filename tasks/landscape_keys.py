@@ -67,7 +67,9 @@ def maps_of(
     if job.size:
         surface = surface_key(setting, base.digest, named[:2], size=job.size, examples=job.examples)
         found.append(surface)
-        seen = [Seen(entry.label, done, entry) for entry, done in zip(job.entries, merges, strict=True) if done]
+        seen = [
+            Seen(entry.label, done, entry) for entry, done in zip(job.entries, merges, strict=True) if done
+        ]
         if len(seen) == len(merges):
             known = [(one.name, one.done.digest) for one in seen if one.is_within_reach]
             found.append(marks_key(surface, known))

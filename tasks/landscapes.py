@@ -35,7 +35,12 @@ if TYPE_CHECKING:
     from merge_lib.probe import Probe
     from merge_lib.types import StateDict
 
-FILES = {"conflicts": "conflicts.parquet", "path": "path.json", "surface": "surface.json", "marks": "marks.json"}
+FILES = {
+    "conflicts": "conflicts.parquet",
+    "path": "path.json",
+    "surface": "surface.json",
+    "marks": "marks.json",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +63,9 @@ def survey_landscape(
         is_reused &= reused
     if job.points:
         route = [("base", base), *zip(tasks, experts, strict=True)]
-        path, reused = losses_along(setting, job.label, route, tasks, points=job.points, examples=job.examples)
+        path, reused = losses_along(
+            setting, job.label, route, tasks, points=job.points, examples=job.examples
+        )
         is_reused &= reused
     if job.size:
         seen = [
@@ -167,7 +174,9 @@ def losses_over(
         rows = Rows(setting.store.root / "surface" / f".{told.key}.rows", told.key)
         examples = _examples(setting, tasks, job.examples)
         found = survey(plane(), examples, job.size, rows, reporter("surface", job.label))
-        values = _kept(LossSurface.from_dict({**asdict(found), "record": told.record}), folder / FILES["surface"])
+        values = _kept(
+            LossSurface.from_dict({**asdict(found), "record": told.record}), folder / FILES["surface"]
+        )
         rows.remove()
         return values
 
@@ -193,7 +202,7 @@ def _marks(
         logger.info("%s: not marked, as their weights were not kept: %s", job.label, ", ".join(gone))
     told = marks_key(surface, [(merge.name, merge.done.digest) for merge in known])
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(_folder: Path) -> dict[str, Any]:
         tasks = surface.params["tasks"]
         models = [
             (Waypoint(merge.name, partial(_weights, setting, job.seed, merge, *made_from)), "merge")

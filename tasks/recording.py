@@ -275,7 +275,8 @@ def _landscape_metrics(found: Landscape) -> list[MetricPoint]:
     if (path := found.path) is not None:
         barriers = path.barriers()
         points += [MetricPoint("path/barrier", value, leg) for leg, value in enumerate(barriers, 1)]
-        points.append(MetricPoint("path/barrier_max", max(barriers)))
+        if all(map(math.isfinite, barriers)):
+            points.append(MetricPoint("path/barrier_max", max(barriers)))
         for name, values in (("loss", path.loss_on(MEAN)), ("accuracy", path.accuracy_on(MEAN))):
             points += [MetricPoint(f"path/{name}", value, step) for step, value in enumerate(values)]
     return [point for point in points if math.isfinite(point.value)]

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from merge_lib.report.layout import Table as ReportTable
 
 plot = typer.Typer(
-    help="Draw what lies between base, experts and merges, of a run or of a merge recipe.", no_args_is_help=True
+    help="Draw what lies between base, experts and merges, of a run or of a merge recipe.",
+    no_args_is_help=True,
 )
 Source = Annotated[
     str, typer.Argument(metavar="RUN|RECIPE.yaml", help="A run (`latest` is the newest), or a merge recipe.")
@@ -28,13 +29,15 @@ Source = Annotated[
 Regime = Annotated[str | None, typer.Option("--regime", help="Of a run; the first by default.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of a run; the first by default.")]
 Tasks = Annotated[
-    list[str] | None, typer.Option("--task", help="Experts of these tasks, measured on them; may be repeated.")
+    list[str] | None,
+    typer.Option("--task", help="Experts of these tasks, measured on them; may be repeated."),
 ]
 Labels = Annotated[
     list[str] | None, typer.Option("--label", help="Only merges of these methods; may be repeated.")
 ]
 Study = Annotated[
-    Path | None, typer.Option("--study", metavar="FILE", help="Of a recipe: whose workload and tasks are measured.")
+    Path | None,
+    typer.Option("--study", metavar="FILE", help="Of a recipe: whose workload and tasks are measured."),
 ]
 Examples = Annotated[int, typer.Option(min=1, help="Of each task's test split, at most.")]
 Target = Annotated[
@@ -231,7 +234,9 @@ def _show(found: "ReportTable") -> None:
 def _means(blocks: dict[str, dict[str, list[float | None]]]) -> "Table":
     """The mean over the pairs of every measure, by block."""
     measures = list(next(iter(blocks.values())))
-    table = _table("Mean over the pairs of experts, %", ["block", *measures], [False, *[True] * len(measures)])
+    table = _table(
+        "Mean over the pairs of experts, %", ["block", *measures], [False, *[True] * len(measures)]
+    )
     for block, found in blocks.items():
         known = [[value for value in found[name] if value is not None] for name in measures]
         table.add_row(block, *("–" if not some else f"{100 * sum(some) / len(some):.1f}" for some in known))
@@ -242,7 +247,9 @@ def _table(title: str, headings: Sequence[str], are_numeric: Sequence[bool]) -> 
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     for heading, is_numeric in zip(headings, are_numeric, strict=True):
         table.add_column(heading, justify="right" if is_numeric else "left", overflow="fold")
     return table

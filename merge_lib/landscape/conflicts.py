@@ -116,7 +116,9 @@ def _overlaps(matrices: Float[Tensor, "n m k"]) -> tuple[Tensor, Tensor]:
     sides = [_directions(matrix) for matrix in matrices]
     ranks = torch.tensor([side.shape[1] for side in sides], dtype=torch.float64)
     squares = (torch.cat(sides, dim=1).T @ torch.cat(sides, dim=1)).square()  # [Σr, Σr]
-    sums = [[block.sum() for block in row.split(_widths(sides), dim=1)] for row in squares.split(_widths(sides))]
+    sums = [
+        [block.sum() for block in row.split(_widths(sides), dim=1)] for row in squares.split(_widths(sides))
+    ]
     smaller = torch.minimum(ranks[:, None], ranks).clamp(min=1)
     overlap = torch.stack([torch.stack(row) for row in sums]) / smaller
     return overlap, torch.maximum(ranks[:, None], ranks) / matrices.shape[1]
@@ -225,9 +227,13 @@ def _said(level: str, part: str, sums: Tally, tasks: Sequence[str]) -> Iterator[
 
 def _make_table(lines: Sequence[Line]) -> pa.Table:
     """Lines in the schema's order; undefined ones are left out."""
-    columns = list(zip(*(line for line in lines if math.isfinite(line[-1])), strict=True)) or [()] * len(SCHEMA)
+    columns = list(zip(*(line for line in lines if math.isfinite(line[-1])), strict=True)) or [()] * len(
+        SCHEMA
+    )
     arrays = [
-        pa.array(values, pa.string()).dictionary_encode() if field.type == _WORD else pa.array(values, field.type)
+        pa.array(values, pa.string()).dictionary_encode()
+        if field.type == _WORD
+        else pa.array(values, field.type)
         for values, field in zip(columns, SCHEMA, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)

@@ -44,7 +44,8 @@ class Examples:
             DataError: a task has none in that split.
         """
         drawn = {
-            task: tuple(probe.batches(task, split=split, count=count, seed=seed, size=BATCH)) for task in tasks
+            task: tuple(probe.batches(task, split=split, count=count, seed=seed, size=BATCH))
+            for task in tasks
         }
         if empty := [task for task, batches in drawn.items() if not sum(len(b.labels) for b in batches)]:
             raise DataError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -108,7 +109,7 @@ def check_alike(named: Sequence[tuple[str, StateDict]]) -> None:
 def _models(waypoints: Sequence[Waypoint], shares: Sequence[float]) -> Iterator[StateDict]:
     start = waypoints[0].read()
     yield between(start, start, 0.0)
-    for begin, finish in zip(waypoints, waypoints[1:], strict=False):
+    for begin, finish in pairwise(waypoints):
         end = finish.read()
         check_alike([(begin.name, start), (finish.name, end)])
         for share in shares[1:]:

@@ -51,7 +51,11 @@ class Plane:
         """
         called = names or ("base", "first expert", "second expert")
         check_alike(list(zip(called, (base, first, second), strict=True)))
-        squares = [_product(base, first, first), _product(base, first, second), _product(base, second, second)]
+        squares = [
+            _product(base, first, first),
+            _product(base, first, second),
+            _product(base, second, second),
+        ]
         length, side = math.sqrt(squares[0]), math.sqrt(squares[2])
         if length == 0 or side == 0:
             same = called[1] if length == 0 else called[2]

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,7 +34,9 @@ class Rows:
 
     def found(self) -> list[Row]:
         """The rows from the first on."""
-        lines = [] if self.path is None or not self.path.is_file() else self.path.read_bytes().split(b"\n")[:-1]
+        lines = (
+            [] if self.path is None or not self.path.is_file() else self.path.read_bytes().split(b"\n")[:-1]
+        )
         if not lines or _read(lines[0]) != self.identity:
             return []
         rows = [_read(line) for line in lines[1:]]
@@ -77,7 +79,9 @@ def frame(plane: Plane, size: int) -> tuple[list[float], list[float]]:
         SpecError: fewer than two points a side.
     """
     if size < 2:
-        raise SpecError(f"A surface needs at least 2 points along each side, got {size}. Give `size` 11 or more.")
+        raise SpecError(
+            f"A surface needs at least 2 points along each side, got {size}. Give `size` 11 or more."
+        )
     corners = np.array(plane.corners)
     low, high = corners.min(axis=0), corners.max(axis=0)
     half = (high - low).max() * (0.5 + MARGIN)
@@ -109,10 +113,10 @@ def survey(
     done = kept.found()[:size]
     kept.begin(done)
     progress(len(done), size)
-    left = [(x, y) for y in ys[len(done) :] for x in xs]
-    measured: Iterator = measure(examples, (plane.at(x, y) for x, y in left))
-    for _ in ys[len(done) :]:
-        row = [next(measured).tolist() for _ in xs]
+    for y in ys[
+        len(done) :
+    ]:  # a group of models never spans two rows, so that a resumed grid has the same bits
+        row = [values.tolist() for values in measure(examples, (plane.at(x, y) for x in xs))]
         done.append(row)
         kept.add(row)
         progress(len(done), size)
@@ -124,7 +128,11 @@ def survey(
 
 
 def mark(
-    plane: Plane, examples: Examples | None, models: Sequence[tuple[Waypoint, str]], *, corners: Sequence[str] = ()
+    plane: Plane,
+    examples: Examples | None,
+    models: Sequence[tuple[Waypoint, str]],
+    *,
+    corners: Sequence[str] = (),
 ) -> list[Mark]:
     """Where models lie, and what they reach themselves.
 

@@ -41,7 +41,9 @@ class Scale:
     @property
     def ends(self) -> tuple[float, float]:
         """The values of the first and the last colour."""
-        return (0.0, self.reach) if self.middle is None else (self.middle - self.reach, self.middle + self.reach)
+        return (
+            (0.0, self.reach) if self.middle is None else (self.middle - self.reach, self.middle + self.reach)
+        )
 
     def style(self, value: float) -> str:
         """The class of a value's colour."""
@@ -99,7 +101,9 @@ def _cell(
     if has_text:
         x, y, width, _ = box
         shapes.append(
-            Shape("text", f"on-{style} small", x + width / 2, y + 15, text=_hundredths(value), anchor="middle")
+            Shape(
+                "text", f"on-{style} small", x + width / 2, y + 15, text=_hundredths(value), anchor="middle"
+            )
         )
     return shapes
 

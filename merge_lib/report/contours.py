@@ -1,6 +1,7 @@
 """Filled contours as SVG paths: levels with round numbers, bands from the lowest up."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -9,7 +10,7 @@ _STEPS = (1.0, 2.0, 5.0)
 
 
 def round_steps(low: float, high: float, most: int) -> list[float]:
-    """Equally spaced round numbers strictly between two values, at most `most` of them: multiples of 1, 2 or 5 · 10^n."""
+    """At most `most` equally spaced round numbers strictly between two values: multiples of 1, 2 or 5 · 10^n."""
     if not high > low:
         return []
     for step in (s * 10.0**n for n in range(-12, 13) for s in _STEPS):
@@ -63,6 +64,6 @@ def _paths(points: Sequence[np.ndarray], offsets: Sequence[np.ndarray]) -> str:
     loops = [
         outline[start:end]
         for outline, ends in zip(points, offsets, strict=True)
-        for start, end in zip(ends[:-1], ends[1:], strict=True)
+        for start, end in pairwise(ends)
     ]
     return "".join(f"M{'L'.join(f'{x:.1f} {y:.1f}' for x, y in loop[:-1])}Z" for loop in loops)

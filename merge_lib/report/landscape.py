@@ -15,7 +15,11 @@ from merge_lib.statistics import mean_interval
 
 _MOST_PAIRS = 10  # beyond, pairs are told by how far apart their tasks are
 _MOST_TASKS = 5  # panels of single tasks along a path
-_CONFLICTS = {"cosine": "Cosine, hundredths", "sign conflict": "Sign conflict, %", "overlap": "Subspace overlap, %"}
+_CONFLICTS = {
+    "cosine": "Cosine, hundredths",
+    "sign conflict": "Sign conflict, %",
+    "overlap": "Subspace overlap, %",
+}
 
 
 def where_merges_lie(landscapes: Sequence[Landscape], run_id: str) -> Section | None:
@@ -154,8 +158,8 @@ def mark_table(surfaces: dict[str, LossSurface]) -> Table:
                 ]
             )
     note = (
-        "Merges of the two experts of the map, or the first merges that hold both. Where the share outside is large, the "
-        "colour at the mark says little about the merge."
+        "Merges of the two experts of the map, or the first merges that hold both. Where the share outside is large, "
+        "the colour at the mark says little about the merge."
     )
     return Table("Places on the map", columns, rows, [note], is_folded=True)
 
@@ -170,7 +174,9 @@ def conflict_figure(maps: dict[str, Sequence[ConflictMaps]]) -> Figure:
     columns, shares = _columns(tasks)
     panels = []
     for measure, heading in _CONFLICTS.items():
-        values = {name: _mean_over([_matrix(one, measure) for one in some], shares) for name, some in maps.items()}
+        values = {
+            name: _mean_over([_matrix(one, measure) for one in some], shares) for name, some in maps.items()
+        }
         scale = _scale(measure, np.concatenate(list(values.values())))
         for name, matrix in values.items():
             title = f"{name.capitalize()}: {heading[0].lower()}{heading[1:]}" if len(maps) > 1 else heading

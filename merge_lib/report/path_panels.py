@@ -57,7 +57,13 @@ def path_panel(
         f"at most {_text(trace.values.max(axis=1), in_percent)}"
         for trace in traces
     )
-    return Panel(title, f"{title}, from {waypoints[0]} to {waypoints[-1]}. {ends}.", _WIDTH, _TOP + _HEIGHT + 28, shapes)
+    return Panel(
+        title,
+        f"{title}, from {waypoints[0]} to {waypoints[-1]}. {ends}.",
+        _WIDTH,
+        _TOP + _HEIGHT + 28,
+        shapes,
+    )
 
 
 def _ceiling(value: float) -> float:

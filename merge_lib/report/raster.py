@@ -1,7 +1,7 @@
 """A figure of the report as PNG, for where no SVG is taken: the same shapes, in the light colours."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,11 @@ _COLOURS = {
     **{name: getattr(LIGHT, name) for name in ("sequential", "parallel", "merged")},
     **{"ref-base": LIGHT.muted, "ref-expert": LIGHT.expert, "ref-joint": LIGHT.joint},
     **{"ref-seq": LIGHT.ink, "ref-latest": LIGHT.ink, "quiet": LIGHT.muted, "plain": LIGHT.muted},
+}
+_MARKS = {  # fill and line
+    "base": (LIGHT.ink, LIGHT.card),
+    "expert": (LIGHT.parallel, LIGHT.ink),
+    "merge": (LIGHT.card, LIGHT.ink),
 }
 _SIZES = {"tick": 11.0, "label": 12.5, "on-map": 11.5, "small": 11.0}
 _TOKEN = re.compile(r"([MLHVhvZ])|(-?\d+(?:\.\d+)?)")
@@ -61,7 +66,9 @@ def _draw(axes: "Axes", shape: Shape, left: float, top: float) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Outline
 
-    moves = {"path": _of_path, "box": _of_box, "circle": _of_circle, "diamond": _of_diamond}[shape.kind](shape)
+    moves = {"path": _of_path, "box": _of_box, "circle": _of_circle, "diamond": _of_diamond}[shape.kind](
+        shape
+    )
     points = [(x + left, y + top) for _, x, y in moves]
     codes = [{"M": Outline.MOVETO, "L": Outline.LINETO, "Z": Outline.CLOSEPOLY}[code] for code, _, _ in moves]
     axes.add_patch(PathPatch(Outline(points, codes), **_paint(shape.style)))
@@ -83,7 +90,9 @@ def _of_path(shape: Shape) -> list[tuple[str, float, float]]:
     return moves
 
 
-def _step(code: str, number: float, x: float, y: float, following: Callable[[], float]) -> tuple[float, float]:
+def _step(
+    code: str, number: float, x: float, y: float, following: Callable[[], float]
+) -> tuple[float, float]:
     """Where a command leads from a place."""
     if code in "ML":
         return number, following()
@@ -117,31 +126,30 @@ def _paint(style: str) -> dict[str, Any]:
     """Fill and line of a style, as the style sheet has them."""
     words = style.split()
     colour = next((_COLOURS[word] for word in words if word in _COLOURS), LIGHT.ink)
+    fill = next((ramp for word in words if (ramp := _ramp_colour(word)) is not None), None)
+    if fill is not None:
+        width = 0.5 if "contour" in words else 0.0
+        return _filled(fill, LIGHT.card, width, alpha=0.38 if "unseen" in words else 1.0)
+    is_second = "second" in words
+    filled = {
+        "band": _filled(colour, colour, 0.0, alpha=0.14),
+        "dot": _filled(LIGHT.card if is_second else colour, colour, 1.1 * is_second),
+        "mark": _filled(*_MARKS.get(words[-1], (colour, colour)), 1.0),
+    }
+    return filled.get(words[0]) or _drawn(words, colour)
+
+
+def _filled(fill: str, line: str, width: float, *, alpha: float = 1.0) -> dict[str, Any]:
+    return {"facecolor": fill, "edgecolor": line, "linewidth": width, "alpha": alpha}
+
+
+def _drawn(words: Sequence[str], colour: str) -> dict[str, Any]:
+    """A line without a fill."""
+    lines = {"grid": LIGHT.muted if "zero" in words else LIGHT.line, "heat-none": LIGHT.line}
+    width = {"grid": 1.0, "heat-none": 1.0, "edge": 1.0, "ref": 1.5}.get(words[0], 2.0)
     dashes = next((_DASHES[word] for word in words if word in _DASHES), "solid")
-    for word in words:
-        if (ramp := _ramp_colour(word)) is not None:
-            is_contour = "contour" in words
-            alpha = 0.38 if "unseen" in words else 1.0
-            return {"facecolor": ramp, "edgecolor": LIGHT.card, "linewidth": 0.5 if is_contour else 0, "alpha": alpha}
-    if words[0] == "grid":
-        return {"fill": False, "edgecolor": LIGHT.muted if "zero" in words else LIGHT.line, "linewidth": _POINTS}
-    if words[0] == "mark":
-        return _mark_paint(words[1])
-    if words[0] == "band":
-        return {"facecolor": colour, "linewidth": 0, "alpha": 0.14}
-    if words[0] == "dot":
-        is_second = "second" in words
-        return {"facecolor": LIGHT.card if is_second else colour, "edgecolor": colour, "linewidth": 1.1 * is_second}
-    if words[0] == "heat-none":
-        return {"fill": False, "edgecolor": LIGHT.line, "linewidth": _POINTS}
-    width = 1.0 if words[0] == "edge" else 1.5 if words[0] == "ref" else 2.0
-    return {"fill": False, "edgecolor": colour, "linewidth": width * _POINTS, "linestyle": dashes}
-
-
-def _mark_paint(kind: str) -> dict[str, Any]:
-    fill = {"base": LIGHT.ink, "expert": LIGHT.parallel, "merge": LIGHT.card}[kind]
-    line = LIGHT.card if kind == "base" else LIGHT.ink
-    return {"facecolor": fill, "edgecolor": line, "linewidth": 1.0}
+    drawn = {"edgecolor": lines.get(words[0], colour), "linewidth": width * _POINTS, "linestyle": dashes}
+    return {"fill": False, **drawn}
 
 
 def _ramp_colour(word: str, place: int = 0) -> str | None:
@@ -154,22 +162,23 @@ def _ramp_colour(word: str, place: int = 0) -> str | None:
 def _draw_text(axes: "Axes", shape: Shape, left: float, top: float) -> None:
     words = shape.style.split()
     ramp = next((c for word in words if (c := _ramp_colour(word.removeprefix("on-"), 1)) is not None), None)
-    is_quiet = words[0] in ("tick", "quiet-text")
-    colour = ramp or (LIGHT.muted if is_quiet else LIGHT.ink)
+    colour = ramp or (LIGHT.muted if words[0] in ("tick", "quiet-text") else LIGHT.ink)
     size = next((_SIZES[word] for word in reversed(words) if word in _SIZES), 13.5)
     is_turned = "turned" in words
     x, y = (shape.y, -shape.x) if is_turned else (shape.x, shape.y)
-    _text(
-        axes,
-        (left + x, top + y),
-        shape.text,
-        size,
-        colour=colour,
-        weight="bold" if "strong" in words else "normal",
-        anchor=shape.anchor,
-        turned=is_turned,
-        halo="on-map" in words,
-    )
+    weight = "bold" if "strong" in words else "normal"
+    more: dict[str, Any] = {"ha": {"start": "left", "middle": "center", "end": "right"}[shape.anchor]}
+    if is_turned:
+        more |= {"rotation": 90, "rotation_mode": "anchor"}
+    if "on-map" in words:
+        more |= {"path_effects": _halo()}
+    _text(axes, (left + x, top + y), shape.text, size, colour=colour, weight=weight, **more)
+
+
+def _halo() -> list[Any]:
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=3 * _POINTS, foreground=LIGHT.card)]
 
 
 def _text(
@@ -179,27 +188,9 @@ def _text(
     size: float,
     *,
     colour: str = LIGHT.ink,
-    weight: str = "normal",
-    anchor: str = "start",
-    turned: bool = False,
-    halo: bool = False,
+    **more: Any,
 ) -> None:
-    from matplotlib.patheffects import withStroke
-
-    drawn = axes.text(
-        *place,
-        text,
-        fontsize=size * _POINTS,
-        color=colour,
-        weight=weight,
-        ha={"start": "left", "middle": "center", "end": "right"}[anchor],
-        va="baseline",
-        parse_math=False,
-        rotation=90 if turned else 0,
-        rotation_mode="anchor",
-    )
-    if halo:
-        drawn.set_path_effects([withStroke(linewidth=3 * _POINTS, foreground=LIGHT.card)])
+    axes.text(*place, text, fontsize=size * _POINTS, color=colour, va="baseline", parse_math=False, **more)
 
 
 def _swatch(style: str) -> Shape:
@@ -210,6 +201,7 @@ def _swatch(style: str) -> Shape:
         "mark-merge": Shape("box", "mark merge", 9.6, 2.6, 6.8, 6.8),
     }
     words = {"line-solid": "line plain", "line-dashed": "line plain second", "line-quiet": "line quiet"}
-    known = words.get(style, f"line {style}" if style in ("sequential", "parallel", "merged") else f"ref {style}")
+    known = words.get(
+        style, f"line {style}" if style in ("sequential", "parallel", "merged") else f"ref {style}"
+    )
     return marks.get(style) or Shape("path", known, d="M1 6H25")
-

@@ -16,7 +16,14 @@ _SIDE = 300.0
 _LEFT, _TOP, _WIDTH = 48.0, 8.0, 420.0
 _NEAR = 7.0  # pixels: marks that lie closer share one label
 _LETTER = 6.4  # width of a letter of a label
-_SPOTS = ((9, 4, "start"), (-9, 4, "end"), (0, -9, "middle"), (0, 17, "middle"), (9, -8, "start"), (9, 16, "start"))
+_SPOTS = (
+    (9, 4, "start"),
+    (-9, 4, "end"),
+    (0, -9, "middle"),
+    (0, 17, "middle"),
+    (9, -8, "start"),
+    (9, 16, "start"),
+)
 
 
 @dataclass(frozen=True)
@@ -195,7 +202,9 @@ def _numbers(values: Sequence[int]) -> str:
     )
 
 
-def _box(x: float, y: float, spot: tuple[float, float, str], width: float) -> tuple[float, float, float, float]:
+def _box(
+    x: float, y: float, spot: tuple[float, float, str], width: float
+) -> tuple[float, float, float, float]:
     dx, dy, anchor = spot
     start = x + dx - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
     return start, y + dy - 10, start + width, y + dy + 3
@@ -223,7 +232,9 @@ def _names(names: Sequence[str], letters: int) -> list[str]:
 
 def _alt(title: str, surface: LossSurface, quantity: Quantity) -> str:
     values = quantity.values[np.isfinite(quantity.values)]
-    span = f"{quantity.name} from {quantity.text(float(values.min()))} to {quantity.text(float(values.max()))}"
+    span = (
+        f"{quantity.name} from {quantity.text(float(values.min()))} to {quantity.text(float(values.max()))}"
+    )
     reached = [
         f"{mark.name} {quantity.text(value)}"
         for mark in surface.marks

@@ -138,9 +138,11 @@ def run(*overrides: str) -> tuple[str, Counter]:
 
 @pytest.mark.slow
 def test_a_study_looks_at_what_lies_between_its_checkpoints(project):
-    first, worked = run()
+    _, worked = run()
     assert worked["conflicts"] == 2
-    second, worked = run(LANDSCAPE)  # only what is new is looked at; the surface of the first seed in each regime
+    second, worked = run(
+        LANDSCAPE
+    )  # only what is new is looked at; the surface of the first seed in each regime
     assert set(worked) == {"path", "surface", "marks"}
     results = results_of(project, second)
     assert {(one.regime, one.seed) for one in results.landscapes} == {("sequential", 0), ("parallel", 0)}
@@ -150,7 +152,13 @@ def test_a_study_looks_at_what_lies_between_its_checkpoints(project):
     assert len(found.path.losses) == 5
     assert len(found.surface.losses) == len(found.surface.losses[0]) == 4
     marks = {mark.name: mark for mark in found.surface.marks}
-    assert list(marks) == ["base", "digits-01", "digits-23", "average", "opcm"]  # emr has a model for each task
+    assert list(marks) == [
+        "base",
+        "digits-01",
+        "digits-23",
+        "average",
+        "opcm",
+    ]  # emr has a model for each task
     assert marks["average"].distance < 1e-4 * marks["digits-01"].x
     assert marks["average"].x == pytest.approx((marks["digits-01"].x + marks["digits-23"].x) / 2, rel=1e-4)
     start, end = found.path.losses[0], found.path.losses[-1]
@@ -162,9 +170,7 @@ def test_a_study_looks_at_what_lies_between_its_checkpoints(project):
     assert load_run(project, second).unchanged_since is None
     assert load_run(project, third).unchanged_since == second
     assert results_of(project, third).landscapes == results.landscapes
-    steps, _ = plan_steps(
-        project, load_study(project.root / "studies" / "digits.yaml", [*STUDY, LANDSCAPE])
-    )
+    steps, _ = plan_steps(project, load_study(project.root / "studies" / "digits.yaml", [*STUDY, LANDSCAPE]))
     planned = Counter((step.kind, step.is_cached) for step in steps)
     assert {kind: planned[kind, True] for kind in ("conflicts", "path", "surface", "marks")} == dict.fromkeys(
         ("conflicts", "path", "surface", "marks"), 2

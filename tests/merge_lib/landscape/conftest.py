@@ -14,7 +14,7 @@ COUNT = 7  # examples of each task
 class Squares:
     """Linear regression: the cross-entropy of its logits is exactly the squared error, so surfaces are quadratic.
 
-    Two logits (0, log(exp(q) − 1)) have the cross-entropy q for the first. An example is right where q < log 2.
+    Two logits (0, log(exp(q) − 1)), the latter as q + log(1 − exp(−q)), have the cross-entropy q for the first. An example is right where q < log 2.
     """
 
     def __init__(self, width: int = 3) -> None:
@@ -41,7 +41,7 @@ class Squares:
         self.calls += 1
         inputs, targets = batch.inputs
         squares = (model(inputs)[:, 0] - targets).square()
-        return torch.stack([torch.zeros_like(squares), squares.expm1().log()], dim=1)
+        return torch.stack([torch.zeros_like(squares), squares + (-(-squares).expm1()).log()], dim=1)
 
     def loss(self, weight: Tensor, task: str) -> float:
         """In closed form."""

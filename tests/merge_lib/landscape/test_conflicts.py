@@ -32,7 +32,7 @@ def test_overlap_of_directions():
     eye = torch.eye(4, dtype=torch.float64)
     first = eye[:, :1] @ torch.tensor([[1.0, 2, 3]], dtype=torch.float64)
     same = eye[:, :1] @ torch.tensor([[-3.0, 0, 1]], dtype=torch.float64)
-    other = eye[:, 1:2] @ torch.tensor([[1.0, 1, 1]], dtype=torch.float64)
+    other = eye[:, 1:2] @ torch.tensor([[3.0, 0, -1]], dtype=torch.float64)
     assert of_pair(torch.stack([first, same]), is_matrix=True)["overlap"] == pytest.approx(1)
     assert of_pair(torch.stack([first, other]), is_matrix=True)["overlap"] == pytest.approx(0, abs=1e-12)
     both = first + other  # one of its two directions lies in the other's
@@ -119,12 +119,16 @@ def test_tensors_blocks_and_the_whole_model(models, tmp_path):
 def test_a_pair_of_equal_experts_agrees_everywhere(models):
     base, (red, _) = models
     maps = summarise_conflicts(conflict_table(base, [red, red], TASKS), TASKS)
-    assert [maps.mean(measure) for measure in ("cosine", "sign conflict", "overlap")] == pytest.approx([1, 0, 1])
+    assert [maps.mean(measure) for measure in ("cosine", "sign conflict", "overlap")] == pytest.approx(
+        [1, 0, 1]
+    )
 
 
 def test_what_cannot_be_compared(models, tmp_path):
     base, experts = models
-    with pytest.raises(SpecError, match="at least two experts, each with its task; got 1 experts and 1 tasks"):
+    with pytest.raises(
+        SpecError, match="at least two experts, each with its task; got 1 experts and 1 tasks"
+    ):
         conflict_table(base, experts[:1], TASKS[:1])
     with pytest.raises(SpecError, match="got 2 experts and 1 tasks"):
         conflict_table(base, experts, TASKS[:1])
@@ -132,5 +136,5 @@ def test_what_cannot_be_compared(models, tmp_path):
     other = write_state_dict(tmp_path / "other.safetensors", spoilt, lineage={}).path
     with pytest.raises(CheckpointMismatchError, match=r"'layers\.0\.weight' is missing"):
         conflict_table(base, [experts[0], other], TASKS)
-    with pytest.raises(MethodInputError, match="Tensor 'head' in .* NaN or infinite"):
+    with pytest.raises(MethodInputError, match=r"Tensor 'head' in .* NaN or infinite"):
         conflict_table(other, [other, other], TASKS)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from merge_lib.errors import CheckpointMismatchError, DataError, SpecError
 from merge_lib.landscape import Examples, Waypoint, between, follow, measure
 from merge_lib.landscape.measuring import SMALL
@@ -37,7 +38,9 @@ def test_accuracy_is_the_share_of_right_answers(squares, draw):
 
 
 def test_fewer_examples_are_drawn_by_the_seed(squares):
-    few = [Examples.draw(squares, ["red"], count=3, seed=seed).batches["red"][0].inputs[0] for seed in (1, 1, 2)]
+    few = [
+        Examples.draw(squares, ["red"], count=3, seed=seed).batches["red"][0].inputs[0] for seed in (1, 1, 2)
+    ]
     assert torch.equal(few[0], few[1])
     assert not torch.equal(few[0], few[2])
 
@@ -47,7 +50,10 @@ def test_the_ends_of_a_leg_are_the_checkpoints_themselves():
     end = {"weight": torch.tensor([5.0, -0.0, 1e38]), "steps": torch.tensor(7)}
     for share, state in ((0.0, start), (1.0, end)):
         found = between(start, end, share)
-        assert all(torch.equal(found[name].view(torch.uint8), state[name].view(torch.uint8)) for name in state)
+        assert all(
+            torch.equal(found[name].reshape(-1).view(torch.uint8), state[name].reshape(-1).view(torch.uint8))
+            for name in state
+        )
     middle = between(start, end, 0.75)
     assert middle["weight"].tolist()[0] == 3.75
     assert int(middle["steps"]) == 7  # a whole number is that of the nearer end
@@ -113,7 +119,9 @@ def test_a_path_needs_two_ends_and_models_that_match(squares, draw):
     for states, points in (([draw(0)], 5), ([draw(0), draw(1)], 1)):
         with pytest.raises(SpecError, match="at least two checkpoints and two points"):
             follow(route(*states), examples, points)
-    with pytest.raises(CheckpointMismatchError, match=r"'weight' has shape \(1, 4\) in '1' but \(1, 3\) in '0'"):
+    with pytest.raises(
+        CheckpointMismatchError, match=r"'weight' has shape \(1, 4\) in '1' but \(1, 3\) in '0'"
+    ):
         follow(route(draw(0), draw(1, weight=(1, 4))), examples, 3)
 
 

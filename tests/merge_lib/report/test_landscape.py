@@ -173,10 +173,11 @@ def test_conflicts_of_regimes_share_their_colours():
     figure = conflict_figure({"parallel": [some_conflicts()], "sequential": [some_conflicts(cosine=0.25)]})
     titles = [panel.title for panel in figure.panels[:2]]
     assert titles == ["Parallel: cosine, hundredths", "Sequential: cosine, hundredths"]
-    first, second = (
-        next(s for s in panel.shapes if s.kind == "box").style for panel in figure.panels[:2]
-    )
-    assert (first, second) == ("both-10", "both-2")  # −0.5 is the end of the scale, 0.25 half way to the other
+    first, second = (next(s for s in panel.shapes if s.kind == "box").style for panel in figure.panels[:2])
+    assert (first, second) == (
+        "both-10",
+        "both-2",
+    )  # −0.5 is the end of the scale, 0.25 half way to the other
     overlap = figure.panels[4]
     assert {s.text for s in overlap.shapes if s.kind == "box"} == {
         "layers.0, red and blue: undefined",
@@ -209,7 +210,7 @@ def test_levels_are_round():
     assert round_steps(1.0, 1.0, 5) == []
     assert loss_levels(np.array([0.03, 2.5])) == [0.05, 0.1, 0.2, 0.5, 1.0, 2.0]
     assert loss_levels(np.array([1e-8, 10.0, np.inf])) == [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0]
-    assert loss_levels(np.array([1.0, 2.0])) == [1.2, 1.4, 1.6, 1.8]
+    assert loss_levels(np.array([1.0, 2.0])) == [1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9]
     assert share_levels(np.array([0.5, 0.9])) == pytest.approx([0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85])
 
 
