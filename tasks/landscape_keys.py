@@ -6,7 +6,7 @@ from typing import Any
 
 from merge_lib import workloads
 from tasks.caching import cache_key
-from tasks.decoding import is_decoded
+from tasks.facts import is_decoded
 from tasks.jobs import Finished, LandscapeJob, MergeEntry, Setting
 
 EXAMPLES_SEED = 0  # the same examples for every checkpoint of a study

@@ -14,7 +14,8 @@ COUNT = 7  # examples of each task
 class Squares:
     """Linear regression: the cross-entropy of its logits is exactly the squared error, so surfaces are quadratic.
 
-    Two logits (0, log(exp(q) − 1)), the latter as q + log(1 − exp(−q)), have the cross-entropy q for the first. An example is right where q < log 2.
+    Two logits (0, log(exp(q) − 1)) have the cross-entropy q for the first; the second is computed as
+    q + log(1 − exp(−q)). An example is right where q < log 2.
     """
 
     def __init__(self, width: int = 3) -> None:
