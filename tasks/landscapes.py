@@ -25,7 +25,7 @@ from tasks.landscape_keys import (
     surface_key,
 )
 from tasks.merging import merge_spec
-from tasks.progress import Step, report, reporter
+from tasks.progress import Step, report
 from tasks.records import Record
 from tasks.slots import compute_slot, memory_share, sole_worker
 from tasks.training import open_workload
@@ -138,7 +138,7 @@ def losses_along(
         from merge_lib.landscape import follow
 
         waypoints = [_waypoint(name, done) for name, done in route]
-        found = follow(waypoints, _examples(setting, tasks, examples), points, reporter("path", label))
+        found = follow(waypoints, _examples(setting, tasks, examples), points, _progress("path", label))
         return _kept(LossPath(**{**asdict(found), "record": told.record}), folder / FILES["path"])
 
     record, reused = _finished(setting, told, label, make)
@@ -173,7 +173,7 @@ def losses_over(
     def make(folder: Path) -> dict[str, Any]:
         rows = Rows(setting.store.root / "surface" / f".{told.key}.rows", told.key)
         examples = _examples(setting, tasks, job.examples)
-        found = survey(plane(), examples, job.size, rows, reporter("surface", job.label))
+        found = survey(plane(), examples, job.size, rows, _progress("surface", job.label))
         values = _kept(
             LossSurface.from_dict({**asdict(found), "record": told.record}), folder / FILES["surface"]
         )
@@ -248,6 +248,11 @@ def _finished(
                 record = commit(inputs=told.inputs, params=told.params, values=values)
     report(Step(told.kind, label, 1.0))
     return record, False
+
+
+def _progress(kind: str, label: str) -> Callable[[int, int], None]:
+    """A callback for (done, in all) that stops short of the end: a map is done once it is kept."""
+    return lambda done, total: report(Step(kind, label, done / (total + 1)))
 
 
 def _probe(setting: Setting) -> "Probe":
