@@ -120,7 +120,8 @@ def surface_figure(surfaces: dict[str, LossSurface], *, has_tasks: bool = False)
         "The plane through base and two experts",
         f"Loss and accuracy over the plane through the base and the experts of {experts}.",
         f"Mean of the tasks {experts}, at most {first.examples} examples of each, on a grid of {len(first.xs)} × "
-        f"{len(first.ys)} points; between them values are interpolated. The darker, the better. Distances on the map "
+        f"{len(first.ys)} points; between them values are interpolated. The more a colour stands out from the "
+        "page, the better. Distances on the map "
         "are distances between weights; a merge is drawn where its projection falls, and its own loss is in the "
         "table. One seed is shown.",
         panels,

@@ -227,7 +227,9 @@ def _crowding(
 def _names(names: Sequence[str], letters: int) -> list[str]:
     """Names in lines, none broken."""
     joined = " · ".join(name.replace(" ", "\u00a0") for name in names)
-    return wrap(joined, letters, break_long_words=False, break_on_hyphens=False)
+    return [
+        line.rstrip(" ·") for line in wrap(joined, letters, break_long_words=False, break_on_hyphens=False)
+    ]
 
 
 def _alt(title: str, surface: LossSurface, quantity: Quantity) -> str:
