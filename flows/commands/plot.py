@@ -221,11 +221,12 @@ def _draw(
 
 
 def _show(found: "ReportTable") -> None:
-    """A table of the report in the terminal."""
-    titles = [column.title for column in found.columns]
-    table = _table(found.caption, titles, [column.is_numeric for column in found.columns])
+    """A table of the report in the terminal, without the column that tells regimes apart: there is one."""
+    kept = [place for place, column in enumerate(found.columns) if column.title != "Experts"]
+    titles = [found.columns[place].title for place in kept]
+    table = _table(found.caption, titles, [found.columns[place].is_numeric for place in kept])
     for row in found.rows:
-        table.add_row(*(cell.text for cell in row))
+        table.add_row(*(row[place].text for place in kept))
     out.print(table)
     for note in found.notes:
         out.print(note, markup=False)

@@ -8,6 +8,7 @@ import numpy as np
 from merge_lib.report.aggregate import number
 from merge_lib.report.charts import SHADES
 from merge_lib.report.layout import Panel, Shape
+from merge_lib.report.surface_panels import names_in_lines
 
 _LEFT, _TOP, _HEIGHT, _ACROSS = 100.0, 34.0, 24.0, 310.0
 _MOST_NUMBERS = 11  # columns in which numbers find room
@@ -58,7 +59,12 @@ class Scale:
 
 
 def conflict_panel(
-    title: str, values: np.ndarray, blocks: Sequence[str], columns: Sequence[tuple[str, str]], scale: Scale
+    title: str,
+    values: np.ndarray,
+    blocks: Sequence[str],
+    columns: Sequence[tuple[str, str]],
+    scale: Scale,
+    told: Sequence[str] = (),
 ) -> Panel:
     """One measure, [blocks, columns], NaN where undefined; the last row stands apart.
 
@@ -68,6 +74,7 @@ def conflict_panel(
         blocks: names of the rows, the whole model last.
         columns: heading and full name of each.
         scale: of the colours.
+        told: what the headings stand for, below the map.
     """
     width = min(_ACROSS / max(len(columns), 1), 60.0)
     has_text = len(columns) <= _MOST_NUMBERS
@@ -88,7 +95,12 @@ def conflict_panel(
     said = "; ".join(
         f"{name} {_hundredths(values[-1, column])}" for column, (_, name) in enumerate(columns[:10])
     )
-    return Panel(title, f"{title}. In the whole model: {said}.", _LEFT + _ACROSS + 6, bottom + 34, shapes)
+    lines = names_in_lines(told, 62)
+    shapes += [
+        Shape("text", "tick", _LEFT, bottom + 54 + 15 * place, text=line) for place, line in enumerate(lines)
+    ]
+    height = bottom + 34 + (10 if lines else 0) + 15 * len(lines)
+    return Panel(title, f"{title}. In the whole model: {said}.", _LEFT + _ACROSS + 6, height, shapes)
 
 
 def _cell(

@@ -173,6 +173,14 @@ def conflict_figure(maps: dict[str, Sequence[ConflictMaps]]) -> Figure:
     """
     tasks = next(iter(maps.values()))[0].tasks
     columns, shares = _columns(tasks)
+    far = len(columns) < len(tasks) * (len(tasks) - 1) // 2
+    named = [f"{place} {task}" for place, task in enumerate(tasks, 1)]
+    pairs = (
+        "Columns are pairs of tasks by their distance in the sequence, mean over such pairs"
+        if far
+        else f"Columns are pairs of tasks: {', '.join(named)}"
+    )
+    told = ["distance of the two tasks in the sequence"] if far else named
     panels = []
     for measure, heading in _CONFLICTS.items():
         values = {
@@ -181,13 +189,7 @@ def conflict_figure(maps: dict[str, Sequence[ConflictMaps]]) -> Figure:
         scale = _scale(measure, np.concatenate(list(values.values())))
         for name, matrix in values.items():
             title = f"{name.capitalize()}: {heading[0].lower()}{heading[1:]}" if len(maps) > 1 else heading
-            panels.append(conflict_panel(title, matrix, list(maps[name][0].blocks), columns, scale))
-    far = len(tasks) * (len(tasks) - 1) // 2 > _MOST_PAIRS
-    pairs = (
-        "Columns are pairs of tasks by how many places of the sequence lie between them, mean over such pairs"
-        if far
-        else f"Columns are pairs of tasks: {', '.join(f'{n} {task}' for n, task in enumerate(tasks, 1))}"
-    )
+            panels.append(conflict_panel(title, matrix, list(maps[name][0].blocks), columns, scale, told))
     return Figure(
         "conflicts",
         "Agreement of experts by layer",

@@ -84,7 +84,7 @@ def surface_panel(title: str, surface: LossSurface, quantity: Quantity) -> Panel
     merges = [mark.name for mark in surface.marks if mark.kind == "merge"]
     shapes += _marks(inside, merges, across, up, quantity)
     names = [f"{place} {name}" for place, name in enumerate(merges, 1)]
-    lines = _names(names, 62)
+    lines = names_in_lines(names, 62)
     shapes += [
         Shape("text", "tick", _LEFT, _TOP + _SIDE + 56 + 15 * place, text=line)
         for place, line in enumerate(lines)
@@ -224,7 +224,7 @@ def _crowding(
     return covered + 1000 * out
 
 
-def _names(names: Sequence[str], letters: int) -> list[str]:
+def names_in_lines(names: Sequence[str], letters: int) -> list[str]:
     """Names in lines, none broken."""
     joined = " · ".join(name.replace(" ", "\u00a0") for name in names)
     return [

@@ -194,7 +194,7 @@ def test_pairs_of_many_tasks_are_told_by_their_distance():
     figure = conflict_figure({"parallel": [maps]})
     tips = [s.text for s in figure.panels[0].shapes if s.kind == "box" and s.text.startswith("layers.0")]
     assert tips == [f"layers.0, tasks {apart} apart: {apart}0.0" for apart in range(1, 6)]
-    assert "how many places of the sequence" in figure.caption
+    assert "by their distance in the sequence" in figure.caption
 
 
 def test_without_room_there_are_colours_alone():
