@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from flows.landscape_settings import LandscapeSettings
 from flows.yaml_errors import YamlDocument, explain
 from merge_lib.equalising import Equalise, check_equalised
 from merge_lib.errors import SpecError
@@ -27,7 +28,6 @@ from merge_lib.search import Range, Search, check_search, search_model
 from merge_lib.workloads import WorkloadConfig
 from tasks.project import Project
 
-POINTS = 11  # of paths and surfaces, where a study just says `true`
 AXES = "axes"  # the key of a file that holds several studies: flows.axes
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
@@ -199,39 +199,6 @@ class Resources(Frozen):
 
     parallel: int | None = Field(default=None, ge=1)  # steps computed at once; None: the cores, at most 4
     threads: int = Field(default=1, ge=1)  # of torch in each step; the last bits of a training depend on it
-
-
-class LandscapeSettings(Frozen):
-    """What is looked at between base, experts and merges, for every regime and seed; `false` leaves all of it out."""
-
-    conflicts: bool = True  # each pair of experts, layer by layer; from weights alone
-    paths: int = Field(
-        default=0, ge=0
-    )  # points of each leg from the base through all experts; 0 or false: none
-    surface: int = Field(default=0, ge=0)  # points along each side, of the first seed; 0 or false: none
-    examples: int = Field(default=128, ge=1)  # of each task's test split, that losses are measured on
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_a_word(cls, value: object) -> object:
-        return {"conflicts": value} if isinstance(value, bool) else value
-
-    @field_validator("paths", "surface", mode="before")
-    @classmethod
-    def _accept_yes(cls, value: object) -> object:
-        return (POINTS if value else 0) if isinstance(value, bool) else value
-
-    @field_validator("paths", "surface")
-    @classmethod
-    def _has_two_ends(cls, value: int) -> int:
-        if value == 1:
-            raise ValueError("one point has no ends; give 2 or more, or `false`")
-        return value
-
-    @property
-    def shows_examples(self) -> bool:
-        """Whether losses are measured."""
-        return bool(self.paths or self.surface)
 
 
 class StudyConfig(Frozen):
