@@ -197,7 +197,7 @@ def journal_of(project: Project, run: Run, setting: Setting) -> Iterator[Journal
 def _digest(rows: Sequence[Row], landscapes: Sequence[Landscape]) -> str:
     """What the rows say, and which maps were drawn, without how long it took."""
     said: list[Any] = [
-        [row.label, row.regime, row.seed, row.accuracy, [ref.digest for ref in row.checkpoints]]
+        [row.label, row.regime, row.seed, row.accuracy, row.probes, [ref.digest for ref in row.checkpoints]]
         for row in rows
     ]
     said += [[one.regime, one.seed, one.records] for one in landscapes]
