@@ -11,7 +11,7 @@ from flows.config import MethodEntry, StudyConfig
 from merge_lib.results import Regime, RowFacts
 from merge_lib.search import Search
 from tasks.facts import facts_of
-from tasks.jobs import MergeEntry, MergeJob, SearchJob, TrainingJob
+from tasks.jobs import LandscapeJob, MergeEntry, MergeJob, SearchJob, TrainingJob
 
 Handle = Any  # a result, or something that stands for one that is still to come
 
@@ -48,6 +48,19 @@ class Stages(Protocol):
         """What each of the job's merges removed; handle of a list of Audited."""
         ...
 
+    def look(
+        self,
+        job: LandscapeJob,
+        base: Handle,
+        experts: list[Handle],
+        merged: list[tuple[Handle, int]],
+    ) -> Handle:
+        """What lies between the checkpoints; handle of a Surveyed.
+
+        `merged` has lists of Finished, and a place in each.
+        """
+        ...
+
     def evaluate(self, label: str, checkpoints: Handle) -> Handle:
         """Scores of each checkpoint, or of each merge that is not kept; handle of a list of Scores."""
         ...
@@ -70,7 +83,14 @@ class Cells:
     audits: Handle | None = None  # of the last stage, a merge each
 
 
-def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
+@dataclass(frozen=True)
+class Sight:
+    """The handle of what lies between the checkpoints of one regime with one seed."""
+
+    landscape: Handle
+
+
+def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells | Sight]:
     """Set everything going, in order, and name the rows as soon as their handles exist."""
     if not study.base.per_seed:
         base, cells = _obtain_base(study, stages, None)
@@ -93,9 +113,13 @@ def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
             yield _reference("joint", None, seed, joint, stages)
         entries = tuple(_entry_of(entry) for entry in study.methods)
         for regime, trained in experts.items():
-            yield from _merge_along(study, stages, base, trained, entries, regime, seed)
+            rows = list(_merge_along(study, stages, base, trained, entries, regime, seed))
+            yield from rows
+            yield from _look(study, stages, (base, trained), rows, regime, seed)
         if "merged" in study.regimes:
-            yield from _merge_and_train(study, stages, base, entries, seed)
+            rows = list(_merge_and_train(study, stages, base, entries, seed))
+            yield from rows
+            yield from _look(study, stages, (base, rows[0].checkpoints), rows[1:], "merged", seed)
 
 
 def _obtain_base(study: StudyConfig, stages: Stages, seed: int | None) -> tuple[Handle, Cells]:
@@ -168,6 +192,33 @@ def _merge_along(
         audits = stages.audit(job, base, experts, merged[-1], found) if study.audit else None
         for position, entry in enumerate(group):
             yield _row_of(entry, regime, seed, merged, scores, position, audits)
+
+
+def _look(
+    study: StudyConfig,
+    stages: Stages,
+    unmerged: tuple[Handle, list[Handle]],
+    rows: Sequence[Cells],
+    regime: Regime,
+    seed: int,
+) -> Iterator[Sight]:
+    """What the study wants to see between base, experts and merges of a regime; `rows` are those of the merges."""
+    asked, size = study.landscape, len(study.tasks)
+    has_surface = asked.surface and size > 1 and seed == study.seeds[0]
+    entries = {entry.label: _entry_of(entry) for entry in study.methods} if has_surface else {}
+    job = LandscapeJob(
+        regime,
+        seed,
+        f"{regime} · seed {seed}",
+        conflicts=asked.conflicts and size > 1,
+        points=asked.paths,
+        size=asked.surface if has_surface else 0,
+        examples=asked.examples,
+        entries=tuple(entries[row.label] for row in rows if has_surface),
+    )
+    merged = [(row.checkpoints[1], row.pick or 0) for row in rows if has_surface]  # of the first two experts
+    if job.conflicts or job.points or job.size:
+        yield Sight(stages.look(job, *unmerged, merged))
 
 
 def _together(entries: Sequence[MergeEntry]) -> list[tuple[MergeEntry, ...]]:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from merge_lib.maps import Landscape
 from merge_lib.types import Data
 
 Regime = Literal["sequential", "parallel", "merged"]
@@ -115,6 +116,7 @@ class StudyResults:
     started_at: str  # ISO 8601, UTC
     elapsed_s: float
     rows: list[Row]
+    landscapes: list[Landscape] = field(default_factory=list)  # by seed and regime
 
     def save(self, path: Path) -> None:
         """Write as JSON with sorted keys."""
@@ -125,4 +127,5 @@ class StudyResults:
         """Read what `save` wrote."""
         fields = json.loads(path.read_text(encoding="utf-8"))
         rows = [Row.from_dict(row) for row in fields.pop("rows")]
-        return cls(rows=rows, **fields)
+        landscapes = [Landscape.from_dict(one) for one in fields.pop("landscapes", ())]
+        return cls(rows=rows, landscapes=landscapes, **fields)

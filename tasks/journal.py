@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from merge_lib.maps import Landscape
 from merge_lib.report import build_report
 from merge_lib.results import Row, StudyResults
 from tasks import reporting
 from tasks.delivery import Courier
-from tasks.jobs import Audited, Finished, Scores, Setting
+from tasks.jobs import Audited, Finished, Scores, Setting, Surveyed
 from tasks.payloads import RunPayload
 from tasks.progress import StoppedError
 from tasks.project import Project
@@ -36,6 +37,7 @@ class Journal:
         self.project, self.run, self.setting = project, run, setting
         self.started = time.monotonic()
         self.rows: list[Row] = []
+        self.landscapes: list[Landscape] = []
         self.metrics = reporting.Metrics()
         self.recorder = RunRecorder(run, setting, _milliseconds(run.started_at))
         self.courier = Courier(project, run.run_id)
@@ -71,6 +73,16 @@ class Journal:
         if not self.is_unchanged:
             self._send_children()
 
+    def look(self, surveyed: Surveyed) -> None:
+        """What lies between the checkpoints of a regime is known: keep it and tell MLflow."""
+        self.landscapes.append(surveyed.landscape)
+        self.children.append(self.recorder.landscape(surveyed, reporting.now_ms()))
+        if not surveyed.reused:
+            self.is_unchanged = False
+            self.timings["landscape"] = self.timings.get("landscape", 0.0) + surveyed.elapsed_s
+        if not self.is_unchanged:
+            self._send_children()
+
     def finish(self) -> StudyResults:
         """All rows are there: write the results, the report and the end of the record."""
         earlier = self._earlier_run() if self.is_unchanged else None
@@ -95,7 +107,7 @@ class Journal:
             data=self.setting.data,
             unchanged_since=earlier,
             elapsed_s=results.elapsed_s,
-            results_digest=_digest(self.rows),
+            results_digest=_digest(self.rows, self.landscapes),
             timings=self.timings,
         )
         return results
@@ -145,11 +157,12 @@ class Journal:
             started_at=self.run.started_at,
             elapsed_s=time.monotonic() - self.started,
             rows=self.rows,
+            landscapes=self.landscapes,
         )
 
     def _earlier_run(self) -> str | None:
         """The first finished run of this study with the same rows whose record was delivered to the same place."""
-        digest = _digest(self.rows)
+        digest = _digest(self.rows, self.landscapes)
         for name in list_runs(self.project):
             other = load_run(self.project, name)
             is_same = other.status == "finished" and other.results_digest == digest
@@ -181,12 +194,13 @@ def journal_of(project: Project, run: Run, setting: Setting) -> Iterator[Journal
         raise
 
 
-def _digest(rows: Sequence[Row]) -> str:
-    """What the rows say, without how long it took."""
-    said = [
+def _digest(rows: Sequence[Row], landscapes: Sequence[Landscape]) -> str:
+    """What the rows say, and which maps were drawn, without how long it took."""
+    said: list[Any] = [
         [row.label, row.regime, row.seed, row.accuracy, row.probes, [ref.digest for ref in row.checkpoints]]
         for row in rows
     ]
+    said += [[one.regime, one.seed, one.records] for one in landscapes]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
 

@@ -254,7 +254,7 @@ def _check_mlflow(project: Project, first: str, second: str) -> None:
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[first].info.run_id]
     assert not [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[second].info.run_id]
     kinds = Counter(run.data.tags["mergeline.kind"] for run in children)
-    assert kinds == {"merge": 4, "reference": 4, "expert": 6, "comparison": 8}
+    assert kinds == {"merge": 4, "reference": 4, "expert": 6, "comparison": 8, "landscape": 2}
     merge = next(
         run
         for run in children
