@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from merge_lib.diagnostics.measures import OF_THE_MERGE, measures, tally
 from merge_lib.diagnostics.table import Line, make_table
 from merge_lib.engine import job_of
 from merge_lib.errors import MethodInputError, SpecError
+from merge_lib.layers import Layer
 from merge_lib.ops.cores import one_core
 from merge_lib.plan import Job, LoadedTensor, Plan
 from merge_lib.spec import MergeSpec
@@ -59,12 +60,41 @@ def audit(
         CheckpointError: a checkpoint is missing or damaged, or does not match the others.
         MethodInputError: an expert or the merge is not finite, or a note fits no expert.
     """
-    names = _named(spec, tasks)
+    names = name_experts(spec, tasks)
     with ExitStack() as stack:
         audited = _Audited.open(stack, spec, merged)
         head = (spec.method, label or spec.method)
         with one_core() if audited.plan.works_on_rows else nullcontext():
             return make_table([(*head, *line) for line in audited.lines(names, progress)])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One tensor of a merge beside those of its experts.
+
+    Attributes:
+        stored: the merged tensor as it is stored; of a method that gives a model for each task, one for each.
+        layer: what is known of it; None where it is no floating tensor that all have alike.
+        task_vectors: [n, *shape], in the dtype of the merge's arithmetic; None likewise.
+        changes: [m, *shape], Δ; None likewise.
+    """
+
+    name: str
+    stored: tuple[Tensor, ...]
+    layer: Layer | None = None
+    task_vectors: Tensor | None = None
+    changes: Tensor | None = None
+
+
+def compared(
+    spec: MergeSpec, merged: Path | None = None, progress: Callable[[int], None] = lambda _bytes: None
+) -> Iterator[Compared]:
+    """Every tensor of a merge beside its experts; arguments and errors are those of `audit`."""
+    name_experts(spec, ())
+    with ExitStack() as stack:
+        audited = _Audited.open(stack, spec, merged)
+        with one_core() if audited.plan.works_on_rows else nullcontext():
+            yield from audited.compared(progress)
 
 
 class _Audited:
@@ -98,9 +128,24 @@ class _Audited:
                 yield from self._tensor_lines(loaded, tasks)
             progress(self._stored_bytes(loaded))
 
+    def compared(self, progress: Callable[[int], None]) -> Iterator[Compared]:
+        """All tensors."""
+        if self.merged is None:
+            self.plan.gather_statistics()
+        for name in self.plan.names:
+            loaded = self.plan.load(name)
+            stored = self._stored(loaded)
+            if self._is_comparable(name):
+                inputs = self.plan.inputs(0, loaded)
+                changes = _changes(stored, inputs)
+                yield Compared(name, stored, inputs.layer, inputs.task_vectors, changes)
+            else:
+                yield Compared(name, stored)
+            progress(self._stored_bytes(loaded))
+
     def _tensor_lines(self, loaded: LoadedTensor, tasks: Sequence[str]) -> Iterator[Line]:
         inputs = self.plan.inputs(0, loaded)
-        found = measures(tally(inputs.task_vectors, self._changes(loaded, inputs)))
+        found = measures(tally(inputs.task_vectors, _changes(self._stored(loaded), inputs)))
         notes = self._notes(loaded.name)
         layer = inputs.layer
         place = (layer.name, layer.role, layer.place)
@@ -112,14 +157,14 @@ class _Audited:
             for expert, value in by_expert.items():
                 yield (*place, expert, _task(tasks, expert), "note", quantity, value)  # type: ignore[misc]
 
-    def _changes(self, loaded: LoadedTensor, inputs: Inputs) -> Tensor:
-        """[m, *shape], Δ as it is stored."""
-        if self.merged is not None:
-            stored = [self.merged.tensor(loaded.name)]
-            check_finite(loaded.name, stored[0], self.merged.label)
-        else:
-            stored = [self.plan.result(index, loaded) for index in range(len(self.plan.jobs))]
-        return torch.stack([one.to(inputs.dtype) for one in stored]).sub_(inputs.wide_base)
+    def _stored(self, loaded: LoadedTensor) -> tuple[Tensor, ...]:
+        """The merged tensor, or that of each task."""
+        if self.merged is None:
+            return tuple(self.plan.result(index, loaded) for index in range(len(self.plan.jobs)))
+        stored = self.merged.tensor(loaded.name)
+        if stored.is_floating_point():
+            check_finite(loaded.name, stored, self.merged.label)
+        return (stored,)
 
     def _notes(self, name: str) -> Notes:
         if self.plan.is_excluded(0, name):
@@ -163,6 +208,11 @@ class _Audited:
         return math.prod(shape) * dtype.itemsize * (1 + len(loaded.experts))
 
 
+def _changes(stored: Sequence[Tensor], inputs: Inputs) -> Tensor:
+    """[m, *shape], Δ as it is stored."""
+    return torch.stack([one.to(inputs.dtype) for one in stored]).sub_(inputs.wide_base)
+
+
 def _read(method: str, tensor: str, pages: Sequence, count: int, *, by_step: bool) -> Notes:  # type: ignore[type-arg]
     """The notes of all pages; a single number of a step is said of the expert that was folded in."""
     notes: Notes = {}
@@ -193,7 +243,7 @@ def _task(tasks: Sequence[str], expert: int) -> str:
     return "" if expert == WHOLE else tasks[expert]
 
 
-def _named(spec: MergeSpec, tasks: Sequence[str]) -> list[str]:
+def name_experts(spec: MergeSpec, tasks: Sequence[str]) -> list[str]:
     """A name for each expert."""
     if spec.base is None:
         raise SpecError(

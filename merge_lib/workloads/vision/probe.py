@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,18 +20,19 @@ class VisionProbe:
     """Its model, images and outputs.
 
     Attributes:
+        classes: names of the head's classes.
         sets: for each task and split the images [n, h, w] and the outputs that are right [n].
     """
 
     model: ViTConfig
-    classes: int
+    classes: tuple[str, ...]
     scenario: ScenarioMap
     tasks: tuple[str, ...]
     sets: Mapping[tuple[str, Split], tuple[Tensor, Tensor]]
 
     def module(self, state: StateDict) -> nn.Module:
         """A transformer with these weights."""
-        model = empty_model(self.model, classes=self.classes)
+        model = empty_model(self.model, classes=len(self.classes))
         model.load_state_dict({name: tensor.float().clone() for name, tensor in state.items()}, assign=True)
         return model.eval()
 
@@ -39,9 +41,17 @@ class VisionProbe:
         images, targets = self.sets[task, split]
         order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:count]
         for places in order.split(size):
-            yield Batch(images[places], targets[places])
+            yield Batch(images[places], targets[places], places=places)
 
     def logits(self, model: Model, batch: Batch, task: str) -> Float[Tensor, "b c"]:
         """The outputs that the scenario allows on the task."""
         position = torch.full_like(batch.labels, self.tasks.index(task))
         return self.scenario.outputs(model(batch.inputs), position)
+
+    def picture(self, inputs: Tensor, row: int) -> np.ndarray:
+        """Dark ink on light paper, uint8 [h, w]."""
+        return ((1 - inputs[row]) * 127.5).round().to(torch.uint8).numpy()
+
+    def outputs(self, task: str) -> tuple[str, ...]:
+        """The class that each output stands for."""
+        return self.scenario.names(self.tasks.index(task), self.classes)

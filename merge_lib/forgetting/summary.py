@@ -1,0 +1,72 @@
+"""What a merge lost, in short: by task and by block. Sums are exact, not means of shares."""
+
+import math
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from merge_lib.diagnostics.summary import Part, by_block, by_task, parts_of
+
+PARTS = ("shared", "specific")
+_OVERLAPS = ("left overlap", "right overlap", "merged left overlap", "merged right overlap")
+_OF_BLOCKS = ("shared share", "shared kept", "specific kept")
+
+
+def totals(parts: Iterable[Part]) -> dict[str, float]:
+    """The quantities of several tensors together, of one expert; undefined ones are left out.
+
+    Parts, their products with Δ and their energies add up, so that the shares, what is kept and the cosines are those
+    of the tensors put end to end. Overlaps are means over the matrices, weighted by ‖τ_t‖².
+    """
+    some = list(parts)
+    energy = math.fsum(part.energy for part in some)
+    change = math.fsum(part.get("merged norm") ** 2 for part in some)
+    found = {"norm": math.sqrt(energy)}
+    kept = 0.0
+    for name in PARTS:
+        energies = [_energy(part, name) for part in some]
+        whole = math.fsum(energies)
+        product = _weighted(some, energies, f"{name} kept")
+        kept += product
+        found[f"{name} share"] = _over(whole, energy)
+        found[f"{name} kept"] = _over(product, whole)
+        found[f"{name} cosine"] = _over(product, math.sqrt(whole * change))
+        for sign in ("opposed", "outvoted"):
+            found[f"{name} {sign}"] = _over(_weighted(some, energies, f"{name} {sign}"), whole)
+    found["energy kept"] = _over(kept, energy)
+    for quantity in _OVERLAPS:
+        defined = [part for part in some if quantity in part.measured]
+        weights = [part.energy for part in defined]
+        found[quantity] = _over(_weighted(defined, weights, quantity), math.fsum(weights))
+    return {quantity: value for quantity, value in found.items() if math.isfinite(value)}
+
+
+def tasks_of(table: pa.Table) -> dict[str, dict[str, float]]:
+    """The quantities of the whole model, for each task."""
+    return by_task(parts_of(table), totals)
+
+
+def blocks_of(table: pa.Table) -> dict[str, dict[str, dict[str, float]]]:
+    """Block -> task -> how much of its energy is shared, and what of both parts is kept."""
+    blocks = by_block(parts_of(table), totals)
+    return {
+        block: {
+            task: {name: found[name] for name in _OF_BLOCKS if name in found} for task, found in tasks.items()
+        }
+        for block, tasks in blocks.items()
+    }
+
+
+def _energy(part: Part, name: str) -> float:
+    share = part.get("shared share")
+    return part.energy * (share if name == "shared" else 1 - share)
+
+
+def _weighted(parts: list[Part], weights: list[float], quantity: str) -> float:
+    return math.fsum(
+        weight * part.get(quantity) for part, weight in zip(parts, weights, strict=True) if weight
+    )
+
+
+def _over(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
