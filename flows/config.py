@@ -171,6 +171,7 @@ class StudyConfig(Frozen):
     references: tuple[Literal["joint"], ...] = ("joint",)
     keep_merged: bool = True  # False: each merge is evaluated as it is made, and not written
     audit: bool = True  # say what each method's merge after the last task removed
+    forgetting: bool = True  # and which directions and examples it forgot
     resources: Resources = Resources()
 
     @field_validator("tasks", "seeds", "regimes")

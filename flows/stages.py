@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.config import StudyConfig
 from flows.walk import Handle
-from tasks.jobs import Audited, Finished, Found, MergeJob, Scores, SearchJob, Setting, TrainingJob
+from tasks.jobs import Audited, Finished, Forgot, Found, MergeJob, Scores, SearchJob, Setting, TrainingJob
 from tasks.project import Project
 
 
@@ -65,6 +65,14 @@ class PrefectStages:
 
         return audit_merges.submit(self.setting, job, base, experts, merged, found)
 
+    def compare(
+        self, job: MergeJob, base: Handle, experts: list[Handle], merged: Handle, found: list[Handle]
+    ) -> Handle:
+        """Compare the job's merges with their experts, once they are made."""
+        from tasks.forgetting import compare_merges
+
+        return compare_merges.submit(self.setting, job, base, experts, merged, found)
+
     def evaluate(self, label: str, checkpoints: Handle) -> Handle:
         """Evaluate on every task."""
         from tasks.evaluation import evaluate_checkpoints
@@ -76,7 +84,7 @@ class PrefectStages:
 class PlannedStep:
     """One step as the plan sees it."""
 
-    kind: str  # pretrain, train, trial, merge, evaluate, audit
+    kind: str  # pretrain, train, trial, merge, evaluate, audit, forgetting
     label: str
     is_cached: bool
     elapsed_s: float | None  # what it took when it was done, if it is cached
@@ -175,6 +183,28 @@ class PlanningStages:
             elapsed_s = done.elapsed_s if done else None
             label = f"{entry.label} · {job.label}"
             self.steps.append(PlannedStep("audit", label, done is not None, elapsed_s, is_stored=False))
+        return [None] * len(job.entries)
+
+    def compare(
+        self,
+        job: MergeJob,
+        base: Finished | None,
+        experts: list[Finished | None],
+        merged: list[Finished | None],  # noqa: ARG002 -- it is known by what its merge is made from
+        found: list[Found | None],
+    ) -> list[Forgot | None]:
+        """Look up what every entry's merge forgot."""
+        from tasks.forgetting import forgetting_key, recorded_forgetting
+
+        digests = [expert.digest for expert in experts if expert is not None]
+        is_whole = base is not None and len(digests) == len(experts) and self.is_data_known
+        for entry in job.settled(one for one in found if one is not None).entries:
+            known = is_whole and entry.search is None
+            key = forgetting_key(self.setting, entry, job.seed, base.digest, digests)[0] if known else None
+            done = recorded_forgetting(self.setting, key) if key else None
+            elapsed_s = done.elapsed_s if done else None
+            label = f"{entry.label} · {job.label}"
+            self.steps.append(PlannedStep("forgetting", label, done is not None, elapsed_s, is_stored=False))
         return [None] * len(job.entries)
 
     def evaluate(self, label: str, checkpoints: list[Finished | None]) -> list[Scores | None]:

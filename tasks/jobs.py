@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from merge_lib.results import AuditSummary, Regime, SearchRef
+from merge_lib.results import AuditSummary, ForgettingSummary, Regime, SearchRef
 from tasks.records import Record, RecordStore
 
 
@@ -116,6 +116,17 @@ class Audited:
     key: str
     path: str  # of the whole table
     summary: AuditSummary
+    elapsed_s: float
+    reused: bool  # found, not made now
+
+
+@dataclass(frozen=True)
+class Forgot:
+    """What a merge forgot."""
+
+    key: str
+    paths: tuple[str, ...]  # of tables and drawings
+    summary: ForgettingSummary
     elapsed_s: float
     reused: bool  # found, not made now
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -10,6 +11,27 @@ from merge_lib.diagnostics.summary import Part, by_block, by_task, parts_of
 PARTS = ("shared", "specific")
 _OVERLAPS = ("left overlap", "right overlap", "merged left overlap", "merged right overlap")
 _OF_BLOCKS = ("shared share", "shared kept", "specific kept")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One expert's tensor among those that lost most.
+
+    Attributes:
+        shared: ‖part‖² − ⟨Δ, part⟩ of the shared part, over ‖τ_t‖² of the whole model; below 0 where the merge goes
+            further than the expert.
+        specific: the same of the task-specific part.
+    """
+
+    tensor: str
+    task: str
+    shared: float
+    specific: float
+
+    @property
+    def gone(self) -> float:
+        """Of both."""
+        return self.shared + self.specific
 
 
 def totals(parts: Iterable[Part]) -> dict[str, float]:
@@ -55,6 +77,25 @@ def blocks_of(table: pa.Table) -> dict[str, dict[str, dict[str, float]]]:
         }
         for block, tasks in blocks.items()
     }
+
+
+def largest_losses(table: pa.Table, count: int = 10) -> list[Loss]:
+    """The tensors where most of an expert's energy is gone, the worst first."""
+    parts = parts_of(table)
+    energies: dict[str, float] = {}
+    for part in parts:
+        energies[part.task] = energies.get(part.task, 0.0) + part.energy
+    losses = [
+        Loss(part.tensor, part.task, *(_gone(part, name) / energies[part.task] for name in PARTS))
+        for part in parts
+        if part.energy
+    ]
+    worst = sorted(losses, key=lambda loss: (-loss.gone, loss.tensor, loss.task))
+    return [loss for loss in worst[:count] if loss.gone > 0]
+
+
+def _gone(part: Part, name: str) -> float:
+    return _energy(part, name) * (1 - part.get(f"{name} kept"))
 
 
 def _energy(part: Part, name: str) -> float:
