@@ -21,6 +21,7 @@ _HOMES = {  # the module of each command, in the order of the help
     "plan": "plan",
     "report": "inspect",
     "audit": "audit",
+    "forgetting": "forgetting",
     "lineage": "inspect",
     "verify": "inspect",
     "merge": "merge",

@@ -12,7 +12,15 @@ from flows.walk import walk
 from tasks.project import Project
 from tasks.records import RecordStore
 
-GUESSES_S = {"pretrain": 40.0, "train": 3.0, "trial": 0.1, "merge": 0.05, "evaluate": 0.1, "audit": 0.1, "forgetting": 0.2}
+GUESSES_S = {
+    "pretrain": 40.0,
+    "train": 3.0,
+    "trial": 0.1,
+    "merge": 0.05,
+    "evaluate": 0.1,
+    "audit": 0.1,
+    "forgetting": 0.2,
+}
 SAMPLE = 40  # records looked at for each kind
 
 

@@ -72,7 +72,9 @@ class ForgettingSummary:
     """What the last merge of a row forgot."""
 
     record: str  # "<kind>/<key>" of the tables in the project's store
-    tasks: dict[str, dict[str, float]]  # task -> accuracies, shares of examples, measures of merge_lib.forgetting
+    tasks: dict[
+        str, dict[str, float]
+    ]  # task -> accuracies, shares of examples, measures of merge_lib.forgetting
     blocks: dict[str, dict[str, dict[str, float]]]  # block -> task -> what of both parts is kept
 
     def of_tasks(self, measure: str) -> list[float]:
@@ -122,7 +124,13 @@ class Row:
         told = fields.get("forgetting")
         forgotten = None if told is None else ForgettingSummary(**told)
         return cls(
-            **{**fields, "checkpoints": checkpoints, "facts": known, "audit": summary, "forgetting": forgotten}
+            **{
+                **fields,
+                "checkpoints": checkpoints,
+                "facts": known,
+                "audit": summary,
+                "forgetting": forgotten,
+            }
         )
 
 

@@ -120,9 +120,7 @@ class _Comparison:
         self.base, self.experts, self.merged = base, experts, merged
         self.tasks = setting.tasks[: len(experts)]
 
-    def keep(
-        self, key: str, inputs: dict[str, str], params: dict[str, Any], known: "Remembered"
-    ) -> Record:
+    def keep(self, key: str, inputs: dict[str, str], params: dict[str, Any], known: "Remembered") -> Record:
         """Compare, and write the record."""
         from merge_lib.diagnostics import write_table
         from merge_lib.forgetting.summary import blocks_of, tasks_of

@@ -13,7 +13,6 @@ from tasks.payloads import DatasetPayload, MetricPoint, ModelPayload, RunPayload
 from tasks.records import RECORD, Record
 from tasks.runs import Run, keeping
 
-
 FORGETTING_METRICS = ("forgotten", "gained", "shared_share", "shared_kept", "specific_kept")
 
 
@@ -70,7 +69,11 @@ class RunRecorder:
             params=params,
             started_ms=now_ms - round(row.elapsed_s * 1000),
             ended_ms=now_ms,
-            metrics=(*self._row_metrics(row, models), *_audit_metrics(row.audit), *_forgetting_metrics(row.forgetting)),
+            metrics=(
+                *self._row_metrics(row, models),
+                *_audit_metrics(row.audit),
+                *_forgetting_metrics(row.forgetting),
+            ),
             models=tuple(models),
             datasets=self._datasets(self.setting.tasks),
             artifacts=_artifacts(audit, forgot),

@@ -15,7 +15,10 @@ ANSWERS = pa.schema(
         ("method", _WORD),
         ("label", _WORD),
         ("task", _WORD),
-        ("example", pa.int64()),  # where it lies in its split; else its place in the probe's order with seed 0
+        (
+            "example",
+            pa.int64(),
+        ),  # where it lies in its split; else its place in the probe's order with seed 0
         ("truth", _WORD),  # names of outputs, or their numbers
         ("base", _WORD),
         ("expert", _WORD),
@@ -73,7 +76,9 @@ def _words(probe: Probe, task: str, *answers: Answers) -> Sequence[str]:
     """A word for each output."""
     if isinstance(probe, Naming):
         return probe.outputs(task)
-    largest = max((int(some.max()) for one in answers for some in (one.truth, one.said) if len(some)), default=-1)
+    largest = max(
+        (int(some.max()) for one in answers for some in (one.truth, one.said) if len(some)), default=-1
+    )
     return [str(output) for output in range(largest + 1)]
 
 

@@ -12,22 +12,27 @@ spectrum ends at e = (√(a (P−1)) + √(1−a))² / P, for two tasks at cos �
 must meet, e is 1, and nothing can be said to be shared. With a the mean of r_t / m the cut-off is
 e + (1−e) m^(−2/3): the last term is the order of the scatter of the largest eigenvalue in small matrices.
 
-Parts. With S and Z the shared left and right bases, S Sᵀ τ_t Z Zᵀ is what lies in the shared subspace. Beyond it, in
-what lies in other directions or beyond the rank, tasks still agree where they point the same way: with
-R_t = τ_t − S Sᵀ τ_t Z Zᵀ and d_t = Σ_{s≠t} R_s, the projection of R_t on d_t counts as shared, too. So
+Parts. With S and Z the shared left and right bases, S Sᵀ τ_t Z Zᵀ is what lies in the shared directions, whether the
+tasks agree there or not. In the rest, R_t = τ_t − S Sᵀ τ_t Z Zᵀ, tasks may still have a summand in common, beyond the
+rank or in many directions a little. In r_t = R_t / ‖R_t‖ = c + u_t with the u_t orthogonal to c and to one another, ρ,
+the mean of ⟨r_s, r_t⟩ over pairs, estimates ‖c‖², and c' = ρ m / ‖m‖², m the mean of the r_t, estimates c: the
+shrunken mean. It is taken over those tasks whose mean cosine with the others is above 3 √(Σ_{s≠t} Σ_i r_s,i² r_t,i²)
+/ (P−1), which entries of random signs seldom exceed, or 1 within rounding. So
 
-    shared_t = S Sᵀ τ_t Z Zᵀ + (⟨R_t, d_t⟩ / ‖d_t‖²) d_t        specific_t = τ_t − shared_t
+    shared_t = S Sᵀ τ_t Z Zᵀ + ‖R_t‖ c'        specific_t = τ_t − shared_t
 
-Here, too, chance is no sharing: the second term is left out where |⟨R_t, d_t⟩| is at most 3 √(Σ_i R_t,i² d_t,i²), which
-entries of random signs seldom exceed, unless the two are parallel. The parts are orthogonal, so their energies add up
-to ‖τ_t‖². Vectors and numbers have no subspace: of them only the projection on the sum of the others is shared. A part
-with at most 1e-12 of ‖τ_t‖² is rounding and counts as zero.
+of which the second summand is left out for tasks that the mean is not taken over. Vectors and numbers have no
+subspaces: their R_t is τ_t.
 
-Ends. Of one expert, or where all others are zero, nothing is shared. Identical experts share everything, and opposite
-ones, too: they share the line, and conflict on it (kept 0 by their mean, cosine with the others −1). A zero task
-vector takes no part; its shares are undefined.
+The energy of a part is ⟨τ_t, part⟩, which is ‖part‖² for what lies in a subspace, and the two energies add up to
+‖τ_t‖². A part with at most 1e-12 of that is rounding and counts as zero. Kept is ⟨Δ, part⟩ / ⟨τ_t, part⟩: weighted by
+the energies the two give an audit's energy kept. In the model above the expert itself keeps 1 of both, the mean of P
+experts 1 of the shared and 1/P of the specific part, and merges of norms that differ push small experts further along
+what they share.
 
-Kept is ⟨Δ, part⟩ / ‖part‖², as in an audit: weighted by the parts' energies the two give the audit's energy kept.
+Ends. Of one expert, or where all others are zero, nothing is shared. Identical experts, or parallel ones, share
+everything. Opposite ones share their leading directions, in which they conflict (kept is 0 for their mean), and have
+no more in common: their rests are specific. A zero task vector takes no part; its shares are undefined.
 
 References: Björck & Golub, "Numerical methods for computing angles between linear subspaces", Math. Comp. 1973
 (principal angles); Kesten, "Symmetric random walks on groups", Trans. AMS 1959, and Voiculescu, Dykema & Nica, "Free
@@ -54,9 +59,9 @@ _CHANCE = 3.0  # standard deviations of an inner product of entries with random 
 QUANTITIES = {
     "norm": "‖τ_t‖",
     "merged norm": "‖Δ‖",
-    "shared share": "‖shared_t‖² / ‖τ_t‖²",
-    "shared kept": "⟨Δ, shared_t⟩ / ‖shared_t‖²",
-    "specific kept": "⟨Δ, specific_t⟩ / ‖specific_t‖²",
+    "shared share": "⟨τ_t, shared_t⟩ / ‖τ_t‖²",
+    "shared kept": "⟨Δ, shared_t⟩ / ⟨τ_t, shared_t⟩",
+    "specific kept": "⟨Δ, specific_t⟩ / ⟨τ_t, specific_t⟩",
     "shared cosine": "⟨Δ, shared_t⟩ / (‖Δ‖ ‖shared_t‖)",
     "specific cosine": "⟨Δ, specific_t⟩ / (‖Δ‖ ‖specific_t‖)",
     "shared opposed": "share of ‖shared_t‖² in entries whose sign is not that of Δ",
@@ -130,7 +135,9 @@ def compare(
         merged: the merged task vector; of methods that give a model for each task, one per expert.
         known: `subspaces(task_vectors)`.
     """
-    rows, changes = (_as_matrices(some.double(), is_matrix=known is not None) for some in (task_vectors, merged))
+    rows, changes = (
+        _as_matrices(some.double(), is_matrix=known is not None) for some in (task_vectors, merged)
+    )
     found = {} if known is None else _of_subspaces(known, changes)
     return {**_of_parts(rows, changes, known and known.shared), **found}
 
@@ -143,24 +150,40 @@ def _as_matrices(rows: Tensor, *, is_matrix: bool) -> Tensor:
 def parts(
     rows: Float[Tensor, "t m n"], shared: Shared | None
 ) -> tuple[Float[Tensor, "t m n"], Float[Tensor, "t m n"]]:
-    """The shared and the specific part of each task vector, in float64; their energies add up."""
+    """The shared and the specific part of each task vector, in float64; they add up."""
     inside = torch.zeros_like(rows) if shared is None else torch.stack([shared.part(row) for row in rows])
-    rests = rows - inside
-    energies = rows.square().sum((1, 2))
-    rests = rests * (rests.square().sum((1, 2)) > _ROUNDING * energies)[:, None, None]
-    common = inside + _along_others(rests, energies)
-    return _cleared(common, energies), _cleared(rows - common, energies)
+    common = inside + _in_common(rows - inside, _ROUNDING * rows.square().sum((1, 2)))
+    return _cleared(common, rows), _cleared(rows - common, rows)
 
 
-def _along_others(rests: Tensor, energies: Tensor) -> Tensor:
-    """The projection of each rest on the sum of the others, where it is more than chance."""
-    others = rests.sum(0) - rests
-    products, lengths = (rests * others).sum((1, 2)), others.square().sum((1, 2))
-    chance = _CHANCE * (rests.square() * others.square()).sum((1, 2)).sqrt()
-    most = (1 - _ROUNDING) * (rests.square().sum((1, 2)) * lengths).sqrt()
-    is_shared = (lengths > _ROUNDING * energies.sum()) & (products.abs() > torch.minimum(chance, most))
-    along = torch.where(is_shared, products / lengths, 0.0)
-    return along[:, None, None] * others
+def _in_common(rests: Tensor, noise: Tensor) -> Tensor:
+    """‖R_t‖ c' for the tasks that agree, 0 for the others."""
+    squares = rests.square().sum((1, 2))
+    lengths = squares.sqrt() * (squares > noise)
+    count = int((lengths > 0).sum())
+    if count < 2:
+        return torch.zeros_like(rests)
+    units = rests * torch.where(lengths > 0, 1 / lengths, 0.0)[:, None, None]
+    scatter = _products(units.square()).sum(1).sqrt() / (count - 1)
+    cosines = _products(units).sum(1) / (count - 1)
+    agree = (lengths > 0) & (cosines > (_CHANCE * scatter).clamp(max=1 - _ROUNDING))
+    return _shrunken_mean(units[agree]) * (lengths * agree)[:, None, None]
+
+
+def _shrunken_mean(units: Float[Tensor, "k m n"]) -> Float[Tensor, "m n"]:
+    """c' of rests of length 1; 0 where their products are not positive on average."""
+    count = len(units)
+    if count < 2:
+        return units.new_zeros(units.shape[1:])
+    mean = units.mean(0)
+    level = float(_products(units).sum()) / (count * (count - 1))
+    return mean * (max(level, 0.0) / float(mean.square().sum()))
+
+
+def _products(units: Float[Tensor, "k m n"]) -> Float[Tensor, "k k"]:
+    """⟨r_s, r_t⟩, 0 on the diagonal."""
+    flat = units.flatten(1)
+    return (flat @ flat.mT).fill_diagonal_(0.0)
 
 
 def leading(matrices: Float[Tensor, "t m n"]) -> list[Leading]:
@@ -196,8 +219,10 @@ def _triplets(matrices: Tensor, rank: int) -> Factors:
     if min(matrices.shape[1:]) <= _EXACT:
         return thin_svd(matrices, rank, by_gram=True)
     each = [sketched_svd(matrix, rank) for matrix in matrices]
-    return Factors(*(torch.stack([getattr(one, side)[..., :rank] for one in each]) for side in ("left", "values")),
-                   torch.stack([one.right[:rank] for one in each]))
+    return Factors(
+        *(torch.stack([getattr(one, side)[..., :rank] for one in each]) for side in ("left", "values")),
+        torch.stack([one.right[:rank] for one in each]),
+    )
 
 
 def _shared(bases: Sequence[Tensor]) -> Tensor:
@@ -264,12 +289,12 @@ def _of_parts(rows: Tensor, changes: Tensor, shared: Shared | None) -> dict[str,
     found["cosine with others"] = _cosine(rows, others)
     for name, part in zip(("shared", "specific"), parts(rows, shared), strict=True):
         squares = part.square()
-        energy = squares.sum((1, 2))
+        size, energy = squares.sum((1, 2)), (part * rows).sum((1, 2))
         found[f"{name} share"] = _over(energy, energies)
         found[f"{name} kept"] = _over((part * changes).sum((1, 2)), energy)
         found[f"{name} cosine"] = _cosine(part, changes)
-        found[f"{name} opposed"] = _over((squares * (part * changes < 0)).sum((1, 2)), energy)
-        found[f"{name} outvoted"] = _over((squares * (part * total < 0)).sum((1, 2)), energy)
+        found[f"{name} opposed"] = _over((squares * (part * changes < 0)).sum((1, 2)), size)
+        found[f"{name} outvoted"] = _over((squares * (part * total < 0)).sum((1, 2)), size)
     del found["specific share"]  # 1 less the shared one
     return {name: values.tolist() for name, values in found.items()}
 
@@ -279,9 +304,10 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
     return _over((one * other).sum((1, 2)), lengths).clamp(-1, 1)
 
 
-def _cleared(part: Tensor, energies: Tensor) -> Tensor:
-    """Zero where the part is rounding."""
-    return part * (part.square().sum((1, 2)) > _ROUNDING * energies)[:, None, None]
+def _cleared(part: Tensor, rows: Tensor) -> Tensor:
+    """Zero where the part's energy is rounding."""
+    noise = _ROUNDING * rows.square().sum((1, 2))
+    return part * ((part * rows).sum((1, 2)) > noise)[:, None, None]
 
 
 def _over(part: Tensor, whole: Tensor) -> Tensor:

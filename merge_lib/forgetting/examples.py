@@ -138,5 +138,12 @@ def _named(case: _Case, merges: int) -> ForgottenExample:
     answer = min(case.answers, key=lambda word: (-case.answers[word], word))
     picture = base64.b64encode(case.shown.picture or b"").decode()
     return ForgottenExample(
-        case.task, case.example, case.truth, answer, case.answers.total(), merges, picture, case.shown.text or ""
+        case.task,
+        case.example,
+        case.truth,
+        answer,
+        case.answers.total(),
+        merges,
+        picture,
+        case.shown.text or "",
     )

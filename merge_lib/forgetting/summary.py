@@ -79,16 +79,17 @@ def blocks_of(table: pa.Table) -> dict[str, dict[str, dict[str, float]]]:
     }
 
 
-def largest_losses(table: pa.Table, count: int = 10) -> list[Loss]:
-    """The tensors where most of an expert's energy is gone, the worst first."""
-    parts = parts_of(table)
+def largest_losses(tables: Iterable[pa.Table], count: int = 10) -> list[Loss]:
+    """The tensors where most of an expert's energy is gone, the worst first; tables of several seeds count together."""
+    places: dict[tuple[str, str], list[Part]] = {}
     energies: dict[str, float] = {}
-    for part in parts:
+    for part in (part for table in tables for part in parts_of(table)):
+        places.setdefault((part.tensor, part.task), []).append(part)
         energies[part.task] = energies.get(part.task, 0.0) + part.energy
     losses = [
-        Loss(part.tensor, part.task, *(_gone(part, name) / energies[part.task] for name in PARTS))
-        for part in parts
-        if part.energy
+        Loss(*place, *(math.fsum(_gone(part, name) for part in some) / energies[place[1]] for name in PARTS))
+        for place, some in places.items()
+        if energies[place[1]]
     ]
     worst = sorted(losses, key=lambda loss: (-loss.gone, loss.tensor, loss.task))
     return [loss for loss in worst[:count] if loss.gone > 0]

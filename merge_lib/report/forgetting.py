@@ -18,11 +18,19 @@ _PARTS = {"shared kept": "shared", "specific kept": "specific"}
 _COLUMNS = {  # measure -> group, heading, note
     "before": ("Accuracy", "Before", "of each task's own expert"),
     "after": ("Accuracy", "After", "of the merge"),
-    "forgotten": ("Examples", "Forgotten", "share of a task's examples: the expert is right, the merge is wrong"),
+    "forgotten": (
+        "Examples",
+        "Forgotten",
+        "share of a task's examples: the expert is right, the merge is wrong",
+    ),
     "gained": ("Examples", "Gained", "share of a task's examples: the expert is wrong, the merge is right"),
     "shared share": ("Shared directions", "Share", "of ‖τ_t‖²"),
     "shared kept": ("Shared directions", "Kept", "⟨Δ, s_t⟩ / ‖s_t‖², s_t the shared part of τ_t"),
-    "shared opposed": ("Shared directions", "Sign against", "share of ‖s_t‖² in entries against the sign of Δ"),
+    "shared opposed": (
+        "Shared directions",
+        "Sign against",
+        "share of ‖s_t‖² in entries against the sign of Δ",
+    ),
     "specific kept": ("Task-specific directions", "Kept", "⟨Δ, p_t⟩ / ‖p_t‖², p_t = τ_t − s_t"),
     "specific opposed": (
         "Task-specific directions",
@@ -35,7 +43,11 @@ _OF_A_TASK = {
     "shared cosine": ("Cosine with Δ", "Shared", "of the shared part"),
     "specific cosine": ("Cosine with Δ", "Specific", "of the task-specific part"),
     "left overlap": ("Overlap with other tasks", "Left", "of leading singular subspaces, mean over matrices"),
-    "right overlap": ("Overlap with other tasks", "Right", "of leading singular subspaces, mean over matrices"),
+    "right overlap": (
+        "Overlap with other tasks",
+        "Right",
+        "of leading singular subspaces, mean over matrices",
+    ),
     "merged left overlap": ("Overlap with the merge", "Left", "of the task's subspace with that of Δ"),
     "merged right overlap": ("Overlap with the merge", "Right", "of the task's subspace with that of Δ"),
 }
@@ -127,7 +139,9 @@ def page(
     shown = examples_of(examples)
     lead = "The merge beside its experts." if is_one else "Merges beside their experts."
     sections = [
-        Section("tasks", "Tasks and directions", [lead], [overview(merges), *tables, block_figure(merges), *lost]),
+        Section(
+            "tasks", "Tasks and directions", [lead], [overview(merges), *tables, block_figure(merges), *lost]
+        ),
         Section("examples", "Examples", [_said_of(examples)], list(shown)),
     ]
     return Report(title, "What the merge forgot.", list(facts), [], sections)
@@ -137,7 +151,11 @@ def overview(merges: Sequence[Merged]) -> Table:
     """A row for each merge, means over the tasks."""
     columns = [Column("Method", is_numeric=False), Column("Experts", is_numeric=False), *_columns(_COLUMNS)]
     rows = [
-        [Cell(one.label, one.method), Cell(one.regime or UNDEFINED), *(_cell(one.mean_of(m)) for m in _COLUMNS)]
+        [
+            Cell(one.label, one.method),
+            Cell(one.regime or UNDEFINED),
+            *(_cell(one.mean_of(m)) for m in _COLUMNS),
+        ]
         for one in merges
     ]
     return Table("Before and after, shared and task-specific", columns, rows, [_NOTE])
@@ -160,7 +178,8 @@ def of_one(merge: Merged, tasks: Sequence[str]) -> Table:
     measures = {**_COLUMNS, **_OF_A_TASK}
     columns = [Column("Task", is_numeric=False), *_columns(measures)]
     rows = [
-        [Cell(task), *(_cell(merge.of_task(task, measure)) for measure in _ordered(measures))] for task in tasks
+        [Cell(task), *(_cell(merge.of_task(task, measure)) for measure in _ordered(measures))]
+        for task in tasks
     ]
     return Table("By task", columns, rows, [])
 
@@ -170,7 +189,8 @@ def of_blocks(merge: Merged) -> Table:
     measures = {name: _COLUMNS[name] for name in _OF_A_BLOCK}
     columns = [Column("Block", is_numeric=False), *_columns(measures)]
     rows = [
-        [Cell(block), *(_cell(merge.of_block(block, measure)) for measure in measures)] for block in merge.blocks
+        [Cell(block), *(_cell(merge.of_block(block, measure)) for measure in measures)]
+        for block in merge.blocks
     ]
     return Table("By block", columns, rows, [])
 
@@ -308,7 +328,9 @@ def _from_to(merge: Merged, task: str) -> Cell:
 
 def _cell(values: Sequence[float]) -> Cell:
     if not values:
-        return Cell(UNDEFINED, "undefined: nothing is shared, the task vector is zero, or it was not measured")
+        return Cell(
+            UNDEFINED, "undefined: nothing is shared, the task vector is zero, or it was not measured"
+        )
     return Aggregate(mean_interval(values)).cell()
 
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from merge_lib.report import leaderboard, tables
 from merge_lib.report.aggregate import Group, gather, merges_of, references_of
 from merge_lib.report.audits import removed
-from merge_lib.report.forgetting import forgotten
 from merge_lib.report.figures import figures_of
 from merge_lib.report.findings import headline
+from merge_lib.report.forgetting import forgotten
 from merge_lib.report.layout import UNDEFINED, Cell, Code, Column, Figure, Report, Section, Table
 from merge_lib.results import CheckpointRef, StudyResults
 

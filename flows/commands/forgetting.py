@@ -1,0 +1,140 @@
+"""`mergeline forgetting`: what the merges of a run, or of a recipe, forgot, as tables, a page and parquet."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.console import amounts_shown, out, print_json, shown
+from merge_lib.errors import SpecError
+
+if TYPE_CHECKING:
+    from rich.table import Table as Shown
+
+    from flows.forgettings import Told
+    from merge_lib.report.layout import Report, Table
+
+PAGE = "forgetting.html"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "forgetting", help="Say what a run's merges, or a merge recipe, forgot: directions and examples."
+    )(forgetting)
+
+
+def forgetting(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="RUN|RECIPE.yaml", help="A run (`latest` is the newest), or a merge recipe."),
+    ] = "latest",
+    label: Annotated[str | None, typer.Option("--label", help="Only the method of this label.")] = None,
+    regime: Annotated[str | None, typer.Option("--regime", help="Only experts trained so.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Only this seed.")] = None,
+    top: Annotated[int, typer.Option(min=0, help="How many of the tensors that lost most are listed.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Where the page and the tables go."),
+    ] = None,
+) -> None:
+    """Print the tables; write them as parquet, and as a page with the examples."""
+    told, name, default = _told(source, label, regime, seed)
+    from flows.forgettings import report_of
+
+    facts = [("Merges", ", ".join(one.merged.name for one in told)), ("Of", name)]
+    report = report_of(f"Forgetting: {name}", facts, told, top)
+    if as_json:
+        print_json([_plain(one) for one in told])
+    else:
+        _show(report)
+    written = _write(report, told, folder or default)
+    for path in written if not as_json else ():
+        out.print(f"Written: {shown(path)}", markup=False, soft_wrap=True)
+
+
+def _told(
+    source: str, label: str | None, regime: str | None, seed: int | None
+) -> "tuple[Sequence[Told], str, Path]":
+    """What was forgotten, a name for it, and where its files usually go."""
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        if (label, regime, seed) != (None, None, None):
+            raise SpecError(
+                "--label, --regime and --seed choose among a run's merges; a recipe is one merge. Leave them out."
+            )
+        return _of_recipe(path), path.name, Path(f"{path.stem}-forgetting")
+    from flows.commands.inspect import finished
+    from tasks.project import Project
+    from tasks.runs import load_run
+
+    project = Project.find()
+    run = load_run(project, finished(project, source))
+    from flows.forgettings import last_merges, told_of_run
+
+    setting, merges = last_merges(project, run, label, regime, seed)
+    with amounts_shown("comparing", len(merges)) as advance:
+        told = told_of_run(setting, merges, advance)
+    words = "-".join(str(one) for one in (label, regime, seed) if one is not None)
+    return told, run.run_id, project.runs / run.run_id / "forgetting" / (words or "all")
+
+
+def _of_recipe(path: Path) -> "Sequence[Told]":
+    from flows.audits import load_auditable
+    from flows.commands.audit import bytes_of
+    from flows.forgettings import told_of_recipe
+
+    spec = load_auditable(path)
+    with amounts_shown("comparing", bytes_of(spec)) as advance:
+        return told_of_recipe(spec, advance)
+
+
+def _show(report: "Report") -> None:
+    from merge_lib.report.layout import Table
+
+    tables = [block for section in report.sections for block in section.blocks if isinstance(block, Table)]
+    for table in tables:
+        out.print(_shown(table))
+    notes = dict.fromkeys(note for table in tables for note in table.notes)
+    for note in notes:
+        out.print(note, markup=False)
+
+
+def _shown(table: "Table") -> "Shown":
+    from rich import box
+    from rich.table import Table as Shown
+
+    found = Shown(
+        title=table.caption,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for column in table.columns:
+        heading = f"{column.group}\n{column.title}" if column.group else column.title
+        found.add_column(heading, justify="right" if column.is_numeric else "left", overflow="fold")
+    for row in table.rows:
+        found.add_row(*(cell.text for cell in row))
+    return found
+
+
+def _plain(one: "Told") -> dict:
+    merged = one.merged
+    seeds = [
+        {"seed": seed, "tasks": summary.tasks, "blocks": summary.blocks}
+        for seed, summary in zip(one.seeds, merged.summaries, strict=True)
+    ]
+    return {"label": merged.label, "method": merged.method, "regime": merged.regime, "seeds": seeds}
+
+
+def _write(report: "Report", told: "Sequence[Told]", folder: Path) -> list[Path]:
+    from flows.forgettings import whole_tables
+    from merge_lib.diagnostics import write_table
+    from merge_lib.report.render import write_html
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = [write_table(table, folder / name) for name, table in whole_tables(told).items()]
+    return [write_html(report, folder / PAGE), *tables]
