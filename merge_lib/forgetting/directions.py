@@ -1,23 +1,11 @@
 """Shared and task-specific directions of task vectors, layer by layer, and what a merge kept of each.
 
-Subspaces. A tensor with two axes or more is read as a matrix [m, n], first axis against all others. The leading
-triplets of τ_t are the fewest that hold 90 % of ‖τ_t‖², at most a quarter of min(m, n) and 64, at least one; that is
-its rank r_t, and its left and right singular vectors span subspaces with projectors P_t. Of P tasks whose task vector
-is not zero, the mean projector M = Σ_t P_t / P has eigenvalues in [0, 1]: 1 for a direction in all the subspaces, 1/P
-for one of a single task; for two tasks they are (1 ± cos θ_i) / 2 with the principal angles θ_i. The directions that
-the tasks share are the eigenvectors of M above a cut-off, for the left and for the right side by itself.
-
-The cut-off is what chance reaches. Random subspaces of dimension a·m in m dimensions have a mean projector whose
-spectrum ends at e = (√(a (P−1)) + √(1−a))² / P, for two tasks at cos θ = 2 √(a (1−a)); from a = (P−1)/P on they
-must meet, e is 1, and nothing can be said to be shared. With a the mean of r_t / m the cut-off is
-e + (1−e) m^(−2/3): the last term is the order of the scatter of the largest eigenvalue in small matrices.
-
-Parts. With S and Z the shared left and right bases, S Sᵀ τ_t Z Zᵀ is what lies in the shared directions, whether the
-tasks agree there or not. In the rest, R_t = τ_t − S Sᵀ τ_t Z Zᵀ, tasks may still have a summand in common, beyond the
-rank or in many directions a little. In r_t = R_t / ‖R_t‖ = c + u_t with the u_t orthogonal to c and to one another, ρ,
-the mean of ⟨r_s, r_t⟩ over pairs, estimates ‖c‖², and c' = ρ m / ‖m‖², m the mean of the r_t, estimates c: the
-shrunken mean. It is taken over those tasks whose mean cosine with the others is above 3 √(Σ_{s≠t} Σ_i r_s,i² r_t,i²)
-/ (P−1), which entries of random signs seldom exceed, or 1 within rounding. So
+Parts. With S and Z the left and right directions that the tasks share (`subspaces`), S Sᵀ τ_t Z Zᵀ is what lies in
+them, whether the tasks agree there or not. In the rest, R_t = τ_t − S Sᵀ τ_t Z Zᵀ, tasks may still have a summand in
+common, beyond the rank or in many directions a little. In r_t = R_t / ‖R_t‖ = c + u_t with the u_t orthogonal to c and
+to one another, ρ, the mean of ⟨r_s, r_t⟩ over pairs, estimates ‖c‖², and c' = ρ m / ‖m‖², m the mean of the r_t,
+estimates c: the shrunken mean. It is taken over those tasks whose mean cosine with the others is above
+3 √(Σ_{s≠t} Σ_i r_s,i² r_t,i²) / (P−1), which entries of random signs seldom exceed, or 1 within rounding. So
 
     shared_t = S Sᵀ τ_t Z Zᵀ + ‖R_t‖ c'        specific_t = τ_t − shared_t
 
@@ -33,26 +21,16 @@ what they share.
 Ends. Of one expert, or where all others are zero, nothing is shared. Identical experts, or parallel ones, share
 everything. Opposite ones share their leading directions, in which they conflict (kept is 0 for their mean), and have
 no more in common: their rests are specific. A zero task vector takes no part; its shares are undefined.
-
-References: Björck & Golub, "Numerical methods for computing angles between linear subspaces", Math. Comp. 1973
-(principal angles); Kesten, "Symmetric random walks on groups", Trans. AMS 1959, and Voiculescu, Dykema & Nica, "Free
-random variables", 1992 (the spectrum of sums of free projections).
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from merge_lib.ops.sketch import sketched_svd
-from merge_lib.ops.subspace import Factors, thin_svd
+from merge_lib.forgetting.subspaces import Shared, Subspaces, common, leading_of_merge, overlaps
 
-ENERGY = 0.9  # of a task vector that its leading triplets hold
-LARGEST_RANK = 64
-_EXACT = 1024  # up to this many rows or columns the triplets are exact, beyond they are sketched
 _ROUNDING = 1e-12  # of ‖τ_t‖²
 _CHANCE = 3.0  # standard deviations of an inner product of entries with random signs
 
@@ -78,47 +56,6 @@ QUANTITIES = {
     "shared right rank": "of the right one",
 }
 OF_THE_TENSOR = ("merged norm", "shared left rank", "shared right rank")
-
-
-@dataclass(frozen=True)
-class Leading:
-    """The leading singular vectors of one matrix: `left` [m, r] and `right` [n, r]; r is 0 for a zero matrix."""
-
-    left: Tensor
-    right: Tensor
-
-    @property
-    def rank(self) -> int:
-        """How many there are."""
-        return self.left.shape[1]
-
-
-@dataclass(frozen=True)
-class Shared:
-    """The subspaces that the tasks share: orthonormal columns `left` [m, k] and `right` [n, l]."""
-
-    left: Tensor
-    right: Tensor
-
-    def part(self, matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
-        """What of a matrix lies in both."""
-        return self.left @ (self.left.mT @ matrix @ self.right) @ self.right.mT
-
-
-@dataclass(frozen=True)
-class Subspaces:
-    """What follows from the task vectors of one matrix alone, so that several merges can use it."""
-
-    leads: tuple[Leading, ...]
-    shared: Shared
-
-
-def subspaces(task_vectors: Float[Tensor, " n *shape"]) -> Subspaces | None:
-    """Leading and shared directions of one tensor; None of a vector, or where there are no entries."""
-    if task_vectors.ndim < 3 or not task_vectors.numel():
-        return None
-    leads = leading(task_vectors.double().flatten(2))
-    return Subspaces(tuple(leads), shared_subspaces(leads))
 
 
 def compare(
@@ -186,98 +123,26 @@ def _products(units: Float[Tensor, "k m n"]) -> Float[Tensor, "k k"]:
     return (flat @ flat.mT).fill_diagonal_(0.0)
 
 
-def leading(matrices: Float[Tensor, "t m n"]) -> list[Leading]:
-    """The leading singular vectors of each matrix, by the rank rule."""
-    size = min(matrices.shape[1:])
-    most = max(1, min(size // 4, LARGEST_RANK))
-    factors = _triplets(matrices, most)
-    energies = matrices.square().sum((1, 2))
-    held = factors.values.square().cumsum(1)  # [t, most]
-    found = []
-    for place, energy in enumerate(energies.tolist()):
-        short = int((held[place] < ENERGY * energy).sum())
-        rank = min(short + 1, most) if energy > 0 else 0
-        found.append(Leading(factors.left[place, :, :rank], factors.right[place, :rank].mT))
-    return found
-
-
-def shared_subspaces(leads: Sequence[Leading]) -> Shared:
-    """The left and right directions that more of the tasks use than chance would explain."""
-    return Shared(_shared([one.left for one in leads]), _shared([one.right for one in leads]))
-
-
-def chance_level(tasks: int, share: float, size: int) -> float:
-    """The cut-off for eigenvalues of the mean projector of subspaces with `share` of `size` dimensions."""
-    if share >= (tasks - 1) / tasks:
-        return 1.0
-    edge = (math.sqrt(share * (tasks - 1)) + math.sqrt(1 - share)) ** 2 / tasks
-    return edge + (1 - edge) * size ** (-2 / 3)
-
-
-def _triplets(matrices: Tensor, rank: int) -> Factors:
-    """The first triplets of each; in float64 through Gram matrices."""
-    if min(matrices.shape[1:]) <= _EXACT:
-        return thin_svd(matrices, rank, by_gram=True)
-    each = [sketched_svd(matrix, rank) for matrix in matrices]
-    return Factors(
-        *(torch.stack([getattr(one, side)[..., :rank] for one in each]) for side in ("left", "values")),
-        torch.stack([one.right[:rank] for one in each]),
-    )
-
-
-def _shared(bases: Sequence[Tensor]) -> Tensor:
-    """[size, k], orthonormal."""
-    present = [basis for basis in bases if basis.shape[1]]
-    size, count = len(bases[0]), len(present)
-    if count < 2:
-        return bases[0][:, :0]
-    share = sum(basis.shape[1] for basis in present) / (count * size)
-    level = chance_level(count, share, size)
-    factors = thin_svd(torch.cat(present, dim=1), by_gram=True)
-    is_shared = factors.values.square() / count > level
-    return factors.left[:, is_shared]
-
-
 def _of_subspaces(known: Subspaces, changes: Tensor) -> dict[str, list[float]]:
     """Ranks and overlaps."""
     leads, shared = known.leads, known.shared
-    merged = _leading_of_merge(changes, max(1, *(one.rank for one in leads)))
+    merged = leading_of_merge(changes, max(1, *(one.rank for one in leads)))
     pairs = [(one, merged[place if len(merged) > 1 else 0]) for place, one in enumerate(leads)]
     return {
         "rank": [float(one.rank) for one in leads],
-        "left overlap": _overlaps([one.left for one in leads]),
-        "right overlap": _overlaps([one.right for one in leads]),
-        "merged left overlap": [_overlap(one.left, other.left[:, : one.rank]) for one, other in pairs],
-        "merged right overlap": [_overlap(one.right, other.right[:, : one.rank]) for one, other in pairs],
+        "left overlap": overlaps([one.left for one in leads]),
+        "right overlap": overlaps([one.right for one in leads]),
+        "merged left overlap": [_held(one.left, other.left) for one, other in pairs],
+        "merged right overlap": [_held(one.right, other.right) for one, other in pairs],
         "shared left rank": [float(shared.left.shape[1])],
         "shared right rank": [float(shared.right.shape[1])],
     }
 
 
-def _leading_of_merge(changes: Float[Tensor, "m a b"], rank: int) -> list[Leading]:
-    """As many singular vectors of each merge as it has, `rank` at most."""
-    factors = _triplets(changes, rank)
-    counts = (factors.values > 0).sum(1).tolist()
-    return [
-        Leading(factors.left[place, :, :count], factors.right[place, :count].mT)
-        for place, count in enumerate(counts)
-    ]
-
-
-def _overlaps(bases: Sequence[Tensor]) -> list[float]:
-    """Of each subspace with the others, on average."""
-    found = []
-    for place, basis in enumerate(bases):
-        others = [other for at, other in enumerate(bases) if at != place and other.shape[1]]
-        values = [_overlap(basis, other) for other in others]
-        found.append(sum(values) / len(values) if values else math.nan)
-    return found
-
-
-def _overlap(one: Tensor, other: Tensor) -> float:
-    """‖Uᵀ V‖² over the smaller dimension: 1 where one subspace lies in the other, 0 where they are orthogonal."""
-    least = min(one.shape[1], other.shape[1])
-    return float((one.mT @ other).square().sum()) / least if least else math.nan
+def _held(basis: Tensor, merged: Tensor) -> float:
+    """‖U_tᵀ U‖² / r_t with as many directions of the merge; NaN where either is zero."""
+    rank = basis.shape[1]
+    return common(basis, merged[:, :rank]) / rank if rank and merged.shape[1] else math.nan
 
 
 def _of_parts(rows: Tensor, changes: Tensor, shared: Shared | None) -> dict[str, list[float]]:

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from merge_lib.diagnostics.auditing import WHOLE, Compared, compared, name_experts
 from merge_lib.diagnostics.table import Line, make_table
-from merge_lib.forgetting.directions import OF_THE_TENSOR, Subspaces, compare, subspaces
+from merge_lib.forgetting.directions import OF_THE_TENSOR, compare
+from merge_lib.forgetting.subspaces import Subspaces, subspaces
 from merge_lib.spec import MergeSpec
 from merge_lib.types import StateDict
 

@@ -146,7 +146,8 @@ def block_panel(
         shapes.append(Shape("text", "tick", left - 7, y + 16, text=_end_of(block), anchor="end"))
         for column, task in enumerate(tasks):
             box = (left + column * width, y, width, height)
-            shapes += _shaded(values[row, column], f"{block}, on {task}", box, has_text=len(tasks) <= 8)
+            where = f"{block}, {task}" if is_named else f"{block}, on {task}"
+            shapes += _shaded(values[row, column], where, box, has_text=len(tasks) <= 8)
     spans = [f"{task} {_range_text(values[:, column])}" for column, task in enumerate(tasks)]
     alt = f"{title}. From the least to the most of all blocks: {'; '.join(spans)}."
     return Panel(title, alt, left + 214, top + len(blocks) * height + 6, shapes)

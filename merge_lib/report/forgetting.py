@@ -1,4 +1,4 @@
-"""What was forgotten, and which examples: tables, heat maps and pictures, for a study's report and for a page of its own."""
+"""What was forgotten, and which examples: tables, heat maps and pictures, for a report and a page of its own."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
