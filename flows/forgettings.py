@@ -12,12 +12,13 @@ from flows.walk import walk
 from merge_lib.diagnostics import read_table
 from merge_lib.errors import SpecError, suggest
 from merge_lib.forgetting import lost_by, often_forgotten
+from merge_lib.forgetting.comparison import shares_of
 from merge_lib.forgetting.summary import blocks_of, largest_losses, tasks_of
 from merge_lib.report.forgetting import Merged, page
 from merge_lib.report.layout import Report
 from merge_lib.results import ForgettingSummary
 from merge_lib.spec import MergeSpec
-from tasks.forgetting import ANSWERS, DIRECTIONS, answers_in, compare_one
+from tasks.forgetting import ANSWERS, DIRECTIONS, answers_in, answers_of_recipe, compare_one
 from tasks.jobs import Finished, Forgot, Found, MergeEntry, MergeJob, Setting
 from tasks.project import Project
 from tasks.runs import Run
@@ -141,11 +142,24 @@ def _told(some: Sequence[tuple[LastMerge, Forgot]]) -> Told:
     )
 
 
-def told_of_recipe(spec: MergeSpec, progress: Callable[[int], None]) -> list[Told]:
-    """What the merge of a recipe, which is made now and not kept, loses of its experts' directions."""
-    lost = lost_by(spec, progress=progress)
-    summary = ForgettingSummary("", tasks_of(lost.table), blocks_of(lost.table))
-    return [Told(Merged(spec.method, spec.method, None, (summary,)), (spec.seed,), (lost.table,))]
+def told_of_recipe(spec: MergeSpec, setting: Setting | None, progress: Callable[[int], None]) -> list[Told]:
+    """What the merge of a recipe, which is made now and not kept, forgot; without a setting no examples are known.
+
+    Raises:
+        SpecError: the setting has not a task for each expert, or its workload no probe.
+    """
+    tasks = () if setting is None else setting.tasks
+    if setting is not None and len(tasks) != len(spec.experts):
+        raise SpecError(
+            f"The recipe has {len(spec.experts)} experts, but the study {len(tasks)} tasks: {', '.join(tasks)}. The "
+            "experts must be those of the tasks, in order; leave tasks out with --set 'tasks=[…]'."
+        )
+    lost = lost_by(spec, tasks=tasks, keeps_states=setting is not None, progress=progress)
+    answers = () if setting is None else (answers_of_recipe(setting, spec, lost.states),)
+    shares = shares_of(answers[0]) if answers else {}
+    measured = {task: {**shares.get(task, {}), **found} for task, found in tasks_of(lost.table).items()}
+    summary = ForgettingSummary("", measured, blocks_of(lost.table))
+    return [Told(Merged(spec.method, spec.method, None, (summary,)), (spec.seed,), (lost.table,), answers)]
 
 
 def report_of(title: str, facts: Sequence[tuple[str, str]], told: Sequence[Told], count: int) -> Report:

@@ -16,6 +16,7 @@ from tasks.caching import cache_key
 from tasks.evaluation import evaluate_each
 from tasks.jobs import Finished, Forgot, Found, MergeEntry, MergeJob, Setting
 from tasks.merging import merge_spec, merging_key
+from tasks.observing import probe_of
 from tasks.progress import Step, report
 from tasks.records import Record, RecordStore
 from tasks.slots import compute_slot, sole_worker
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from merge_lib.forgetting.lost import Lost, Remembered
+    from merge_lib.spec import MergeSpec
     from merge_lib.types import StateDict
 
 KIND = "forgetting"
@@ -163,17 +165,15 @@ class _Comparison:
         return shares_of(table)
 
     def _answers(self, workload: workloads.Probing, states: "list[StateDict]") -> "pa.Table":
-        from merge_lib.forgetting import answers_of, compare_answers
+        from merge_lib.forgetting import compare_answers
+        from merge_lib.forgetting.answers import answers_of_merge
 
         probe = workload.probe()
         base = answers_of_checkpoint(self.setting, probe, self.base, self.tasks)
-        experts, merges = {}, {}
-        for place, (name, expert) in enumerate(zip(self.tasks, self.experts, strict=True)):
+        experts = {}
+        for name, expert in zip(self.tasks, self.experts, strict=True):
             experts |= answers_of_checkpoint(self.setting, probe, expert, (name,))
-            if len(states) > 1:
-                merges |= answers_of(probe, states[place], (name,))
-        if len(states) == 1:
-            merges = answers_of(probe, states[0], self.tasks)
+        merges = answers_of_merge(probe, states, self.tasks)
         return compare_answers(probe, (self.entry.method, self.entry.label), base, experts, merges)
 
     def _measured(
@@ -195,6 +195,27 @@ class _Comparison:
 
         state = read_state_dict(Path(checkpoint.path or ""))
         return evaluate_each(self.setting, name, checkpoint.digest, state, (name,))[name]
+
+
+def answers_of_recipe(setting: Setting, spec: "MergeSpec", states: "list[StateDict]") -> "pa.Table":
+    """The answers of a merge beside those of its base and experts, which lie where the recipe says; nothing is kept.
+
+    Args:
+        setting: of a study whose tasks are those of the experts, in order.
+        spec: what was merged.
+        states: the merged model, or that of each task.
+    """
+    from merge_lib.checkpoints import read_state_dict
+    from merge_lib.forgetting import answers_of, compare_answers
+    from merge_lib.forgetting.answers import answers_of_merge
+
+    probe = probe_of(setting)
+    base = answers_of(probe, read_state_dict(spec.base), setting.tasks)  # type: ignore[arg-type]
+    experts = {}
+    for name, path in zip(setting.tasks, spec.experts, strict=True):
+        experts |= answers_of(probe, read_state_dict(path, base=spec.base), (name,))
+    merges = answers_of_merge(probe, states, setting.tasks)
+    return compare_answers(probe, (spec.method, spec.method), base, experts, merges)
 
 
 def _write_pictures(table: "pa.Table", path: Path) -> None:

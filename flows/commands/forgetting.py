@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from rich.table import Table as Shown
 
     from flows.forgettings import Told
+    from flows.summary import Column
     from merge_lib.report.layout import Report, Table
 
 PAGE = "forgetting.html"
+WIDEST = 60  # characters of a column; longer texts are broken
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +35,13 @@ def forgetting(
     label: Annotated[str | None, typer.Option("--label", help="Only the method of this label.")] = None,
     regime: Annotated[str | None, typer.Option("--regime", help="Only experts trained so.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Only this seed.")] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", help="Of a recipe: whose tasks its experts have learned, in order, for examples."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of that study. Repeatable.")
+    ] = None,
     top: Annotated[int, typer.Option(min=0, help="How many of the tensors that lost most are listed.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
     folder: Annotated[
@@ -41,7 +50,13 @@ def forgetting(
     ] = None,
 ) -> None:
     """Print the tables; write them as parquet, and as a page with the examples."""
-    told, name, default = _told(source, label, regime, seed)
+    path = Path(source)
+    is_recipe = path.suffix in (".yaml", ".yml")
+    _check(is_recipe=is_recipe, of_run=(label, regime, seed), of_recipe=(study, overrides))
+    if is_recipe:
+        told, name, default = _of_recipe(path, study, overrides or ()), path.name, Path(f"{path.stem}-forgetting")
+    else:
+        told, name, default = _of_run(source, label, regime, seed)
     from flows.forgettings import report_of
 
     facts = [("Merges", ", ".join(one.merged.name for one in told)), ("Of", name)]
@@ -55,17 +70,21 @@ def forgetting(
         out.print(f"Written: {shown(path)}", markup=False, soft_wrap=True)
 
 
-def _told(
+def _check(*, is_recipe: bool, of_run: Sequence[object], of_recipe: Sequence[object]) -> None:
+    if is_recipe and any(option is not None for option in of_run):
+        raise SpecError(
+            "--label, --regime and --seed choose among a run's merges; a recipe is one merge. Leave them out."
+        )
+    if not is_recipe and any(option is not None for option in of_recipe):
+        raise SpecError("--study and --set say whose tasks a recipe's experts have learned; a run knows. Leave them out.")
+    if of_recipe[0] is None and of_recipe[1] is not None:
+        raise SpecError("--set changes settings of the study that --study names. Give that, too.")
+
+
+def _of_run(
     source: str, label: str | None, regime: str | None, seed: int | None
 ) -> "tuple[Sequence[Told], str, Path]":
-    """What was forgotten, a name for it, and where its files usually go."""
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml"):
-        if (label, regime, seed) != (None, None, None):
-            raise SpecError(
-                "--label, --regime and --seed choose among a run's merges; a recipe is one merge. Leave them out."
-            )
-        return _of_recipe(path), path.name, Path(f"{path.stem}-forgetting")
+    """What its merges forgot, its name, and where the files usually go."""
     from flows.commands.inspect import finished
     from tasks.project import Project
     from tasks.runs import load_run
@@ -81,43 +100,61 @@ def _told(
     return told, run.run_id, project.runs / run.run_id / "forgetting" / (words or "all")
 
 
-def _of_recipe(path: Path) -> "Sequence[Told]":
+def _of_recipe(path: Path, study: Path | None, overrides: Sequence[str]) -> "Sequence[Told]":
     from flows.audits import load_auditable
     from flows.commands.audit import bytes_of
+    from flows.commands.observe import prepared_setting
+    from flows.config import load_study
     from flows.forgettings import told_of_recipe
 
     spec = load_auditable(path)
+    setting = None if study is None else prepared_setting(load_study(study, overrides))
     with amounts_shown("comparing", bytes_of(spec)) as advance:
-        return told_of_recipe(spec, advance)
+        return told_of_recipe(spec, setting, advance)
 
 
 def _show(report: "Report") -> None:
+    from flows.summary import columns_within
     from merge_lib.report.layout import Table
 
     tables = [block for section in report.sections for block in section.blocks if isinstance(block, Table)]
+    is_cut = False
     for table in tables:
-        out.print(_shown(table))
+        every = _columns(table)
+        columns = columns_within(out.width, every)
+        is_cut |= len(columns) < len(every)
+        out.print(_shown(table, columns))
     notes = dict.fromkeys(note for table in tables for note in table.notes)
     for note in notes:
         out.print(note, markup=False)
+    if is_cut:
+        out.print("The page has more columns than fit here.")
 
 
-def _shown(table: "Table") -> "Shown":
+def _columns(table: "Table") -> list["Column"]:
+    """The columns of a table with the headings of their groups above them."""
+    from flows.summary import Column
+
+    found = []
+    for place, column in enumerate(table.columns):
+        texts = [row[place].text for row in table.rows]
+        heading = [*([column.group] if column.group else []), column.title]
+        width = min(max(map(len, (*heading, *texts))), WIDEST)
+        found.append(Column("\n".join(heading), texts, width, column.is_numeric))
+    return found
+
+
+def _shown(table: "Table", columns: Sequence["Column"]) -> "Shown":
     from rich import box
     from rich.table import Table as Shown
 
     found = Shown(
-        title=table.caption,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+        title=table.caption, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
     )
-    for column in table.columns:
-        heading = f"{column.group}\n{column.title}" if column.group else column.title
-        found.add_column(heading, justify="right" if column.is_numeric else "left", overflow="fold")
-    for row in table.rows:
-        found.add_row(*(cell.text for cell in row))
+    for column in columns:
+        found.add_column(column.heading, justify="right" if column.is_number else "left", width=column.width)
+    for row in zip(*(column.texts for column in columns), strict=True):
+        found.add_row(*row)
     return found
 
 

@@ -53,6 +53,14 @@ def answers_of(
     return {task: _answers(probe, module, task, split) for task in tasks}
 
 
+def answers_of_merge(probe: Probe, states: Sequence[StateDict], tasks: Sequence[str]) -> dict[str, Answers]:
+    """The answers of a merge: of its one model on all tasks, or of each task's own model on that task."""
+    if len(states) == 1:
+        return answers_of(probe, states[0], tasks)
+    pairs = zip(states, tasks, strict=True)
+    return {task: answers_of(probe, state, (task,))[task] for state, task in pairs}
+
+
 def _answers(probe: Probe, module: Callable, task: str, split: Split) -> Answers:
     found = []
     with torch.inference_mode():

@@ -24,17 +24,17 @@ _COLUMNS = {  # measure -> group, heading, note
         "share of a task's examples: the expert is right, the merge is wrong",
     ),
     "gained": ("Examples", "Gained", "share of a task's examples: the expert is wrong, the merge is right"),
-    "shared share": ("Shared directions", "Share", "of ‖τ_t‖²"),
-    "shared kept": ("Shared directions", "Kept", "⟨Δ, s_t⟩ / ‖s_t‖², s_t the shared part of τ_t"),
+    "shared share": ("Shared part", "Share", "of ‖τ_t‖²"),
+    "shared kept": ("Shared part", "Kept", "⟨Δ, s_t⟩ / ‖s_t‖², s_t the shared part of τ_t"),
     "shared opposed": (
-        "Shared directions",
-        "Sign against",
+        "Shared part",
+        "Opposed",
         "share of ‖s_t‖² in entries against the sign of Δ",
     ),
-    "specific kept": ("Task-specific directions", "Kept", "⟨Δ, p_t⟩ / ‖p_t‖², p_t = τ_t − s_t"),
+    "specific kept": ("Specific part", "Kept", "⟨Δ, p_t⟩ / ‖p_t‖², p_t = τ_t − s_t"),
     "specific opposed": (
-        "Task-specific directions",
-        "Sign against",
+        "Specific part",
+        "Opposed",
         "share of ‖p_t‖² in entries against the sign of Δ",
     ),
 }
@@ -42,9 +42,9 @@ _OF_A_TASK = {
     "base": ("Accuracy", "Base", "of the base"),
     "shared cosine": ("Cosine with Δ", "Shared", "of the shared part"),
     "specific cosine": ("Cosine with Δ", "Specific", "of the task-specific part"),
-    "left overlap": ("Overlap with other tasks", "Left", "of leading singular subspaces, mean over matrices"),
+    "left overlap": ("Overlap with others", "Left", "of leading singular subspaces, mean over matrices"),
     "right overlap": (
-        "Overlap with other tasks",
+        "Overlap with others",
         "Right",
         "of leading singular subspaces, mean over matrices",
     ),
@@ -142,7 +142,7 @@ def page(
         Section(
             "tasks", "Tasks and directions", [lead], [overview(merges), *tables, block_figure(merges), *lost]
         ),
-        Section("examples", "Examples", [_said_of(examples)], list(shown)),
+        Section("examples", "Examples", [] if examples else [_said_of(examples)], list(shown)),
     ]
     return Report(title, "What the merge forgot.", list(facts), [], sections)
 

@@ -18,6 +18,7 @@ from merge_lib.checkpoints import write_state_dict
 from merge_lib.diagnostics import read_table
 from merge_lib.errors import SpecError
 from merge_lib.forgetting.comparison import shares_of
+from merge_lib.results import Row
 from tasks.forgetting import ANSWERS, DIRECTIONS, PICTURES, answers_in
 from tasks.journal import results_of
 from tasks.project import Project
@@ -100,6 +101,7 @@ def test_a_study_says_what_its_last_merges_forgot(project, run):
     _check_report(project, second)
     every = json.loads(asked(second, "--json").stdout)
     assert [one["label"] for one in every] == ["average", "trimmed", "emr", "opcm"]
+    _check_recipe(project, results_of(project, second).rows)
     _check_loss(project, run, rows["trimmed"].forgetting.record)
 
 
@@ -139,6 +141,27 @@ def _check_report(project: Project, run_id: str) -> None:
     assert "## What was forgotten, and which examples" in (folder / "report.md").read_text()
     assert "data:image/png;base64," in (folder / "report.html").read_text()
     assert (folder / "figures" / "forgotten-examples.svg").is_file()
+
+
+def _check_recipe(project: Project, rows: list[Row]) -> None:
+    """A recipe of the same merge says the same, if it is told whose tasks they are."""
+    references = {row.label: [ref.path for ref in row.checkpoints] for row in rows if row.kind == "reference"}
+    recipe = {"method": "average", "base": references["base"][0], "experts": references["expert"]}
+    (project.root / "again.yaml").write_text(json.dumps(recipe))
+    result = asked("again.yaml", "--study", "studies/digits.yaml", "--json", "--out", "again")
+    (told,) = json.loads(result.stdout)
+    (row,) = (row for row in rows if row.label == "average")
+    for task, found in told["seeds"][0]["tasks"].items():
+        assert found == pytest.approx(row.forgetting.tasks[task])
+    assert "data:image/png" in (project.root / "again" / PAGE).read_text()
+    for words, message in (
+        (("--study", "studies/digits.yaml", "--set", "tasks=[digits-01]"), "2 experts, but the study 1 tasks"),
+        (("--set", "seeds=[1]"), "Give that, too"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            raise asked("again.yaml", *words).exception
+    with pytest.raises(SpecError, match="a run knows"):
+        raise asked("latest", "--study", "studies/digits.yaml").exception
 
 
 def _check_loss(project: Project, run, record: str) -> None:

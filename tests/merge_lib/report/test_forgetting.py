@@ -79,9 +79,9 @@ def test_the_section_says_before_and_after_and_what_is_kept(results):
     assert cells["Accuracy", "Before"] == "90.0 ± 0.0"
     assert cells["Accuracy", "After"].startswith("65.0 ± ")
     assert cells["Examples", "Forgotten"].startswith("35.0 ± ")
-    assert cells["Shared directions", "Kept"] == "100.0 ± 0.0"
-    assert cells["Task-specific directions", "Kept"] == "50.0 ± 0.0"
-    assert cells["Task-specific directions", "Sign against"] == "–"
+    assert cells["Shared part", "Kept"] == "100.0 ± 0.0"
+    assert cells["Specific part", "Kept"] == "50.0 ± 0.0"
+    assert cells["Specific part", "Opposed"] == "–"
     by_task = cells_of(tables_of(section)["Each task before and after"])
     assert by_task["Before → after", "blue"] == "90.0 → 65.0"
     assert f"mergeline forgetting {results.run_id}" in section.lead[0]
@@ -165,9 +165,9 @@ def test_the_page_of_one_merge_has_tasks_blocks_and_tensors(tmp_path):
     cells = cells_of(tables["By task"], 1)
     assert cells[None, "Task"] == "blue"
     assert cells["Accuracy", "Base"] == "10.0"
-    assert cells["Overlap with other tasks", "Left"] == "20.0"
-    assert cells["Overlap with other tasks", "Right"] == "–"
-    assert cells_of(tables["By block"], 1)["Task-specific directions", "Kept"] == "25.0"
+    assert cells["Overlap with others", "Left"] == "20.0"
+    assert cells["Overlap with others", "Right"] == "–"
+    assert cells_of(tables["By block"], 1)["Specific part", "Kept"] == "25.0"
     assert cells_of(tables["Where most is gone"])["Gone, of the whole task vector", "Specific"] == "30.0"
     text = write_html(report, tmp_path / "page.html").read_text()
     assert PICTURE in text
