@@ -26,6 +26,7 @@ _HOMES = {  # the module of each command, in the order of the help
     "verify": "inspect",
     "merge": "merge",
     "fold": "fold",
+    "observe": "observe",
     "methods": "methods",
     "convert": "convert",
     "sync": "sync",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from merge_lib.probe import Probe
 
 ANSWERING = "merge_lib.forgetting.answers"
-FILE = "answers.npz"
+FILE = "answers.safetensors"
 
 
 def answers_of_checkpoint(

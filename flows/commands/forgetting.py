@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.commands.options import AsJson
 from flows.console import amounts_shown, out, print_json, shown
 from merge_lib.errors import SpecError
 
@@ -27,7 +28,7 @@ def register(app: typer.Typer) -> None:
     )(forgetting)
 
 
-def forgetting(
+def forgetting(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     source: Annotated[
         str,
         typer.Argument(metavar="RUN|RECIPE.yaml", help="A run (`latest` is the newest), or a merge recipe."),
@@ -37,13 +38,15 @@ def forgetting(
     seed: Annotated[int | None, typer.Option("--seed", help="Only this seed.")] = None,
     study: Annotated[
         Path | None,
-        typer.Option("--study", help="Of a recipe: whose tasks its experts have learned, in order, for examples."),
+        typer.Option(
+            "--study", help="Of a recipe: whose tasks its experts have learned, in order, for examples."
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of that study. Repeatable.")
     ] = None,
     top: Annotated[int, typer.Option(min=0, help="How many of the tensors that lost most are listed.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: AsJson = False,
     folder: Annotated[
         Path | None,
         typer.Option("--out", metavar="FOLDER", help="Where the page and the tables go."),
@@ -54,7 +57,11 @@ def forgetting(
     is_recipe = path.suffix in (".yaml", ".yml")
     _check(is_recipe=is_recipe, of_run=(label, regime, seed), of_recipe=(study, overrides))
     if is_recipe:
-        told, name, default = _of_recipe(path, study, overrides or ()), path.name, Path(f"{path.stem}-forgetting")
+        told, name, default = (
+            _of_recipe(path, study, overrides or ()),
+            path.name,
+            Path(f"{path.stem}-forgetting"),
+        )
     else:
         told, name, default = _of_run(source, label, regime, seed)
     from flows.forgettings import report_of
@@ -76,7 +83,9 @@ def _check(*, is_recipe: bool, of_run: Sequence[object], of_recipe: Sequence[obj
             "--label, --regime and --seed choose among a run's merges; a recipe is one merge. Leave them out."
         )
     if not is_recipe and any(option is not None for option in of_recipe):
-        raise SpecError("--study and --set say whose tasks a recipe's experts have learned; a run knows. Leave them out.")
+        raise SpecError(
+            "--study and --set say whose tasks a recipe's experts have learned; a run knows. Leave them out."
+        )
     if of_recipe[0] is None and of_recipe[1] is not None:
         raise SpecError("--set changes settings of the study that --study names. Give that, too.")
 

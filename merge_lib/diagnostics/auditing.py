@@ -20,6 +20,7 @@ from merge_lib.engine import job_of
 from merge_lib.errors import MethodInputError, SpecError
 from merge_lib.layers import Layer
 from merge_lib.ops.cores import one_core
+from merge_lib.ops.lengths import Lengths
 from merge_lib.plan import Job, LoadedTensor, Plan
 from merge_lib.spec import MergeSpec
 from merge_lib.trail import TrailBook
@@ -77,6 +78,7 @@ class Compared:
         layer: what is known of it; None where it is no floating tensor that all have alike.
         task_vectors: [n, *shape], in the dtype of the merge's arithmetic; None likewise.
         changes: [m, *shape], Δ; None likewise.
+        lengths: of the task vectors, where the merge equalised them.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Compared:
     layer: Layer | None = None
     task_vectors: Tensor | None = None
     changes: Tensor | None = None
+    lengths: Lengths | None = None
 
 
 def compared(
@@ -120,13 +123,9 @@ class _Audited:
 
     def lines(self, tasks: Sequence[str], progress: Callable[[int], None]) -> Iterator[Line]:
         """All lines, tensor by tensor, without the merge's name."""
-        if self.merged is None:
-            self.plan.gather_statistics()
-        for name in self.plan.names:
-            loaded = self.plan.load(name)
-            if self._is_comparable(name):
-                yield from self._tensor_lines(loaded, tasks)
-            progress(self._stored_bytes(loaded))
+        for one in self.compared(progress):
+            if one.layer is not None:
+                yield from self._tensor_lines(one, one.layer, tasks)
 
     def compared(self, progress: Callable[[int], None]) -> Iterator[Compared]:
         """All tensors."""
@@ -136,18 +135,17 @@ class _Audited:
             loaded = self.plan.load(name)
             stored = self._stored(loaded)
             if self._is_comparable(name):
-                inputs = self.plan.inputs(0, loaded)
-                changes = _changes(stored, inputs)
-                yield Compared(name, stored, inputs.layer, inputs.task_vectors, changes)
+                given = self.plan.inputs(0, loaded)
+                own = replace(given, lengths=None)  # each task vector as long as it is
+                changes = _changes(stored, own)
+                yield Compared(name, stored, own.layer, own.task_vectors, changes, given.lengths)
             else:
                 yield Compared(name, stored)
             progress(self._stored_bytes(loaded))
 
-    def _tensor_lines(self, loaded: LoadedTensor, tasks: Sequence[str]) -> Iterator[Line]:
-        inputs = self.plan.inputs(0, loaded)
-        found = measures(tally(inputs.task_vectors, _changes(self._stored(loaded), inputs)))
-        notes = self._notes(loaded.name)
-        layer = inputs.layer
+    def _tensor_lines(self, one: Compared, layer: Layer, tasks: Sequence[str]) -> Iterator[Line]:
+        found = measures(tally(one.task_vectors, one.changes))  # type: ignore[arg-type]
+        notes = self._notes(one.name, one.lengths)
         place = (layer.name, layer.role, layer.place)
         for quantity, values in found.items():
             is_whole = quantity == "entries" or (quantity in OF_THE_MERGE and len(values) == 1)
@@ -166,7 +164,7 @@ class _Audited:
             check_finite(loaded.name, stored, self.merged.label)
         return (stored,)
 
-    def _notes(self, name: str) -> Notes:
+    def _notes(self, name: str, lengths: Lengths | None) -> Notes:
         if self.plan.is_excluded(0, name):
             return {"excluded": {WHOLE: 1.0}}
         if self.merged is not None:
@@ -177,6 +175,9 @@ class _Audited:
             notes.setdefault("scale", {WHOLE: float(scale)})
         if (factor := self.plan.factor(0, name)) is not None:
             notes["layer scale"] = {WHOLE: factor}
+        if lengths is not None:
+            notes["norm of the whole task vector"] = dict(enumerate(lengths.norms))
+            notes["factor that equalises norms"] = dict(enumerate(lengths.factors))
         return notes
 
     def _method_notes(self, name: str) -> Notes:

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from merge_lib.errors import CheckpointCorruptError
 from merge_lib.probe import Probe, Split
@@ -77,14 +78,14 @@ def _answers(probe: Probe, module: Callable, task: str, split: Split) -> Answers
 
 
 def write_answers(answers: Mapping[str, Answers], path: Path) -> None:
-    """As numpy arrays, `task/field`."""
-    np.savez_compressed(
-        path,
-        **{
-            f"{task}/{one.name}": getattr(given, one.name)
+    """As tensors called `task/field`."""
+    save_file(
+        {
+            f"{task}/{one.name}": np.ascontiguousarray(getattr(given, one.name))
             for task, given in answers.items()
             for one in fields(given)
         },
+        path,
     )
 
 
@@ -95,12 +96,12 @@ def read_answers(path: Path, tasks: Sequence[str]) -> dict[str, Answers]:
         CheckpointCorruptError: the file cannot be read, or has not all of the tasks.
     """
     try:
-        with np.load(path) as arrays:
-            return {
-                task: Answers(**{one.name: arrays[f"{task}/{one.name}"] for one in fields(Answers)})
-                for task in tasks
-            }
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as exc:
+        arrays = load_file(path)
+        return {
+            task: Answers(**{one.name: arrays[f"{task}/{one.name}"] for one in fields(Answers)})
+            for task in tasks
+        }
+    except (OSError, SafetensorError, KeyError) as exc:
         raise CheckpointCorruptError(
             f"The answers {path} cannot be read: {exc}. Remove their folder; the next run makes them anew."
         ) from exc

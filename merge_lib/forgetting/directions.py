@@ -108,7 +108,7 @@ def _in_common(rests: Tensor, noise: Tensor) -> Tensor:
 
 
 def _shrunken_mean(units: Float[Tensor, "k m n"]) -> Float[Tensor, "m n"]:
-    """c' of rests of length 1; 0 where their products are not positive on average."""
+    """C' of rests of length 1; 0 where their products are not positive on average."""
     count = len(units)
     if count < 2:
         return units.new_zeros(units.shape[1:])

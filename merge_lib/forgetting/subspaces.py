@@ -118,7 +118,9 @@ def overlaps(bases: Sequence[Tensor]) -> list[float]:
     found = []
     for place, basis in enumerate(bases):
         others = [other for at, other in enumerate(bases) if at != place and other.shape[1]]
-        values = [common(basis, other) / min(basis.shape[1], other.shape[1]) for other in others if basis.shape[1]]
+        values = [
+            common(basis, other) / min(basis.shape[1], other.shape[1]) for other in others if basis.shape[1]
+        ]
         found.append(sum(values) / len(values) if values else math.nan)
     return found
 

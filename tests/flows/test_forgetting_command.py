@@ -95,7 +95,9 @@ def test_a_study_says_what_its_last_merges_forgot(project, run):
             assert told["after"] - told["before"] == pytest.approx(told["gained"] - told["forgotten"])
     kept = {label: min(row.forgetting.of_tasks("specific kept")) for label, row in rows.items()}
     assert kept["emr"] > kept["average"]  # a model for each task keeps more than one of both
-    steps, _ = plan_steps(project, load_study(project.root / "studies" / "digits.yaml", [*STUDY, "forgetting=true"]))
+    steps, _ = plan_steps(
+        project, load_study(project.root / "studies" / "digits.yaml", [*STUDY, "forgetting=true"])
+    )
     assert [step.is_cached for step in steps if step.kind == "forgetting"] == [True] * 4
     _check_mlflow(project, second)
     _check_report(project, second)
@@ -155,7 +157,10 @@ def _check_recipe(project: Project, rows: list[Row]) -> None:
         assert found == pytest.approx(row.forgetting.tasks[task])
     assert "data:image/png" in (project.root / "again" / PAGE).read_text()
     for words, message in (
-        (("--study", "studies/digits.yaml", "--set", "tasks=[digits-01]"), "2 experts, but the study 1 tasks"),
+        (
+            ("--study", "studies/digits.yaml", "--set", "tasks=[digits-01]"),
+            "2 experts, but the study 1 tasks",
+        ),
         (("--set", "seeds=[1]"), "Give that, too"),
     ):
         with pytest.raises(SpecError, match=message):

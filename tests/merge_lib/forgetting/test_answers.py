@@ -138,17 +138,17 @@ def test_a_table_with_pictures_comes_back_from_its_file(pictures, models, tmp_pa
 
 def test_answers_come_back_from_their_file(toy, models, tmp_path):
     found = answers(toy, models["expert"])
-    write_answers(found, tmp_path / "answers.npz")
-    again = read_answers(tmp_path / "answers.npz", TASKS)
+    write_answers(found, tmp_path / "answers.safetensors")
+    again = read_answers(tmp_path / "answers.safetensors", TASKS)
     for task in TASKS:
         assert np.array_equal(again[task].said, found[task].said)
         assert np.array_equal(again[task].sure, found[task].sure)
-    for content in (b"", b"PK\x03\x04 broken", (tmp_path / "answers.npz").read_bytes()[:-40]):
-        (tmp_path / "broken.npz").write_bytes(content)
-        with pytest.raises(CheckpointCorruptError, match=r"broken\.npz cannot be read"):
-            read_answers(tmp_path / "broken.npz", TASKS)
-    with pytest.raises(CheckpointCorruptError, match=r"answers\.npz cannot be read: .*others"):
-        read_answers(tmp_path / "answers.npz", ("others",))
+    for content in (b"", b"PK\x03\x04 broken", (tmp_path / "answers.safetensors").read_bytes()[:-40]):
+        (tmp_path / "broken.safetensors").write_bytes(content)
+        with pytest.raises(CheckpointCorruptError, match=r"broken\.safetensors cannot be read"):
+            read_answers(tmp_path / "broken.safetensors", TASKS)
+    with pytest.raises(CheckpointCorruptError, match=r"answers\.safetensors cannot be read: .*others"):
+        read_answers(tmp_path / "answers.safetensors", ("others",))
 
 
 def test_large_pictures_are_made_smaller():

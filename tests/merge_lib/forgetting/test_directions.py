@@ -22,8 +22,6 @@ def of(task_vectors, merged):
     return compare(rows, changes.reshape(-1, *rows.shape[1:]), subspaces(rows))
 
 
-
-
 def reference(rows, merged):
     """Quantities of matrices [t, m, n] by the docstrings, with loops and whole decompositions."""
     tasks, m, n = rows.shape
@@ -46,10 +44,9 @@ def reference(rows, merged):
         found["norm"].append(norms[t])
         found["rank"].append(float(lefts[t].shape[1]) if t in lefts else 0.0)
         found["cosine with others"].append(cosine(rows[t], others))
-        for name, part in (("shared", shared[t]), ("specific", rows[t] - shared[t])):
+        for name, whole in (("shared", shared[t]), ("specific", rows[t] - shared[t])):
+            part = whole if (rows[t] * whole).sum() > 1e-12 * norms[t] ** 2 else np.zeros_like(whole)
             energy = (rows[t] * part).sum()
-            if energy <= 1e-12 * norms[t] ** 2:
-                part, energy = np.zeros_like(part), 0.0
             if name == "shared":
                 found["shared share"].append(over(energy, norms[t] ** 2))
             found[f"{name} kept"].append(over((change * part).sum(), energy))
@@ -154,8 +151,6 @@ def test_a_model_for_each_task_is_compared_with_its_own_expert():
     assert len(found["merged norm"]) == 3
 
 
-
-
 @pytest.mark.parametrize("tasks", [2, 3, 6])
 def test_the_mean_keeps_what_is_shared_and_one_part_of_the_rest(tasks):
     rows = np.stack([WALSH[1] + WALSH[2 + t] for t in range(tasks)])  # c and u_t of equal length
@@ -252,7 +247,9 @@ def test_the_parts_add_up_to_what_an_audit_says(seed, tasks, shape, common):
     torch.testing.assert_close(shared + specific, matrices)
     for t in range(tasks):
         share = found["shared share"][t]
-        kept = [0.0 if math.isnan(found[name][t]) else found[name][t] for name in ("shared kept", "specific kept")]
+        kept = [
+            0.0 if math.isnan(found[name][t]) else found[name][t] for name in ("shared kept", "specific kept")
+        ]
         assert -1e-9 <= share <= 1 + 1e-9
         assert share * kept[0] + (1 - share) * kept[1] == pytest.approx(audited["energy kept"][t], abs=1e-8)
 

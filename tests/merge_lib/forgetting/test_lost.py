@@ -21,11 +21,15 @@ def models(tmp_path_factory):
     """Two blocks, a head, a counter; the experts share half of what they learned in the first block."""
     folder = tmp_path_factory.mktemp("models")
     generator = torch.Generator().manual_seed(0)
-    shapes = {"layers.0.weight": (24, 16), "layers.1.weight": (24, 16), "layers.1.bias": (24,), "head": (4, 24)}
+    shapes = {
+        "layers.0.weight": (24, 16),
+        "layers.1.weight": (24, 16),
+        "layers.1.bias": (24,),
+        "head": (4, 24),
+    }
 
     def drawn(scale):
-        found = {name: torch.randn(shape, generator=generator) * scale for name, shape in shapes.items()}
-        return found
+        return {name: torch.randn(shape, generator=generator) * scale for name, shape in shapes.items()}
 
     base, common = drawn(1.0), drawn(0.3)
     paths = []

@@ -29,8 +29,8 @@ def summary(more: float = 0.0, **measures: float) -> ForgettingSummary:
         **measures,
     }
     kept = {"shared share": 0.3, "shared kept": 1.0, "specific kept": 0.5}
-    blocks = {"layers.0": {task: kept for task in TASKS}, "no block": {"red": {"specific kept": 0.25}}}
-    return ForgettingSummary("forgetting/key", {task: measured for task in TASKS}, blocks)
+    blocks = {"layers.0": dict.fromkeys(TASKS, kept), "no block": {"red": {"specific kept": 0.25}}}
+    return ForgettingSummary("forgetting/key", dict.fromkeys(TASKS, measured), blocks)
 
 
 def example(task: str = "red", number: int = 3, **fields) -> ForgottenExample:
@@ -172,7 +172,9 @@ def test_the_page_of_one_merge_has_tasks_blocks_and_tensors(tmp_path):
     text = write_html(report, tmp_path / "page.html").read_text()
     assert PICTURE in text
     assert "first those that they were surest of" in text
-    figures = {figure.name: write_figure(figure, tmp_path / f"{figure.name}.svg") for figure in report.figures}
+    figures = {
+        figure.name: write_figure(figure, tmp_path / f"{figure.name}.svg") for figure in report.figures
+    }
     assert "layers.0.weight" in write_markdown(report, tmp_path / "page.md", figures).read_text()
 
 
