@@ -13,10 +13,9 @@ from merge_lib.diagnostics import read_table
 from merge_lib.errors import SpecError, suggest
 from merge_lib.forgetting import lost_by, often_forgotten
 from merge_lib.forgetting.comparison import shares_of
-from merge_lib.forgetting.summary import blocks_of, largest_losses, tasks_of
+from merge_lib.forgetting.summary import largest_losses, summarise
 from merge_lib.report.forgetting import Merged, page
 from merge_lib.report.layout import Report
-from merge_lib.results import ForgettingSummary
 from merge_lib.spec import MergeSpec
 from tasks.forgetting import ANSWERS, DIRECTIONS, answers_in, answers_of_recipe, compare_one
 from tasks.jobs import Finished, Forgot, Found, MergeEntry, MergeJob, Setting
@@ -156,9 +155,7 @@ def told_of_recipe(spec: MergeSpec, setting: Setting | None, progress: Callable[
         )
     lost = lost_by(spec, tasks=tasks, keeps_states=setting is not None, progress=progress)
     answers = () if setting is None else (answers_of_recipe(setting, spec, lost.states),)
-    shares = shares_of(answers[0]) if answers else {}
-    measured = {task: {**shares.get(task, {}), **found} for task, found in tasks_of(lost.table).items()}
-    summary = ForgettingSummary("", measured, blocks_of(lost.table))
+    summary = summarise(lost.table, shares_of(answers[0]) if answers else None)
     return [Told(Merged(spec.method, spec.method, None, (summary,)), (spec.seed,), (lost.table,), answers)]
 
 

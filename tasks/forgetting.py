@@ -125,15 +125,14 @@ class _Comparison:
     def keep(self, key: str, inputs: dict[str, str], params: dict[str, Any], known: "Remembered") -> Record:
         """Compare, and write the record."""
         from merge_lib.diagnostics import write_table
-        from merge_lib.forgetting.summary import blocks_of, tasks_of
+        from merge_lib.forgetting.summary import summarise
 
         started = time.perf_counter()
         with self.setting.store.writing(KIND, key) as (folder, commit):
             lost = self._lost(known)
             write_table(lost.table, folder / DIRECTIONS)
-            measured, accuracies = tasks_of(lost.table), self._accuracies(lost.states, folder)
-            tasks = {name: {**accuracies.get(name, {}), **measured.get(name, {})} for name in self.tasks}
-            summary = ForgettingSummary(f"{KIND}/{key}", tasks, blocks_of(lost.table))
+            accuracies = self._accuracies(lost.states, folder)
+            summary = summarise(lost.table, accuracies, f"{KIND}/{key}")
             values = {"summary": asdict(summary), "elapsed_s": time.perf_counter() - started}
             return commit(inputs=inputs, params=params, values=values)
 

@@ -1,12 +1,13 @@
 """What a merge lost, in short: by task and by block. Sums are exact, not means of shares."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from merge_lib.diagnostics.summary import Part, by_block, by_task, parts_of
+from merge_lib.results import ForgettingSummary
 
 PARTS = ("shared", "specific")
 _OVERLAPS = ("left overlap", "right overlap", "merged left overlap", "merged right overlap")
@@ -68,9 +69,23 @@ def tasks_of(table: pa.Table) -> dict[str, dict[str, float]]:
     return by_task(parts_of(table), totals)
 
 
+def summarise(
+    table: pa.Table, shares: Mapping[str, Mapping[str, float]] | None = None, record: str = ""
+) -> ForgettingSummary:
+    """What a report needs of a merge: quantities by task, beside the shares of examples, and by block."""
+    parts = parts_of(table)
+    measured = by_task(parts, totals)
+    tasks = {task: {**(shares or {}).get(task, {}), **found} for task, found in measured.items()}
+    return ForgettingSummary(record, tasks, _blocks(parts))
+
+
 def blocks_of(table: pa.Table) -> dict[str, dict[str, dict[str, float]]]:
     """Block -> task -> how much of its energy is shared, and what of both parts is kept."""
-    blocks = by_block(parts_of(table), totals)
+    return _blocks(parts_of(table))
+
+
+def _blocks(parts: list[Part]) -> dict[str, dict[str, dict[str, float]]]:
+    blocks = by_block(parts, totals)
     return {
         block: {
             task: {name: found[name] for name in _OF_BLOCKS if name in found} for task, found in tasks.items()
