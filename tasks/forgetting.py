@@ -220,7 +220,7 @@ def answers_of_recipe(setting: Setting, spec: "MergeSpec", states: "list[StateDi
 def _write_pictures(table: "pa.Table", path: Path) -> None:
     """The examples that are shown, as a drawing; nothing where there are no pictures."""
     from merge_lib.forgetting import often_forgotten
-    from merge_lib.report.forgetting import example_figure
+    from merge_lib.report.examples import example_figure
     from merge_lib.report.render import write_figure
 
     figure = example_figure(often_forgotten([table]))

@@ -1,4 +1,4 @@
-"""What was forgotten, and which examples: tables, heat maps and pictures, for a report and a page of its own."""
+"""What was forgotten, and which examples: tables and heat maps, for a report and for a page of its own."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import numpy as np
 from merge_lib.forgetting.summary import Loss
 from merge_lib.report.aggregate import Aggregate, Group, merges_of
 from merge_lib.report.charts import block_panel
-from merge_lib.report.layout import UNDEFINED, Cell, Column, Figure, Panel, Report, Section, Shape, Table
+from merge_lib.report.examples import examples_of, said_of
+from merge_lib.report.layout import UNDEFINED, Cell, Column, Figure, Report, Section, Table
 from merge_lib.results import ForgettingSummary, ForgottenExample, StudyResults
 from merge_lib.statistics import mean_interval
 
-BLOCKS, EXAMPLES = "directions-kept", "forgotten-examples"
-_ACROSS, _SIDE, _ROOM = 4, 56.0, (82.0, 92.0)  # pictures in a row, the side of one, what each takes
+BLOCKS = "directions-kept"
 _PARTS = {"shared kept": "shared", "specific kept": "specific"}
 _COLUMNS = {  # measure -> group, heading, note
     "before": ("Accuracy", "Before", "of each task's own expert"),
@@ -142,7 +142,7 @@ def page(
         Section(
             "tasks", "Tasks and directions", [lead], [overview(merges), *tables, block_figure(merges), *lost]
         ),
-        Section("examples", "Examples", [] if examples else [_said_of(examples)], list(shown)),
+        Section("examples", "Examples", [] if examples else [said_of(examples)], list(shown)),
     ]
     return Report(title, "What the merge forgot.", list(facts), [], sections)
 
@@ -226,87 +226,6 @@ def block_figure(merges: Sequence[Merged]) -> Figure:
         [],
         3,
     )
-
-
-def examples_of(examples: Sequence[ForgottenExample]) -> list[Figure | Table]:
-    """Pictures as a figure, texts as a table; as a table, too, what can be shown in no way."""
-    figure = example_figure(examples)
-    others = [one for one in examples if not one.picture]
-    return [*([figure] if figure else []), *([_example_table(others)] if others else [])]
-
-
-def example_figure(examples: Sequence[ForgottenExample]) -> Figure | None:
-    """The pictures, a panel for each task; None where there are none."""
-    pictured: dict[str, list[ForgottenExample]] = {}
-    for one in examples:
-        if one.picture:
-            pictured.setdefault(one.task, []).append(one)
-    if not pictured:
-        return None
-    panels = [_example_panel(task, some) for task, some in pictured.items()]
-    return Figure(
-        EXAMPLES,
-        "Examples that were forgotten",
-        "Examples that the task's expert answers rightly and merges do not.",
-        f"{_said_of(examples)} Below each the right answer → the merges' most frequent one.",
-        panels,
-        [],
-        2,
-    )
-
-
-def _said_of(examples: Sequence[ForgottenExample]) -> str:
-    if not examples:
-        return "No example is known that an expert answers rightly and a merge does not."
-    if max(one.of for one in examples) == 1:
-        return "The experts answer these rightly, the merge does not; first those that they were surest of."
-    return "The experts answer these rightly; first those that most merges answer wrongly."
-
-
-def _example_panel(task: str, examples: Sequence[ForgottenExample]) -> Panel:
-    shapes = []
-    wide, tall = _ROOM
-    for place, one in enumerate(examples):
-        x, y = wide * (place % _ACROSS), tall * (place // _ACROSS)
-        middle = x + wide / 2
-        tip = f"example {one.example}: {one.truth}, forgotten by {one.merges} of {one.of}"
-        left = middle - _SIDE / 2
-        shapes.append(Shape("image", "picture", left, y + 4, _SIDE, _SIDE, d=one.picture, text=tip))
-        said = f"{_short(one.truth)} → {_short(one.answer)}"
-        shapes.append(Shape("text", "label", middle, y + _SIDE + 18, text=said, anchor="middle"))
-        if one.of > 1:
-            count = f"{one.merges} of {one.of}"
-            shapes.append(Shape("text", "tick", middle, y + _SIDE + 31, text=count, anchor="middle"))
-    said = "; ".join(f"{one.truth} answered as {one.answer}" for one in examples)
-    rows = -(-len(examples) // _ACROSS)
-    return Panel(task, f"{task}: {said}.", wide * _ACROSS, tall * rows + 4, shapes)
-
-
-def _example_table(examples: Sequence[ForgottenExample]) -> Table:
-    columns = [
-        Column("Task", is_numeric=False),
-        Column("Example"),
-        Column("Text", is_numeric=False),
-        Column("Right answer", is_numeric=False),
-        Column("The merges' answer", is_numeric=False),
-        Column("Forgotten by"),
-    ]
-    rows = [
-        [
-            Cell(one.task),
-            Cell(str(one.example)),
-            Cell(one.text or UNDEFINED),
-            Cell(one.truth),
-            Cell(one.answer),
-            Cell(f"{one.merges} of {one.of}"),
-        ]
-        for one in examples
-    ]
-    return Table("Forgotten examples", columns, rows, [_said_of(examples)], wraps=True)
-
-
-def _short(word: str) -> str:
-    return word if len(word) <= 5 else f"{word[:4]}…"
 
 
 def _ordered(measures: Mapping[str, tuple[str, str, str]]) -> list[str]:

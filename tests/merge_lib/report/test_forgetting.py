@@ -8,7 +8,8 @@ from merge_lib.forgetting.examples import png
 from merge_lib.forgetting.summary import Loss
 from merge_lib.report import build_report
 from merge_lib.report.aggregate import gather
-from merge_lib.report.forgetting import Merged, example_figure, forgotten, page
+from merge_lib.report.examples import example_figure
+from merge_lib.report.forgetting import Merged, forgotten, page
 from merge_lib.report.layout import Figure, Table
 from merge_lib.report.render import write_figure, write_html, write_markdown
 from merge_lib.results import ForgettingSummary, ForgottenExample, StudyResults
