@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefect import flow
-from tasks.sweep_reporting import report_sweep
 
 from flows.axes import load_cells
 from flows.study import command_of, study_flow
@@ -14,6 +13,7 @@ from merge_lib.errors import MergeError
 from tasks.progress import check_stop
 from tasks.project import Project
 from tasks.runs import load_run, start_run
+from tasks.sweep_reporting import report_sweep
 from tasks.sweeps import Sweep, SweepCell, load_sweep, save_sweep, start_sweep
 
 
