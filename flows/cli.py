@@ -22,6 +22,7 @@ _HOMES = {  # the module of each command, in the order of the help
     "report": "inspect",
     "audit": "audit",
     "plot": "plot",
+    "forgetting": "forgetting",
     "lineage": "inspect",
     "verify": "inspect",
     "merge": "merge",

@@ -218,6 +218,9 @@ class StudyConfig(Frozen):
     keep_merged: bool = True  # False: each merge is evaluated as it is made, and not written
     audit: bool = True  # say what each method's merge after the last task removed
     landscape: LandscapeSettings = LandscapeSettings()
+    forgetting: bool = (
+        False  # and which directions and examples it forgot; `mergeline forgetting` says it later, too
+    )
     resources: Resources = Resources()
     levels: dict[str, str] = Field(
         default_factory=dict

@@ -18,7 +18,7 @@ from merge_lib.errors import MergeError
 from tasks import slots
 from tasks.artifacts import link_report
 from tasks.data import push_data, version_data
-from tasks.jobs import Audited, Finished, Scores, Setting
+from tasks.jobs import Audited, Finished, Forgot, Scores, Setting
 from tasks.journal import Journal, journal_of
 from tasks.landscapes import check_landscape
 from tasks.project import Project
@@ -104,7 +104,7 @@ def collect(rows: Sequence[Cells | Sight], journal: Journal) -> None:
             if isinstance(cells, Sight):
                 journal.look(_result(cells.landscape))
                 continue
-            checkpoints, scores, audit = resolve(cells)
+            checkpoints, scores, audit, forgot = resolve(cells)
         except UnfinishedRun:
             continue  # it waited for a step that failed, which is told by that step's own row
         except MergeError as failure:
@@ -114,18 +114,19 @@ def collect(rows: Sequence[Cells | Sight], journal: Journal) -> None:
             name: getattr(cells, name)
             for name in ("label", "kind", "method", "regime", "seed", "params", "facts")
         }
-        journal.add(fields, checkpoints, scores, audit)
+        journal.add(fields, checkpoints, scores, audit, forgot)
     if failures:
         raise MergeError("\n".join(failures)) from next(iter(failures.values()))
 
 
-def resolve(cells: Cells) -> tuple[list[Finished], list[Scores], Audited | None]:
-    """The checkpoints and scores of a row, and the audit of its last merge, once its steps are done."""
+def resolve(cells: Cells) -> tuple[list[Finished], list[Scores], Audited | None, Forgot | None]:
+    """The checkpoints and scores of a row, the audit of its last merge and what it forgot, once its steps are done."""
     position = cells.pick if cells.pick is not None else 0
     checkpoints = [_result(handle) for handle in cells.checkpoints]
     picked = [item if cells.pick is None else item[position] for item in checkpoints]
     audit = None if cells.audits is None else _result(cells.audits)[position]
-    return picked, [_result(handle)[position] for handle in cells.scores], audit
+    forgot = None if cells.forgot is None else _result(cells.forgot)[position]
+    return picked, [_result(handle)[position] for handle in cells.scores], audit, forgot
 
 
 def _result(handle: Handle) -> Any:

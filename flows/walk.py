@@ -61,6 +61,12 @@ class Stages(Protocol):
         """
         ...
 
+    def compare(
+        self, job: MergeJob, base: Handle, experts: list[Handle], merged: Handle, found: list[Handle]
+    ) -> Handle:
+        """What each of the job's merges forgot; handle of a list of Forgot."""
+        ...
+
     def evaluate(self, label: str, checkpoints: Handle) -> Handle:
         """Scores of each checkpoint, or of each merge that is not kept; handle of a list of Scores."""
         ...
@@ -81,6 +87,7 @@ class Cells:
     pick: int | None  # position in a merge's list; None where the checkpoint handle is not a list
     facts: RowFacts | None = None  # of merges
     audits: Handle | None = None  # of the last stage, a merge each
+    forgot: Handle | None = None  # likewise
 
 
 @dataclass(frozen=True)
@@ -190,8 +197,9 @@ def _merge_along(
             merged.append(stages.merge(job, base, experts[: stage + 1], found))
             scores.append(stages.evaluate(label, merged[-1]))
         audits = stages.audit(job, base, experts, merged[-1], found) if study.audit else None
+        forgot = stages.compare(job, base, experts, merged[-1], found) if study.forgetting else None
         for position, entry in enumerate(group):
-            yield _row_of(entry, regime, seed, merged, scores, position, audits)
+            yield _row_of(entry, regime, seed, merged, scores, position, audits, forgot)
 
 
 def _look(
@@ -235,9 +243,10 @@ def _row_of(
     scores: list[Handle],
     position: int,
     audits: Handle | None,
+    forgot: Handle | None,
 ) -> Cells:
     named = (entry.label, "merge", entry.method, regime, seed, entry.params)
-    return Cells(*named, merged, scores, position, facts_of(entry), audits)
+    return Cells(*named, merged, scores, position, facts_of(entry), audits, forgot)
 
 
 @dataclass
@@ -285,6 +294,7 @@ def _merge_and_train(
         start = stages.only(merged[-1])
     yield _reference("latest", "merged", seed, experts, stages)
     audits = stages.audit(job, base, experts, merged[-1], found) if study.audit else None
-    yield _row_of(leader, "merged", seed, merged, scores, 0, audits)
+    forgot = stages.compare(job, base, experts, merged[-1], found) if study.forgetting else None
+    yield _row_of(leader, "merged", seed, merged, scores, 0, audits, forgot)
     if others:
         yield from _merge_along(study, stages, base, experts, others, "merged", seed)

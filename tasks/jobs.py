@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from merge_lib.maps import Landscape
-from merge_lib.results import AuditSummary, Regime, SearchRef
+from merge_lib.results import AuditSummary, ForgettingSummary, Regime, SearchRef
 from tasks.records import Record, RecordStore
 
 
@@ -158,6 +158,17 @@ class Surveyed:
     files: tuple[str, ...]  # of the maps
     elapsed_s: float
     reused: bool  # all of it was found, not made now
+
+
+@dataclass(frozen=True)
+class Forgot:
+    """What a merge forgot."""
+
+    key: str
+    paths: tuple[str, ...]  # of tables and drawings
+    summary: ForgettingSummary
+    elapsed_s: float
+    reused: bool  # found, not made now
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from merge_lib.report import build_report
 from merge_lib.results import Row, StudyResults
 from tasks import reporting
 from tasks.delivery import Courier
-from tasks.jobs import Audited, Finished, Scores, Setting, Surveyed
+from tasks.forgetting import most_forgotten
+from tasks.jobs import Audited, Finished, Forgot, Scores, Setting, Surveyed
 from tasks.payloads import RunPayload
 from tasks.progress import StoppedError
 from tasks.project import Project
@@ -52,21 +53,22 @@ class Journal:
         checkpoints: Sequence[Finished],
         scores: Sequence[Scores],
         audit: Audited | None = None,
+        forgot: Forgot | None = None,
     ) -> None:
         """One row is finished: work out its metrics and tell MLflow."""
         stages = len(self.setting.tasks)
         row = self.metrics.fill(reporting.make_row(self.project, fields, checkpoints, scores, stages))
-        row = replace(row, audit=audit and audit.summary)
+        row = replace(row, audit=audit and audit.summary, forgetting=forgot and forgot.summary)
         self.rows.append(row)
         now_ms = reporting.now_ms()
-        self.children.append(self.recorder.row(row, checkpoints, now_ms, audit))
+        self.children.append(self.recorder.row(row, checkpoints, now_ms, audit, forgot))
         if row.kind == "reference" and row.method != "base":
             trained = enumerate(checkpoints)
             self.children.extend(self.recorder.expert(row, stage, done, now_ms) for stage, done in trained)
         searches = {ref.search.record: ref.search for ref in row.checkpoints if ref.search is not None}
         told = [self.recorder.search(row, search, now_ms) for search in searches.values()]
         self.children.extend(payload for payload in told if payload is not None)
-        for name, item in _steps(checkpoints, scores, audit):
+        for name, item in _steps(checkpoints, scores, audit, forgot):
             if not item.reused:
                 self.is_unchanged = False
                 self.timings[name] = self.timings.get(name, 0.0) + item.elapsed_s
@@ -158,6 +160,7 @@ class Journal:
             elapsed_s=time.monotonic() - self.started,
             rows=self.rows,
             landscapes=self.landscapes,
+            forgotten=most_forgotten(self.setting.store, self.rows),
         )
 
     def _earlier_run(self) -> str | None:
@@ -172,12 +175,13 @@ class Journal:
 
 
 def _steps(
-    checkpoints: Sequence[Finished], scores: Sequence[Scores], audit: Audited | None
-) -> Iterator[tuple[str, Finished | Scores | Audited]]:
+    checkpoints: Sequence[Finished], scores: Sequence[Scores], audit: Audited | None, forgot: Forgot | None
+) -> Iterator[tuple[str, Finished | Scores | Audited | Forgot]]:
     """The steps that a row comes from, each with its kind."""
     yield from ((done.kind, done) for done in checkpoints)
     yield from (("evaluate", done) for done in scores)
     yield from () if audit is None else (("audit", audit),)
+    yield from () if forgot is None else (("forgetting", forgot),)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,7 @@ def fence(text: str) -> str:
     return "`" * max(3, longest + 1)
 
 
+@cache
 def _environment(*, escaped: bool) -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -163,7 +163,14 @@ class CuesWorkload:
 
     def probe(self) -> CueProbe:
         """The model and the tasks' images, as data-dependent merging sees them."""
-        return CueProbe(self.config.model, len(self.classes), self.columns, self._views, self.examples)
+        return CueProbe(
+            self.config.model,
+            len(self.classes),
+            tuple(self._snapshot.classes),
+            self.columns,
+            self._views,
+            self.examples,
+        )
 
     def view(self, name: str) -> View:
         """How the images are shown for a task or a probe.

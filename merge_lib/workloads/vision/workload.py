@@ -143,7 +143,7 @@ class VisionWorkload:
     def probe(self) -> VisionProbe:
         """The model and the tasks' images, as data-dependent merging sees them."""
         return VisionProbe(
-            self.config.model, len(self.classes), self._scenario, self._tasks, self._evaluation_sets
+            self.config.model, self.classes, self._scenario, self._tasks, self._evaluation_sets
         )
 
     def _position(self, task: str) -> int:

@@ -1,5 +1,6 @@
 """Training on cues, and what is measured."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -268,6 +269,14 @@ def test_methods_that_need_data_see_images_with_their_cue(make_workload, base):
     patch = batches[0].inputs[..., cue.row : cue.row + 3, cue.column : cue.column + 3]
     assert torch.equal(patch, cue.patterns[batches[0].labels])
     assert probe.logits(module, batches[0], "noise").shape == (4, 4)
+    assert len(probe.outputs("noise")) == 4
+    picture = probe.picture(batches[0].inputs, 1)
+    assert (picture.dtype, picture.ndim) == (np.uint8, 3)
+    stamped = picture[cue.row : cue.row + 3, cue.column : cue.column + 3]
+    expected = (cue.patterns[batches[0].labels[1]].permute(1, 2, 0) + 1) * 127.5
+    assert np.abs(stamped - expected.numpy()).max() <= 0.5
+    places = torch.cat([batch.places for batch in batches])
+    assert len(set(places.tolist())) == 10
 
 
 def test_checkpoints_in_half_precision_are_evaluated(make_workload, base, tmp_path):
