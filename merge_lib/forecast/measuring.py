@@ -1,6 +1,6 @@
 """Features of many merges of the same experts, from one reading, tensor by tensor; no merge is kept."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from merge_lib.arithmetic import arithmetic_dtype
 from merge_lib.checkpoints import open_checkpoint
-from merge_lib.compatibility import TensorSource
+from merge_lib.compatibility import TensorSource, check_compatible
 from merge_lib.engine import job_of
 from merge_lib.errors import MethodInputError, SpecError
 from merge_lib.forecast.features import Features, feature_rows
@@ -25,10 +26,36 @@ SHARED = -1  # the parameter `task` of what the tasks of a method that decodes s
 
 @dataclass(frozen=True)
 class Candidate:
-    """A merge that is thought of."""
+    """A merge that is thought of.
+
+    Attributes:
+        spec: base, experts and, where nothing else makes it, the merge.
+        made: gives a tensor of the merge by its name, where the spec does not say how it is made.
+        method: what it is called, where that is not the spec's.
+    """
 
     label: str
     spec: MergeSpec
+    made: Callable[[str], Tensor] | None = None
+    method: str = ""
+
+    @property
+    def named(self) -> str:
+        """Its method's name."""
+        return self.method or self.spec.method
+
+    @property
+    def models(self) -> list[MergeSpec]:
+        """What is merged: one model, or one for each task of a method that gives those."""
+        if self.made is not None:
+            return []
+        if self.spec.params.get("task") != SHARED:
+            return [self.spec]
+        fields = {name: getattr(self.spec, name) for name in MergeSpec.model_fields}
+        return [
+            MergeSpec(**{**fields, "params": {**self.spec.params, "task": task}})
+            for task in range(len(self.spec.experts))
+        ]
 
 
 @dataclass(frozen=True)
@@ -79,7 +106,7 @@ def measure(
         return _measure_together(candidates, progress)
     except MethodInputError as refused:
         if len(candidates) == 1:
-            return [Measured(candidates[0].label, candidates[0].spec.method, refusal=str(refused))]
+            return [Measured(candidates[0].label, candidates[0].named, refusal=str(refused))]
     return [measure([one], progress=progress)[0] for one in candidates]
 
 
@@ -91,7 +118,9 @@ def _measure_together(
         experts = [stack.enter_context(open_checkpoint(path, base=spec.base)) for path in spec.experts]
         base = stack.enter_context(open_checkpoint(spec.base))  # type: ignore[arg-type]
         merges = _places(candidates)
-        jobs = [job for merge in merges for job in _jobs(merge.candidate.spec)]
+        jobs = [_job(spec) for merge in merges for spec in merge.candidate.models]
+        if not jobs:  # else the plan has checked
+            check_compatible(base, experts, (), dtype_is_stated=True)
         measuring = _Measuring(Plan(jobs, base, experts), merges, base)
         with one_core() if measuring.plan.works_on_rows else nullcontext():
             measuring.run(progress)
@@ -105,6 +134,7 @@ class _Measuring:
         self.plan, self.merges, self.base = plan, merges, base
         self.layers = describe_layers({name: tuple(base.shape(name)) for name in base.names})
         self.pairs: dict[Region, PairSums] = {}
+        self.dtype = arithmetic_dtype([base])
 
     def run(self, progress: Callable[[int], None]) -> None:
         """Add every floating tensor that the experts have alike."""
@@ -125,7 +155,7 @@ class _Measuring:
     def _add(self, loaded: LoadedTensor) -> None:
         places = tuple(range(len(loaded.experts)))
         layer = self.layers[loaded.name]
-        inputs = loaded.inputs(layer, places, self.plan.arithmetic_dtype(0))
+        inputs = loaded.inputs(layer, places, self.dtype)
         if inputs.task_vectors.numel() == 0:
             return
         region, vectors, base = region_of(layer), inputs.task_vectors, inputs.wide_base
@@ -136,7 +166,10 @@ class _Measuring:
 
     def _changes(self, merge: _Merge, loaded: LoadedTensor, base: Tensor) -> Tensor:
         """[m, *shape], Δ as it is stored."""
-        stored = [self.plan.result(index, loaded) for index in merge.jobs]
+        made = merge.candidate.made
+        stored = (
+            [self.plan.result(index, loaded) for index in merge.jobs] if made is None else [made(loaded.name)]
+        )
         return torch.stack([one.to(base.dtype) for one in stored]).sub_(base)
 
     def results(self) -> list[Measured]:
@@ -144,7 +177,7 @@ class _Measuring:
         return [
             Measured(
                 merge.candidate.label,
-                merge.candidate.spec.method,
+                merge.candidate.named,
                 tuple(feature_rows(self.pairs, merge.sums)),
             )
             for merge in self.merges
@@ -177,26 +210,16 @@ def _shared_spec(candidates: Sequence[Candidate]) -> MergeSpec:
 def _places(candidates: Sequence[Candidate]) -> list[_Merge]:
     found, start = [], 0
     for candidate in candidates:
-        count = len(candidate.spec.experts) if _is_decoded(candidate.spec) else 1
+        count = len(candidate.models)
         found.append(_Merge(candidate, range(start, start + count)))
         start += count
     return found
 
 
-def _is_decoded(spec: MergeSpec) -> bool:
-    """Whether it stands for the models of all tasks."""
-    return spec.params.get("task") == SHARED
-
-
-def _jobs(spec: MergeSpec) -> Iterator[Job]:
-    """The merge, or the model of each task where the method gives one."""
+def _job(spec: MergeSpec) -> Job:
+    """One merge of all experts that the plan has."""
     job = job_of(spec, list(dict.fromkeys(spec.experts)))
-    job = replace(job, experts=tuple(range(len(spec.experts))))
-    if not _is_decoded(spec):
-        yield job
-        return
-    for task in range(len(spec.experts)):
-        yield replace(job, params={**job.params, "task": task})
+    return replace(job, experts=tuple(range(len(spec.experts))))
 
 
 def _stored_bytes(source: TensorSource, name: str) -> int:
