@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from merge_lib.errors import DataError
 from merge_lib.forecast.features import Features
-from merge_lib.forecast.regions import REGIONS, Region, region_of
+from merge_lib.forecast.regions import REGIONS, Part, region_of
 from merge_lib.layers import describe_layers
 from merge_lib.ops.cores import one_core
 from merge_lib.probe import Batch, Probe, Split
@@ -66,7 +66,7 @@ class _Answers:
     """
 
     logits: Tensor
-    outputs: Mapping[Region, Tensor]
+    outputs: Mapping[Part, Tensor]
 
 
 class Examiner:
@@ -115,7 +115,7 @@ class Examiner:
     @torch.no_grad()
     def _answers(self, state: StateDict, task: int) -> _Answers:
         module = self.probe.module(state)
-        outputs: dict[Region, list[Tensor]] = {}
+        outputs: dict[Part, list[Tensor]] = {}
         handles = _listen(module, outputs)
         logits = [self.probe.logits(module, batch, self.tasks[task]) for batch in self.batches[task]]
         for handle in handles:
@@ -136,7 +136,7 @@ def _batches(probe: Probe, task: str, asked: Asked) -> list[Batch]:
     return found
 
 
-def _listen(module: nn.Module, outputs: dict[Region, list[Tensor]]) -> list:  # type: ignore[type-arg]
+def _listen(module: nn.Module, outputs: dict[Part, list[Tensor]]) -> list:  # type: ignore[type-arg]
     """Keep the outputs of all modules that hold a matrix or kernel of their own."""
     shapes = {name: tuple(value.shape) for name, value in module.named_parameters()}
     layers = describe_layers(shapes)
@@ -182,7 +182,7 @@ def _compare(expert: _Answers, base: _Answers, merge: _Answers) -> Features:
     return {name: float(values[name]) for name in INPUT_NAMES}
 
 
-def _movement(expert: _Answers, merge: _Answers, region: Region) -> Tensor:
+def _movement(expert: _Answers, merge: _Answers, region: Part) -> Tensor:
     """How far the outputs of a region moved; NaN where it has none."""
     if region not in expert.outputs:
         return torch.tensor(torch.nan)

@@ -1,6 +1,6 @@
 """How good a forecast is on studies that it has not seen, beside the forecasts that need no learning."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,10 @@ from merge_lib.errors import MetricInputError
 from merge_lib.forecast.table import Table
 
 Values = Float[np.ndarray, " rows"]
-Fit = Callable[[Table], "Fitted"]
 Fitted = Callable[[Table], tuple[Values, Values, Values]]  # a table to predictions and both ends of the interval
+Fit = Callable[[Table], Fitted]
+NUMBERS = ("rank_correlation", "within", "ranking", "error", "coverage", "width")
+_FEWEST = 4  # merges that are put in order
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,26 @@ class Scores:
 
     Attributes:
         rank_correlation: Spearman's, over all rows of all studies together; 0 where all predictions are equal.
-        within: the mean over studies of Spearman's correlation within the study; 0 for one that has none.
+        within: the mean over studies of Spearman's correlation over the rows of the study.
+        ranking: of merges of the same experts, by their loss, mean over tasks: Spearman's correlation, mean over
+            sets of experts and then over studies.
         error: mean absolute error, in points.
         coverage: share of rows whose loss lies in its interval.
         width: mean length of the intervals, in points.
-        by_study: for each study its rows, rank correlation, error and coverage.
+        by_study: for each study its rows, and the same.
     """
 
     rank_correlation: float
     within: float
+    ranking: float
     error: float
     coverage: float
     width: float
     by_study: dict[str, dict[str, float]]
+
+    def to_dict(self) -> dict[str, float]:
+        """The numbers of all studies together, rounded to four digits."""
+        return {name: round(getattr(self, name), 4) for name in NUMBERS}
 
 
 def rank_correlation(first: Values, second: Values) -> float:
@@ -46,8 +55,7 @@ def rank_correlation(first: Values, second: Values) -> float:
             f"A rank correlation needs two values or more of each; got {len(first)} and {len(second)}. "
             "Give both of the same rows."
         )
-    ranks = [ranked(np.asarray(values)) for values in (first, second)]
-    centred = [one - one.mean() for one in ranks]
+    centred = [one - one.mean() for one in (ranked(first), ranked(second))]
     lengths = np.prod([np.sqrt((one**2).sum()) for one in centred])
     return float((centred[0] * centred[1]).sum() / lengths) if lengths else 0.0
 
@@ -81,6 +89,7 @@ def score(table: Table, predicted: Values, low: Values, high: Values) -> Scores:
         str(study): {
             "rows": float(own.sum()),
             "rank correlation": rank_correlation(predicted[own], table.losses[own]),
+            "ranking": ranking(table.only(own), predicted[own]),
             "error": float(errors[own].mean()),
             "coverage": float(covered[own].mean()),
         }
@@ -89,12 +98,30 @@ def score(table: Table, predicted: Values, low: Values, high: Values) -> Scores:
     }
     return Scores(
         rank_correlation(predicted, table.losses),
-        float(np.mean([one["rank correlation"] for one in by_study.values()])),
+        _mean(one["rank correlation"] for one in by_study.values()),
+        _mean(one["ranking"] for one in by_study.values()),
         float(errors.mean()),
         float(covered.mean()),
         float((high - low).mean()),
         by_study,
     )
+
+
+def ranking(table: Table, predicted: Values) -> float:
+    """Whether merges of the same experts are put in the right order; NaN where no set of experts has four merges."""
+    found = []
+    for group in np.unique(table.groups):
+        own = table.groups == group
+        merges, places = np.unique(table.merges[own], return_inverse=True)
+        if len(merges) >= _FEWEST:
+            counts = np.bincount(places)
+            means = [np.bincount(places, one[own]) / counts for one in (predicted, table.losses)]
+            found.append(rank_correlation(*means))
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _mean(values: Iterator[float]) -> float:
+    return float(np.nanmean(list(values)))
 
 
 def always_the_mean(table: Table) -> Fitted:
@@ -125,9 +152,3 @@ BASELINES: dict[str, Fit] = {
     "cosine between experts only": line_through("cosine (model)"),
     "cosine of merge and expert only": line_through("merge cosine (model)"),
 }
-
-
-def as_row(scores: Scores) -> dict[str, float]:
-    """The numbers of all studies together."""
-    names: Sequence[str] = ("rank_correlation", "within", "error", "coverage", "width")
-    return {name: round(getattr(scores, name), 4) for name in names}

@@ -14,7 +14,7 @@ from merge_lib.compatibility import TensorSource, check_compatible
 from merge_lib.engine import job_of
 from merge_lib.errors import MethodInputError, SpecError
 from merge_lib.forecast.features import Features, feature_rows
-from merge_lib.forecast.regions import Region, region_of
+from merge_lib.forecast.regions import Part, parts_of
 from merge_lib.forecast.sums import MergeSums, PairSums, merge_sums, pair_sums
 from merge_lib.layers import describe_layers
 from merge_lib.ops.cores import one_core
@@ -79,7 +79,7 @@ class _Merge:
 
     candidate: Candidate
     jobs: range
-    sums: dict[Region, MergeSums] = field(default_factory=dict)
+    sums: dict[Part, MergeSums] = field(default_factory=dict)
 
 
 def measure(
@@ -110,9 +110,7 @@ def measure(
     return [measure([one], progress=progress)[0] for one in candidates]
 
 
-def _measure_together(
-    candidates: Sequence[Candidate], progress: Callable[[int], None]
-) -> list[Measured]:
+def _measure_together(candidates: Sequence[Candidate], progress: Callable[[int], None]) -> list[Measured]:
     spec = _shared_spec(candidates)
     with ExitStack() as stack:
         experts = [stack.enter_context(open_checkpoint(path, base=spec.base)) for path in spec.experts]
@@ -133,7 +131,7 @@ class _Measuring:
     def __init__(self, plan: Plan, merges: Sequence[_Merge], base: TensorSource) -> None:
         self.plan, self.merges, self.base = plan, merges, base
         self.layers = describe_layers({name: tuple(base.shape(name)) for name in base.names})
-        self.pairs: dict[Region, PairSums] = {}
+        self.pairs: dict[Part, PairSums] = {}
         self.dtype = arithmetic_dtype([base])
 
     def run(self, progress: Callable[[int], None]) -> None:
@@ -158,11 +156,11 @@ class _Measuring:
         inputs = loaded.inputs(layer, places, self.dtype)
         if inputs.task_vectors.numel() == 0:
             return
-        region, vectors, base = region_of(layer), inputs.task_vectors, inputs.wide_base
-        _add_to(self.pairs, region, pair_sums(vectors, base))  # type: ignore[arg-type]
+        parts, vectors, base = parts_of(layer), inputs.task_vectors, inputs.wide_base
+        _add_to(self.pairs, parts, pair_sums(vectors, base))  # type: ignore[arg-type]
         for merge in self.merges:
             changes = self._changes(merge, loaded, base)  # type: ignore[arg-type]
-            _add_to(merge.sums, region, merge_sums(vectors, changes))
+            _add_to(merge.sums, parts, merge_sums(vectors, changes, base))  # type: ignore[arg-type]
 
     def _changes(self, merge: _Merge, loaded: LoadedTensor, base: Tensor) -> Tensor:
         """[m, *shape], Δ as it is stored."""
@@ -184,8 +182,9 @@ class _Measuring:
         ]
 
 
-def _add_to(sums: dict, region: Region, found: PairSums | MergeSums) -> None:  # type: ignore[type-arg]
-    sums[region] = sums[region] + found if region in sums else found
+def _add_to(sums: dict, parts: Sequence[Part], found: PairSums | MergeSums) -> None:  # type: ignore[type-arg]
+    for part in parts:
+        sums[part] = sums[part] + found if part in sums else found
 
 
 def _shared_spec(candidates: Sequence[Candidate]) -> MergeSpec:
@@ -198,13 +197,18 @@ def _shared_spec(candidates: Sequence[Candidate]) -> MergeSpec:
             "A forecast looks at task vectors (expert − base), but no base is given. Give the `base`, even if the "
             "method does not need it."
         )
-    others = [one.label for one in candidates if (one.spec.base, one.spec.experts) != (first.base, first.experts)]
+    others = [one.label for one in candidates if _places_of(one.spec) != _places_of(first)]
     if others:
         raise SpecError(
             f"{', '.join(others)} have another base or other experts than '{candidates[0].label}'. A forecast compares "
             "merges of the same experts in the same order; ask for the others by themselves."
         )
     return first
+
+
+def _places_of(spec: MergeSpec) -> list[Path]:
+    """Base and experts, wherever they are named from."""
+    return [Path(path).resolve() for path in (spec.base, *spec.experts) if path is not None]
 
 
 def _places(candidates: Sequence[Candidate]) -> list[_Merge]:

@@ -47,6 +47,7 @@ class Trees:
 
     def predict(self, matrix: Matrix) -> Values:
         """The sum of a leaf of each tree."""
+        matrix = matrix.astype(np.float32)  # as the trees were grown
         rows, trees = np.arange(len(matrix))[:, None], np.arange(len(self.features))[None, :]
         places = np.zeros((len(matrix), len(self.features)), dtype=np.int64)
         while True:

@@ -49,6 +49,7 @@ class Table:
     Attributes:
         studies: [rows], the name of each row's study.
         merges: [rows], what tells one merge from another.
+        groups: [rows], what tells one set of experts from another.
         losses: [rows], points.
         columns: of each feature [rows]; NaN where the workload shows no inputs.
         digest: of all of it.
@@ -56,6 +57,7 @@ class Table:
 
     studies: np.ndarray
     merges: np.ndarray
+    groups: np.ndarray
     losses: np.ndarray
     columns: Mapping[str, np.ndarray] = field(repr=False)
     digest: str = ""
@@ -67,7 +69,8 @@ class Table:
     def only(self, kept: np.ndarray) -> "Table":
         """The rows of a mask."""
         columns = {name: values[kept] for name, values in self.columns.items()}
-        return Table(self.studies[kept], self.merges[kept], self.losses[kept], columns, self.digest)
+        rows = (one[kept] for one in (self.studies, self.merges, self.groups, self.losses))
+        return Table(*rows, columns, self.digest)
 
     @property
     def has_inputs(self) -> np.ndarray:
@@ -119,21 +122,19 @@ def read_lines(paths: Sequence[Path]) -> Table:
 def _from_arrow(found: pa.Table) -> Table:
     words = {name: np.array(found.column(name).to_pylist(), dtype=object) for name in TOLD}
     counts = {name: found.column(name).to_numpy() for name in COUNTS}
-    merges = np.array(
-        [
-            "|".join(map(str, parts))
-            for parts in zip(
-                words["study"], words["regime"], counts["seed"], counts["experts"], words["label"], strict=True
-            )
-        ],
-        dtype=object,
-    )
+    groups = _joined(words["study"], words["regime"], counts["seed"], counts["experts"])
+    merges = _joined(groups, words["label"])
     columns = {
         name: found.column(f"feature: {name}").to_numpy().astype(np.float64)
         for name in (*NAMES, *INPUT_NAMES)
     }
     losses = found.column("loss").to_numpy().astype(np.float64)
-    return Table(words["study"], merges, losses, columns, _digest(merges, losses, columns))
+    return Table(words["study"], merges, groups, losses, columns, _digest(merges, losses, columns))
+
+
+def _joined(*parts: np.ndarray) -> np.ndarray:
+    """[rows], the parts of each row as one word."""
+    return np.array(["|".join(map(str, row)) for row in zip(*parts, strict=True)], dtype=object)
 
 
 def _digest(merges: np.ndarray, losses: np.ndarray, columns: Mapping[str, np.ndarray]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from merge_lib.forecast.answers import INPUT_NAMES
 from merge_lib.forecast.features import NAMES
-from merge_lib.forecast.judging import BASELINES, Fitted, as_row, judge
+from merge_lib.forecast.judging import BASELINES, Fitted, judge
 from merge_lib.forecast.model import LEVEL, ForecastModel, Interval, Kind, Predictor, Trees, soften
 from merge_lib.forecast.table import Table
 
@@ -58,8 +58,8 @@ def _learn_kind(table: Table, kind: Kind, settings: Settings) -> Predictor:
     names = FEATURES[kind]
     fitted = fit(table, names, settings)
     judged = judge(table, lambda rows: as_fitted(fit(rows, names, settings)))
-    scores: dict[str, Mapping[str, float]] = {"model": as_row(judged)}
-    scores |= {name: as_row(judge(table, baseline)) for name, baseline in BASELINES.items()}
+    scores: dict[str, Mapping[str, float]] = {"model": judged.to_dict()}
+    scores |= {name: judge(table, baseline).to_dict() for name, baseline in BASELINES.items()}
     scores |= {f"study {name}": values for name, values in judged.by_study.items()}
     return Predictor(names, fitted.trees, fitted.interval, fitted.ranges, scores)
 
