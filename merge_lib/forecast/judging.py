@@ -89,9 +89,9 @@ def score(table: Table, predicted: Values, low: Values, high: Values) -> Scores:
         str(study): {
             "rows": float(own.sum()),
             "rank correlation": rank_correlation(predicted[own], table.losses[own]),
-            "ranking": ranking(table.only(own), predicted[own]),
             "error": float(errors[own].mean()),
             "coverage": float(covered[own].mean()),
+            **_known("ranking", ranking(table.only(own), predicted[own])),
         }
         for study in np.unique(table.studies)
         for own in (table.studies == study,)
@@ -99,7 +99,7 @@ def score(table: Table, predicted: Values, low: Values, high: Values) -> Scores:
     return Scores(
         rank_correlation(predicted, table.losses),
         _mean(one["rank correlation"] for one in by_study.values()),
-        _mean(one["ranking"] for one in by_study.values()),
+        _mean(one["ranking"] for one in by_study.values() if "ranking" in one),
         float(errors.mean()),
         float(covered.mean()),
         float((high - low).mean()),
@@ -107,8 +107,8 @@ def score(table: Table, predicted: Values, low: Values, high: Values) -> Scores:
     )
 
 
-def ranking(table: Table, predicted: Values) -> float:
-    """Whether merges of the same experts are put in the right order; NaN where no set of experts has four merges."""
+def ranking(table: Table, predicted: Values) -> float | None:
+    """Whether merges of the same experts are put in the right order; None where no set of experts has four merges."""
     found = []
     for group in np.unique(table.groups):
         own = table.groups == group
@@ -117,11 +117,17 @@ def ranking(table: Table, predicted: Values) -> float:
             counts = np.bincount(places)
             means = [np.bincount(places, one[own]) / counts for one in (predicted, table.losses)]
             found.append(rank_correlation(*means))
-    return float(np.mean(found)) if found else float("nan")
+    return float(np.mean(found)) if found else None
+
+
+def _known(name: str, value: float | None) -> dict[str, float]:
+    return {} if value is None else {name: value}
 
 
 def _mean(values: Iterator[float]) -> float:
-    return float(np.nanmean(list(values)))
+    """0 of none."""
+    known = list(values)
+    return sum(known) / len(known) if known else 0.0
 
 
 def always_the_mean(table: Table) -> Fitted:
@@ -135,7 +141,10 @@ def line_through(name: str) -> Fit:
     """A straight line through one feature, with the quantiles of its residuals for an interval."""
 
     def fit(table: Table) -> Fitted:
-        slope, offset = np.polyfit(table.columns[name], table.losses, 1)
+        values = table.columns[name] - table.columns[name].mean()
+        spread = float((values**2).mean())
+        slope = float((values * table.losses).mean()) / spread if spread > 0 else 0.0
+        offset = float(table.losses.mean() - slope * table.columns[name].mean())
         low, high = np.quantile(table.losses - slope * table.columns[name] - offset, (0.1, 0.9))
 
         def predict(rows: Table) -> tuple[Values, Values, Values]:

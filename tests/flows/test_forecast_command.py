@@ -131,6 +131,7 @@ def project(tiny_project, monkeypatch):
     return root
 
 
+@pytest.mark.slow
 def test_the_model_is_made_from_studies_and_then_asked_with_inputs(project):
     studies = sorted((project / "studies" / "forecast").glob("*.yaml"))
     result = asked(*studies, "--rebuild", "--model", "own.json")
