@@ -97,7 +97,7 @@ def _show(found: "Forecast", *, as_json: bool) -> None:
         return
     out.print(table_of(found))
     for note in notes(found):
-        out.print(note, markup=False, highlight=False)
+        out.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def _rebuild(studies: list[Path], model: Path | None) -> None:

@@ -97,26 +97,30 @@ def figures_of(model: ForecastModel) -> Iterator[str]:
     for kind, title in _TITLES.items():
         scores = model.of(kind).scores
         yield from ("", f"## {title}", "")
-        yield "| predictor | rank correlation | within a study | mean error, points | coverage of 80 % | width, points |"
-        yield "|---|---|---|---|---|---|"
+        yield "| predictor | rank correlation | within a study | order of merges | mean error, points | coverage of 80 % | width, points |"
+        yield "|---|---|---|---|---|---|---|"
         yield from (
-            _line(name, values, ("rank_correlation", "within", "error", "coverage", "width"))
+            _line(name, values, ("rank_correlation", "within", "ranking", "error", "coverage", "width"))
             for name, values in scores.items()
             if not name.startswith("study ")
         )
-        yield from ("", "| study left out | rows | rank correlation | mean error, points | coverage |", "|---|---|---|---|---|")
+        yield ""
+        yield "| study left out | rows | rank correlation | order of merges | mean error, points | coverage |"
+        yield "|---|---|---|---|---|---|"
         yield from (
-            _line(name.removeprefix("study "), values, ("rows", "rank correlation", "error", "coverage"))
+            _line(name.removeprefix("study "), values, ("rows", "rank correlation", "ranking", "error", "coverage"))
             for name, values in scores.items()
             if name.startswith("study ")
         )
 
 
 def _line(name: str, values: Mapping[str, Any], keys: Sequence[str]) -> str:
-    return f"| {name} | {' | '.join(_number(key, values[key]) for key in keys)} |"
+    return f"| {name} | {' | '.join(_number(key, values.get(key)) for key in keys)} |"
 
 
-def _number(key: str, value: float) -> str:
+def _number(key: str, value: float | None) -> str:
+    if value is None:
+        return "–"
     if key == "rows":
         return f"{value:.0f}"
     if key == "coverage":

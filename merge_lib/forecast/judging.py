@@ -161,3 +161,4 @@ BASELINES: dict[str, Fit] = {
     "cosine between experts only": line_through("cosine (model)"),
     "cosine of merge and expert only": line_through("merge cosine (model)"),
 }
+WITH_INPUTS: dict[str, Fit] = {"agreement of merge and expert only": line_through("agreement")}

@@ -24,6 +24,7 @@ SOFTNESS = 5.0  # points up to which a loss counts as it is
 Kind = Literal["weights", "inputs"]
 Matrix = Float[np.ndarray, "rows features"]
 Values = Float[np.ndarray, " rows"]
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -107,14 +108,14 @@ class Predictor:
 
     Attributes:
         names: its features, in the order of the columns.
-        ranges: of each feature the least and greatest value of the table.
+        ranges: of each feature the ranges of its values in the studies of the table, those that overlap as one.
         scores: on studies left out, and those of the baselines.
     """
 
     names: tuple[str, ...]
     trees: Trees
     interval: Interval
-    ranges: tuple[tuple[float, float], ...]
+    ranges: tuple[tuple[Range, ...], ...]
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def predict(self, rows: Sequence[Mapping[str, float]]) -> list[Prediction]:
@@ -143,13 +144,12 @@ class Predictor:
         return harden(predicted), harden(low), harden(high)
 
     def outside(self, row: Float[np.ndarray, " features"]) -> tuple[str, ...]:
-        """Names of the features that lie beyond the table's range by more than a twentieth of its length."""
-        found = []
-        for name, value, (low, high) in zip(self.names, row, self.ranges, strict=True):
-            slack = 0.05 * (high - low)
-            if not low - slack <= value <= high + slack:
-                found.append(name)
-        return tuple(found)
+        """Names of the features whose value no study of the table comes near, by a twentieth of its own range."""
+        return tuple(
+            name
+            for name, value, ranges in zip(self.names, row, self.ranges, strict=True)
+            if not any(_is_near(value, *ends) for ends in ranges)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -157,7 +157,7 @@ class Predictor:
             "features": list(self.names),
             "trees": self.trees.to_dict(),
             "interval": {name: list(getattr(self.interval, name)) for name in ("at", "low", "high")},
-            "ranges": [list(pair) for pair in self.ranges],
+            "ranges": [[list(ends) for ends in ranges] for ranges in self.ranges],
             "scores": {name: dict(values) for name, values in self.scores.items()},
         }
 
@@ -165,7 +165,7 @@ class Predictor:
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
         ends = {name: tuple(map(float, plain["interval"][name])) for name in ("at", "low", "high")}
-        ranges = tuple((float(low), float(high)) for low, high in plain["ranges"])
+        ranges = tuple(tuple((float(low), float(high)) for low, high in some) for some in plain["ranges"])
         trees = Trees.from_dict(plain["trees"])
         return cls(tuple(plain["features"]), trees, Interval(**ends), ranges, plain["scores"])
 
@@ -230,6 +230,11 @@ def soften(losses: Values) -> Values:
 def harden(values: Values) -> Values:
     """Its inverse, at most 100 points either way."""
     return np.clip(SOFTNESS * np.sinh(np.clip(values, -5, 5)), -100, 100)
+
+
+def _is_near(value: float, low: float, high: float) -> bool:
+    slack = 0.05 * (high - low)
+    return low - slack <= value <= high + slack
 
 
 def _plain(value: Any) -> Any:

@@ -1,14 +1,14 @@
 """Learning the forecast from its table: boosted trees, and intervals from studies left out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from merge_lib.forecast.answers import INPUT_NAMES
 from merge_lib.forecast.features import NAMES
-from merge_lib.forecast.judging import BASELINES, Fitted, judge
-from merge_lib.forecast.model import LEVEL, ForecastModel, Interval, Kind, Predictor, Trees, soften
+from merge_lib.forecast.judging import BASELINES, WITH_INPUTS, Fitted, judge
+from merge_lib.forecast.model import LEVEL, ForecastModel, Interval, Kind, Predictor, Range, Trees, soften
 from merge_lib.forecast.table import Table
 
 FEATURES: dict[Kind, tuple[str, ...]] = {"weights": NAMES, "inputs": (*NAMES, *INPUT_NAMES)}
@@ -59,7 +59,8 @@ def _learn_kind(table: Table, kind: Kind, settings: Settings) -> Predictor:
     fitted = fit(table, names, settings)
     judged = judge(table, lambda rows: as_fitted(fit(rows, names, settings)))
     scores: dict[str, Mapping[str, float]] = {"model": judged.to_dict()}
-    scores |= {name: judge(table, baseline).to_dict() for name, baseline in BASELINES.items()}
+    baselines = {**BASELINES, **(WITH_INPUTS if kind == "inputs" else {})}
+    scores |= {name: judge(table, baseline).to_dict() for name, baseline in baselines.items()}
     scores |= {f"study {name}": values for name, values in judged.by_study.items()}
     return Predictor(names, fitted.trees, fitted.interval, fitted.ranges, scores)
 
@@ -68,10 +69,31 @@ def fit(table: Table, names: Sequence[str], settings: Settings) -> Predictor:
     """A model without scores; its interval comes from studies left out in turn."""
     predicted, residuals = left_out(table, names, settings)
     matrix = table.matrix(names)
-    ranges = tuple((float(low), float(high)) for low, high in zip(matrix.min(0), matrix.max(0), strict=True))
     weights = study_weights(table)
     interval = make_interval(predicted, residuals, weights, studies=len(np.unique(table.studies)))
-    return Predictor(tuple(names), grow(matrix, soften(table.losses), weights, settings), interval, ranges)
+    return Predictor(tuple(names), grow(matrix, soften(table.losses), weights, settings), interval, find_ranges(table, names))
+
+
+def find_ranges(table: Table, names: Sequence[str]) -> tuple[tuple[Range, ...], ...]:
+    """Of each feature the ranges of its values in each study, those that overlap as one, rising."""
+    return tuple(
+        _united(
+            (float(own.min()), float(own.max()))
+            for study in np.unique(table.studies)
+            for own in (table.columns[name][table.studies == study],)
+        )
+        for name in names
+    )
+
+
+def _united(ranges: Iterable[Range]) -> tuple[Range, ...]:
+    found: list[Range] = []
+    for low, high in sorted(ranges):
+        if found and low <= found[-1][1]:
+            found[-1] = (found[-1][0], max(high, found[-1][1]))
+        else:
+            found.append((low, high))
+    return tuple(found)
 
 
 def as_fitted(predictor: Predictor) -> Fitted:

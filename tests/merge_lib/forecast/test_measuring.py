@@ -62,9 +62,10 @@ def test_the_merge_that_is_measured_is_the_one_that_would_be_made(models, tmp_pa
 
 
 def test_a_model_for_each_task_is_measured_by_its_own_task(models):
-    shared, each = measure([Candidate("a", spec(models)), Candidate("b", spec(models, "tall_masks"))])
+    shared, each = measure([Candidate("a", spec(models)), Candidate("b", spec(models, "emr"))])
     for one, other in zip(shared.rows, each.rows, strict=True):
-        assert other["distance (model)"] < one["distance (model)"]
+        assert other["opposed (model)"] == 0  # its masks keep the entries of the expert's own sign
+        assert one["opposed (model)"] > 0
 
 
 def test_excluded_tensors_count_as_left_in_the_base(models):

@@ -38,7 +38,7 @@ def stump() -> Predictor:
         np.array([[2, -1, -1]]),
         np.array([[0.0, -1.0, 2.0]]),
     )
-    return Predictor(("a", "b"), trees, Interval((0.0, 2.0), (-1.0, -2.0), (1.0, 1.0)), ((0, 1), (0, 10)))
+    return Predictor(("a", "b"), trees, Interval((0.0, 2.0), (-1.0, -2.0), (1.0, 1.0)), (((0.0, 1.0),), ((0.0, 1.0), (5.0, 10.0))))
 
 
 def test_a_tree_by_hand():
@@ -48,6 +48,8 @@ def test_a_tree_by_hand():
     assert (high.loss, high.low, high.high) == pytest.approx(hard[3:])
     assert low.outside == ()
     assert high.outside == ("b",)
+    between = stump().predict([{"a": 0.0, "b": b} for b in (1.04, 3.0, 4.8)])
+    assert [one.outside for one in between] == [(), ("b",), ()]
 
 
 def test_a_feature_that_is_missing():
@@ -132,7 +134,7 @@ def test_soft_and_hard():
     [
         ("{", "cannot be used"),
         ('{"version": 99}', "its version is 99, this package reads 1"),
-        ('{"version": 1, "weights": {}}', "cannot be used: 'features'"),
+        ('{"version": 1, "weights": {}}', "cannot be used: 'interval'"),
         ("[]", "cannot be used"),
     ],
 )
