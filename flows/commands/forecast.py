@@ -40,7 +40,9 @@ def forecast(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     tasks: Annotated[
         str | None, typer.Option(metavar="NAMES", help="The task of each expert, in order: a,b,c.")
     ] = None,
-    base: Annotated[Path | None, typer.Option(help="What the experts come from, if no recipe says so.")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="What the experts come from, if no recipe says so.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of mergekit's random methods.")] = None,
     is_rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Run the studies of studies/forecast and learn the model anew.")
@@ -77,15 +79,15 @@ def _predicted(
 
         keywords["probe"], named = open_probe(inputs, named, len(candidates[0].spec.experts))
     with amounts_shown("looking at the weights", _bytes_of(candidates[0])) as advance:
-        return predict(
-            candidates, tasks=named, model=ForecastModel.load(model), progress=advance, **keywords
-        )
+        return predict(candidates, tasks=named, model=ForecastModel.load(model), progress=advance, **keywords)
 
 
 def _bytes_of(candidate: "Candidate") -> int:
     """Of the checkpoints that are read, for the progress bar."""
     places = [path for path in (candidate.spec.base, *candidate.spec.experts) if path is not None]
-    files = [file for place in places for file in (place.glob("*.safetensors") if place.is_dir() else [place])]
+    files = [
+        file for place in places for file in (place.glob("*.safetensors") if place.is_dir() else [place])
+    ]
     return max(sum(file.stat().st_size for file in files if file.is_file()), 1)
 
 

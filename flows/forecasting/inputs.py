@@ -32,9 +32,7 @@ def open_probe(study: Path, tasks: Sequence[str], experts: int) -> tuple[Probe, 
             f"--tasks names {', '.join(tasks) or 'none'}. Name the task of each expert, in order, by --tasks."
         )
     project = Project.find(study.resolve().parent)
-    workload = workloads.create(
-        config.workload, tasks=config.tasks, data=project.root / config.workload.data
-    )
+    workload = workloads.create(config.workload, tasks=config.tasks, data=project.root / config.workload.data)
     if not isinstance(workload, Probing):
         raise SpecError(
             f"Workload '{config.workload.name}' shows no inputs: it has no `probe()`. Leave --inputs out, or add it."

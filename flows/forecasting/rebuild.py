@@ -96,8 +96,8 @@ def figures_of(model: ForecastModel) -> Iterator[str]:
     )
     for kind, title in _TITLES.items():
         scores = model.of(kind).scores
-        yield from ("", f"## {title}", "")
-        yield "| predictor | rank correlation | within a study | order of merges | mean error, points | coverage of 80 % | width, points |"
+        yield from ("", f"## {title}", "", "Error and width are in points of accuracy.", "")
+        yield "| predictor | rank correlation | within a study | order of merges | mean error | coverage of 80 % | width |"
         yield "|---|---|---|---|---|---|---|"
         yield from (
             _line(name, values, ("rank_correlation", "within", "ranking", "error", "coverage", "width"))
@@ -105,10 +105,14 @@ def figures_of(model: ForecastModel) -> Iterator[str]:
             if not name.startswith("study ")
         )
         yield ""
-        yield "| study left out | rows | rank correlation | order of merges | mean error, points | coverage |"
+        yield "| study left out | rows | rank correlation | order of merges | mean error | coverage |"
         yield "|---|---|---|---|---|---|"
         yield from (
-            _line(name.removeprefix("study "), values, ("rows", "rank correlation", "ranking", "error", "coverage"))
+            _line(
+                name.removeprefix("study "),
+                values,
+                ("rows", "rank correlation", "ranking", "error", "coverage"),
+            )
             for name, values in scores.items()
             if name.startswith("study ")
         )

@@ -11,7 +11,7 @@ No label is looked at. p are the softmax probabilities of the answers that the t
 | answer kept | mean probability that the merge gives to the expert's answer |
 | probability shift | mean of ½ Σ |p_merge − p_expert|, from 0 to 1 |
 | logit shift | ‖l_merge − l_expert‖ / ‖l_expert‖, logits less their mean over answers |
-| movement (region) | ‖o_merge − o_expert‖ / ‖o_expert‖ over all outputs o of the region's layers that hold weights, as ln(1 + x) |
+| movement (region) | ‖o_merge − o_expert‖ / ‖o_expert‖, all outputs o of the layers that hold matrices, as ln(1 + x) |
 """
 
 from collections.abc import Mapping, Sequence
@@ -89,7 +89,7 @@ class Examiner:
         tasks: Sequence[str],
         base: StateDict,
         experts: Sequence[StateDict],
-        asked: Asked = Asked(),  # noqa: B008 -- frozen
+        asked: Asked = Asked(),
     ) -> None:
         self.probe, self.tasks = probe, tuple(tasks)
         self.batches = [_batches(probe, task, asked) for task in tasks]
@@ -150,7 +150,7 @@ def _listen(module: nn.Module, outputs: dict[Part, list[Tensor]]) -> list:  # ty
     return handles
 
 
-def _keeper(kept: list[Tensor]):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _keeper(kept: list[Tensor]):  # type: ignore[no-untyped-def]
     def keep(_module: nn.Module, _inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
             kept.append(output.detach().reshape(-1).float())

@@ -1,10 +1,10 @@
 """What is known of a merge before it is evaluated: one row of features for each task, from weights alone.
 
 τ_t is expert t − base, Δ is merged − base as it is stored. Every feature is a quotient of sums over entries, so it
-has no unit, and a feature of several tensors is that of the tensors put end to end. Each feature is of the whole model;
-those that are marked are also of each third of the depth, of the output behind the blocks (`merge_lib.forecast.regions`),
-and of all vectors (scales and shifts). A part without tensors, or that no expert changed, takes the model's value, so that
-models of different depth have the same features.
+has no unit, and a feature of several tensors is that of the tensors put end to end. Each feature is of the whole
+model; those that are marked are also of each third of the depth, of the output behind the blocks
+(`merge_lib.forecast.regions`), and of all vectors (scales and shifts). A part without tensors, or that no expert
+changed, takes the model's value, so that models of different depth have the same features.
 
 Of the experts:
 
@@ -25,7 +25,7 @@ Of the experts:
 | row focus | ln of how many times fewer rows bear the energy than there are, matrices | yes |
 | along neurons | share of ‖τ_t‖² of matrices along the base's rows (NeuroMerging's parallel part) | |
 | neuron conflict | share of ‖τ_t‖² of matrices in orthogonal coordinates whose sign lost (NeuroMerging) | |
-| pair barrier | mean over s ≠ t of Σ τ_t² (τ_s − τ_t)² / (4 Σ τ_t⁴): the rise of the loss half-way to another expert where τ_t² stands for the Hessian's diagonal | |
+| pair barrier | mean over s ≠ t of Σ τ_t² (τ_s − τ_t)² / (4 Σ τ_t⁴): the barrier half-way to another expert | |
 
 Of the merge:
 
@@ -44,14 +44,16 @@ Of the merge:
 | later push | length of Δ along the specific parts of later experts, over ‖u_t‖ | yes |
 | earlier shift | length of Δ − τ_t along the earlier experts, over ‖u_t‖ | |
 | outside | length of Δ outside of what the experts span, over ‖u_t‖ | yes |
-| own kept | ⟨Δ τ_tᵀ, τ_t τ_tᵀ⟩ / ‖τ_t τ_tᵀ‖², matrices: kept of what τ_t does to inputs such as it was trained on | yes |
+| own kept | ⟨Δ τ_tᵀ, τ_t τ_tᵀ⟩ / ‖τ_t τ_tᵀ‖², matrices: kept of what τ_t does to inputs like its own | yes |
 | own kept lead | own kept less the greatest of the other tasks' | |
 | row kept | Σ_r ‖τ_t,r‖² ⟨Δ_r, τ_t,r⟩ / Σ_r ‖τ_t,r‖⁴, matrices: kept in the rows that τ_t changes most | yes |
-| disturbance | ‖(Δ − τ_t) τ_tᵀ‖² / ‖τ_t τ_tᵀ‖², matrices: CAT's conflict of a layer, with τ_t's rows for features | yes |
+| disturbance | ‖(Δ − τ_t) τ_tᵀ‖² / ‖τ_t τ_tᵀ‖², matrices: CAT's conflict with τ_t's rows for features | yes |
 | foreign push | ‖Δ τ_tᵀ‖² / ‖τ_t τ_tᵀ‖² − (own kept)²: the part of it that does not point along τ_t | |
-| barrier | Σ τ_t² (Δ − τ_t)² / Σ τ_t⁴: the rise of the loss from expert to merge, by the same Hessian | yes |
+| barrier | Σ τ_t² (Δ − τ_t)² / Σ τ_t⁴: the rise of the loss from expert to merge | yes |
 
-With one expert there is no other task: the features about others are 0, and leads are the task's own value.
+Barriers are those of a quadratic loss whose Hessian is diagonal, with τ_t² for it: linear mode connectivity as far as
+weights alone can tell. With one expert there is no other task: the features about others are 0, and leads are the
+task's own value.
 Quotients that may be far above 1 are told as ln(1 + x), or a few merges of large scale would rule.
 """
 

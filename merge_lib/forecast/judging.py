@@ -10,7 +10,9 @@ from merge_lib.errors import MetricInputError
 from merge_lib.forecast.table import Table
 
 Values = Float[np.ndarray, " rows"]
-Fitted = Callable[[Table], tuple[Values, Values, Values]]  # a table to predictions and both ends of the interval
+Fitted = Callable[
+    [Table], tuple[Values, Values, Values]
+]  # a table to predictions and both ends of the interval
 Fit = Callable[[Table], Fitted]
 NUMBERS = ("rank_correlation", "within", "ranking", "error", "coverage", "width")
 _FEWEST = 4  # merges that are put in order

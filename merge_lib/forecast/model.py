@@ -8,7 +8,6 @@ it was worth on studies left out of that table. Reading it imports numpy and not
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -205,21 +204,24 @@ class ForecastModel:
         """
         place = files("merge_lib.forecast").joinpath("model.json") if path is None else Path(path)
         try:
-            told = json.loads(place.read_text(encoding="utf-8"))
-            if told["version"] != VERSION:
-                raise ValueError(f"its version is {told['version']}, this package reads {VERSION}")
-            predictors = [Predictor.from_dict(told[kind]) for kind in ("weights", "inputs")]
-            return cls(*predictors, table=told["table"])
+            return cls.from_dict(json.loads(place.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise CheckpointCorruptError(
                 f"The forecast's model {place} cannot be used: {exc}. Install the package again, or make the model "
                 "anew with `mergeline forecast --rebuild`."
             ) from exc
 
-    @cached_property
-    def studies(self) -> tuple[str, ...]:
-        """What it was learned from."""
-        return tuple(self.table.get("studies", ()))
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Self:
+        """From what the file holds.
+
+        Raises:
+            ValueError: it is of another version.
+        """
+        if told["version"] != VERSION:
+            raise ValueError(f"its version is {told['version']}, this package reads {VERSION}")
+        predictors = [Predictor.from_dict(told[kind]) for kind in ("weights", "inputs")]
+        return cls(*predictors, table=told["table"])
 
 
 def soften(losses: Values) -> Values:

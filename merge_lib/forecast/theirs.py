@@ -82,4 +82,3 @@ def _check_places(recipe: Path, plan: MergePlan) -> None:
             f"{recipe} puts layers in other places: {len(moved)} tensors, such as '{moved[0]}', are made of others. "
             "Such a model has no task vectors, so nothing can be said of what it loses. Leave `slices` out."
         )
-

@@ -38,7 +38,7 @@ class Settings:
     seed: int = 0
 
 
-def learn(table: Table, settings: Settings = Settings()) -> ForecastModel:  # noqa: B008 -- frozen
+def learn(table: Table, settings: Settings = Settings()) -> ForecastModel:
     """Fit both models on the whole table, and judge each by leaving studies out."""
     found = {kind: _learn_kind(_rows_for(table, kind), kind, settings) for kind in FEATURES}
     told = {
@@ -71,7 +71,12 @@ def fit(table: Table, names: Sequence[str], settings: Settings) -> Predictor:
     matrix = table.matrix(names)
     weights = study_weights(table)
     interval = make_interval(predicted, residuals, weights, studies=len(np.unique(table.studies)))
-    return Predictor(tuple(names), grow(matrix, soften(table.losses), weights, settings), interval, find_ranges(table, names))
+    return Predictor(
+        tuple(names),
+        grow(matrix, soften(table.losses), weights, settings),
+        interval,
+        find_ranges(table, names),
+    )
 
 
 def find_ranges(table: Table, names: Sequence[str]) -> tuple[tuple[Range, ...], ...]:
@@ -174,7 +179,9 @@ def make_interval(
     for centre in np.unique(np.quantile(ordered, np.linspace(0.05, 0.95, _KNOTS))):
         nearest = np.argsort(np.abs(ordered - centre), kind="stable")[: max(len(ordered) // 3, 1)]
         at.append(float(centre))
-        ends = [weighted_quantile(rest[nearest], mass[nearest], q) for q in ((1 - level) / 2, (1 + level) / 2)]
+        ends = [
+            weighted_quantile(rest[nearest], mass[nearest], q) for q in ((1 - level) / 2, (1 + level) / 2)
+        ]
         low.append(min(ends[0], 0.0))
         high.append(max(ends[1], 0.0))
     return Interval(tuple(at), tuple(low), tuple(high))

@@ -161,7 +161,9 @@ def test_the_model_is_made_from_studies_and_then_asked_with_inputs(project):
     assert {one["label"] for one in told["methods"]} == {"merge", "task_arithmetic", "emr"}
 
     result = asked(*words[:-1], "--tasks", "digits-01")
-    with pytest.raises(SpecError, match="The recipe has 2 experts, but study .* Name the task of each expert"):
+    with pytest.raises(
+        SpecError, match=r"The recipe has 2 experts, but study .* Name the task of each expert"
+    ):
         raise result.exception
 
 

@@ -41,7 +41,9 @@ def test_the_expert_itself():
     assert tuple(row) == INPUT_NAMES
     assert row["agreement"] == 1
     assert row["base agreement"] == 0.5  # it always says the first
-    assert row["expert's confidence"] == row["merge's confidence"] == row["answer kept"] == pytest.approx(sure)
+    assert (
+        row["expert's confidence"] == row["merge's confidence"] == row["answer kept"] == pytest.approx(sure)
+    )
     for name in ("probability shift", "logit shift", "movement (output)", "movement (early)"):
         assert row[name] == 0
 

@@ -80,7 +80,15 @@ def test_the_expert_itself_loses_nothing(tensors):
     for row in map(of_model, rows):
         for name in ("kept", "own kept", "row kept", "specific kept", "merge cosine"):
             assert row[name] == pytest.approx(1), name
-        for name in ("distance", "disturbance", "barrier", "residual", "opposed", "perturbation", "later push"):
+        for name in (
+            "distance",
+            "disturbance",
+            "barrier",
+            "residual",
+            "opposed",
+            "perturbation",
+            "later push",
+        ):
             assert row[name] == pytest.approx(0, abs=1e-6), name
 
 
@@ -89,14 +97,19 @@ def test_the_distance_is_taken_apart_whole(tensors):
     merged = vectors[:2].sum(0, keepdim=True) + 0.05
     for place, row in enumerate(map(of_model, features(vectors, merged, base))):
         length = row["specific"] * float(vectors[place].norm())
-        parts = [row["specific kept"] - 1, *(math.expm1(row[n]) for n in ("later push", "earlier shift", "outside"))]
+        parts = [
+            row["specific kept"] - 1,
+            *(math.expm1(row[n]) for n in ("later push", "earlier shift", "outside")),
+        ]
         apart = math.sqrt(sum(part**2 for part in parts)) * length
         assert apart == pytest.approx(row["distance"] * float(base.norm()))
 
 
 def test_experts_in_sequence_carry_one_another(tensors):
     _, base = tensors
-    apart = torch.linalg.qr(torch.randn(30, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).Q
+    apart = torch.linalg.qr(
+        torch.randn(30, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ).Q
     along = apart.T.reshape(3, 6, 5).cumsum(0)
     rows = list(map(of_model, features(along, along.mean(0, keepdim=True), base)))
     assert [row["carried"] for row in rows] == pytest.approx([1, 1, 0])
@@ -120,7 +133,16 @@ def test_sums_of_tensors_are_those_of_the_tensors_put_end_to_end(tensors):
     merges = [merge_sums(vectors[:, half], merged[:, half], base[half]) for half in halves]
     split = feature_rows({"early": pairs[0], "output": pairs[1]}, {"early": merges[0], "output": merges[1]})
     whole = features(vectors, merged, base)
-    for name in ("length", "kept", "distance", "barrier", "cosine", "sign conflict", "later push", "along neurons"):
+    for name in (
+        "length",
+        "kept",
+        "distance",
+        "barrier",
+        "cosine",
+        "sign conflict",
+        "later push",
+        "along neurons",
+    ):
         key = f"{name} (model)"
         assert split[1][key] == pytest.approx(whole[1][key]), name
 

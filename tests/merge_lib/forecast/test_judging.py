@@ -77,5 +77,5 @@ def test_baselines(table):
 def test_a_table_that_cannot_be_read(tmp_path):
     path = tmp_path / "lines.parquet"
     path.write_bytes(b"none")
-    with pytest.raises(CheckpointCorruptError, match="The forecast's table in .* cannot be read"):
+    with pytest.raises(CheckpointCorruptError, match=r"The forecast.s table in .* cannot be read"):
         read_lines([path])

@@ -89,7 +89,7 @@ def test_a_method_that_refuses_leaves_the_others(models):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: [], "at least one merge"),
+        (lambda _folder: [], "at least one merge"),
         (lambda folder: [Candidate("a", spec(folder, base=None))], "but no base is given. Give the `base`"),
         (
             lambda folder: [
@@ -113,6 +113,11 @@ def test_names_of_tasks():
     ]
 
 
+def models_of(weight: float) -> str:
+    entries = (f"{{model: {name}.safetensors, parameters: {{weight: {weight}}}}}" for name in ("red", "blue"))
+    return "".join(f"  - {entry}\n" for entry in entries)
+
+
 def recipe(folder: Path, text: str) -> Path:
     path = folder / "theirs.yaml"
     path.write_text(text)
@@ -123,7 +128,7 @@ def test_a_recipe_of_mergekit_s_gives_the_same_features_as_ours(models):
     path = recipe(
         models,
         "merge_method: task_arithmetic\nbase_model: base.safetensors\ndtype: float32\n"
-        "models:\n" + "".join(f"  - {{model: {n}.safetensors, parameters: {{weight: 0.4}}}}\n" for n in ("red", "blue")),
+        "models:\n" + models_of(0.4),
     )
     ours = spec(models, "task_arithmetic", params={"scale": 0.4}, experts=spec(models).experts[:2])
     with opened_recipe(path) as theirs:
@@ -136,8 +141,7 @@ def test_a_recipe_of_mergekit_s_gives_the_same_features_as_ours(models):
 def test_a_recipe_without_a_base_is_told_one(models):
     path = recipe(
         models,
-        "merge_method: linear\ndtype: float32\n"
-        "models:\n" + "".join(f"  - {{model: {n}.safetensors, parameters: {{weight: 1}}}}\n" for n in ("red", "blue")),
+        "merge_method: linear\ndtype: float32\nmodels:\n" + models_of(1.0),
     )
     with pytest.raises(SpecError, match=r"theirs\.yaml names no base.*Give --base"), opened_recipe(path):
         pass

@@ -38,7 +38,8 @@ def stump() -> Predictor:
         np.array([[2, -1, -1]]),
         np.array([[0.0, -1.0, 2.0]]),
     )
-    return Predictor(("a", "b"), trees, Interval((0.0, 2.0), (-1.0, -2.0), (1.0, 1.0)), (((0.0, 1.0),), ((0.0, 1.0), (5.0, 10.0))))
+    interval = Interval((0.0, 2.0), (-1.0, -2.0), (1.0, 1.0))
+    return Predictor(("a", "b"), trees, interval, (((0.0, 1.0),), ((0.0, 1.0), (5.0, 10.0))))
 
 
 def test_a_tree_by_hand():
@@ -70,7 +71,9 @@ def test_it_agrees_with_scikit_learn_and_with_its_file(table, model, tmp_path):
     again = ForecastModel.load(tmp_path / "model.json")
     for kind in FEATURES:
         rows = table.only(table.has_inputs).matrix(FEATURES[kind])
-        for one, other in zip(model.of(kind).predict_matrix(rows), again.of(kind).predict_matrix(rows), strict=True):
+        for one, other in zip(
+            model.of(kind).predict_matrix(rows), again.of(kind).predict_matrix(rows), strict=True
+        ):
             assert one == pytest.approx(other, abs=1e-6)
     assert again.table == model.table
     assert again.weights.scores == model.weights.scores
@@ -112,7 +115,13 @@ def test_an_interval_widens_where_residuals_do():
 
 def test_weighted_quantiles():
     values, weights = np.array([3.0, 1.0, 2.0]), np.array([1.0, 1.0, 2.0])
-    assert [weighted_quantile(values, weights, share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)] == [1, 1, 2, 2, 3]
+    assert [weighted_quantile(values, weights, share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)] == [
+        1,
+        1,
+        2,
+        2,
+        3,
+    ]
 
 
 def test_studies_weigh_the_same(table):
@@ -158,7 +167,12 @@ def test_the_packages_own_model_was_judged_on_studies_left_out():
 def test_reading_it_imports_nothing_heavy():
     code = "from merge_lib.forecast.model import ForecastModel; ForecastModel.load(); import sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {name.partition(".")[0] for name in done.stdout.split()} & {"torch", "sklearn", "scipy", "pandas"}
+    assert not {name.partition(".")[0] for name in done.stdout.split()} & {
+        "torch",
+        "sklearn",
+        "scipy",
+        "pandas",
+    }
 
 
 def test_the_file_is_small_and_holds_no_code():
