@@ -12,13 +12,14 @@ from flows.forecasting.collecting import COUNTS, lines_of
 from merge_lib.errors import SpecError
 from merge_lib.forecast.model import ForecastModel, Kind
 from merge_lib.forecast.table import read_lines, to_arrow, write_lines
-from merge_lib.forecast.training import learn
+from merge_lib.forecast.training import SETTINGS, Settings, learn
 from tasks.caching import code_digest
 from tasks.project import Project
 
 FOLDER = "studies/forecast"
 FIGURES = "docs/forecast-figures.md"
 _CODE = ("merge_lib.forecast.measuring", "merge_lib.forecast.answers", "merge_lib.forecast.table")
+_SHARED = ("order of merges", "mean error", "coverage of 80 %")
 _TITLES: dict[Kind, str] = {"weights": "From weights alone", "inputs": "With unlabelled inputs"}
 
 
@@ -32,7 +33,12 @@ class Rebuilt:
 
 
 def rebuild(
-    project: Project, target: Path, *, say: Callable[[str], None], studies: Sequence[Path] = ()
+    project: Project,
+    target: Path,
+    *,
+    say: Callable[[str], None],
+    studies: Sequence[Path] = (),
+    settings: Mapping[Kind, Settings] = SETTINGS,
 ) -> Rebuilt:
     """Run what is left of the studies, then learn from all of them.
 
@@ -44,6 +50,7 @@ def rebuild(
         target: the model's file.
         say: told each study when it is done.
         studies: YAML files; none: all of `studies/forecast`.
+        settings: how the trees are grown.
 
     Raises:
         SpecError: there are less than three studies, or one is wrong.
@@ -58,7 +65,7 @@ def rebuild(
     tables = [_table_of(project, config, say) for config in configs]
     table = read_lines(tables)
     say(f"learning from {len(table.losses)} rows, and judging; minutes")
-    model = learn(table)
+    model = learn(table, settings)
     model.save(target)
     figures = project.root / FIGURES if (project.root / FIGURES).parent.is_dir() else None
     if figures is not None:
@@ -97,16 +104,14 @@ def figures_of(model: ForecastModel) -> Iterator[str]:
     for kind, title in _TITLES.items():
         scores = model.of(kind).scores
         yield from ("", f"## {title}", "", "Error and width are in points of accuracy.", "")
-        yield "| predictor | rank correlation | within a study | order of merges | mean error | coverage of 80 % | width |"
-        yield "|---|---|---|---|---|---|---|"
+        yield _heading("predictor", "rank correlation", "within a study", *_SHARED, "width")
         yield from (
             _line(name, values, ("rank_correlation", "within", "ranking", "error", "coverage", "width"))
             for name, values in scores.items()
             if not name.startswith("study ")
         )
         yield ""
-        yield "| study left out | rows | rank correlation | order of merges | mean error | coverage |"
-        yield "|---|---|---|---|---|---|"
+        yield _heading("study left out", "rows", "rank correlation", *_SHARED)
         yield from (
             _line(
                 name.removeprefix("study "),
@@ -116,6 +121,10 @@ def figures_of(model: ForecastModel) -> Iterator[str]:
             for name, values in scores.items()
             if name.startswith("study ")
         )
+
+
+def _heading(*names: str) -> str:
+    return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
 
 
 def _line(name: str, values: Mapping[str, Any], keys: Sequence[str]) -> str:

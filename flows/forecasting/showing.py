@@ -107,8 +107,8 @@ def _range(forecast: Forecast) -> Iterator[str]:
     more = f" and {len(forecast.outside) - 5} more" if len(forecast.outside) > 5 else ""
     marked = sum(bool(found.outside) for one in forecast.expectations for found in one.tasks.values())
     yield (
-        f"* {marked} of {forecast.rows} predictions are beyond what the model has seen (features outside of "
-        f"the table's range: {', '.join(first)}{more}): small vision transformers on digits, and toys. There neither the figures "
+        f"* {marked} of {forecast.rows} predictions are beyond what the model has seen, small vision transformers on "
+        f"digits and toys (features outside of the table's range: {', '.join(first)}{more}). There neither the figures "
         "nor the intervals can be relied on; the order may still say something."
     )
 
