@@ -42,9 +42,9 @@ class Settings:
 SETTINGS: dict[Kind, Settings] = {"weights": Settings(), "inputs": Settings(columns=0.3)}
 
 
-def learn(table: Table, settings: Settings = Settings()) -> ForecastModel:
+def learn(table: Table, settings: Mapping[Kind, Settings] = SETTINGS) -> ForecastModel:
     """Fit both models on the whole table, and judge each by leaving studies out."""
-    found = {kind: _learn_kind(_rows_for(table, kind), kind, settings) for kind in FEATURES}
+    found = {kind: _learn_kind(_rows_for(table, kind), kind, settings[kind]) for kind in FEATURES}
     told = {
         "digest": table.digest,
         "rows": len(table.losses),

@@ -20,7 +20,7 @@ from merge_lib.forecast.training import (
     weighted_quantile,
 )
 
-SMALL = Settings(trees=30, depth=2, rate=0.2, columns=0.5, rows=0.8)
+SMALL = Settings(trees=30, depth=2, rate=0.2, columns=0.5, rows=0.8, leaf=0.01)
 
 
 @pytest.fixture(scope="module")
