@@ -14,7 +14,7 @@ demo: $(VENV)/.ready   ## set up, then run the main job: five tasks of handwritt
 	$(BIN)/mergeline run studies/digits.yaml
 
 test: $(VENV)/.ready lint   ## everything that CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

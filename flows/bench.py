@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.config import StudyConfig, load_study
-from merge_lib import MergeSpec, merge_many, workloads
+from flows.config import MethodEntry, StudyConfig, load_study
+from merge_lib import MergeSpec, merge_many, registry, workloads
 from merge_lib.checkpoints import read_state_dict
 from merge_lib.errors import SpecError
+from tasks.facts import SHARED
 from tasks.project import Project
 from tasks.runs import list_runs, load_run
 
@@ -24,6 +25,7 @@ START_UP = """
 import sys
 from pathlib import Path
 from flows.environment import prepare
+from tasks.facts import SHARED
 from tasks.project import Project
 project = Project(Path.cwd())
 prepare(project)
@@ -67,11 +69,7 @@ class PipelineTimes:
 def measure(project: Project, study: Path, overrides: Sequence[str]) -> PipelineTimes:
     """Time the loop, the flow, the flow again, and the start-up alone, in scratch copies of the project."""
     config = load_study(study, overrides)
-    if "merged" in config.regimes:
-        raise SpecError(
-            "The bare loop knows sequential and parallel experts only, but `regimes` names merged. "
-            "Leave it out: --set 'regimes=[sequential, parallel]' --set merged_from=null."
-        )
+    check_for_loop(config)
     words = [str(study), *(word for override in overrides for word in ("--set", override))]
     serial = [*words, "--set", "resources.parallel=1"]
     with tempfile.TemporaryDirectory(prefix="mergeline-bench-") as folder:
@@ -88,6 +86,46 @@ def measure(project: Project, study: Path, overrides: Sequence[str]) -> Pipeline
         rerun_s = _timed(lambda: _python(fresh, "-m", "flows.cli", "run", *serial))
         parallel_s = _timed(lambda: _python(other, "-m", "flows.cli", "run", *words))
     return PipelineTimes(loop_s, start_up_s, flow_s, warm_start_up_s, rerun_s, parallel_s, run.timings)
+
+
+def check_for_loop(config: StudyConfig) -> None:
+    """Refuse what the bare loop would leave out, so that both do the same work.
+
+    Raises:
+        SpecError: the study asks for such things; all are told.
+    """
+    problems = []
+    if "merged" in config.regimes:
+        problems.append(
+            "`regimes` names merged, but the loop knows sequential and parallel experts only. Leave it out: "
+            "--set 'regimes=[sequential, parallel]' --set merged_from=null."
+        )
+    if config.base.checkpoint is not None:
+        problems.append(
+            f"`base.checkpoint` is {config.base.checkpoint}, but the loop pre-trains its base. Leave it out: "
+            "--set base.checkpoint=null."
+        )
+    for entry in config.methods:
+        if beside := _beside_a_merge(entry):
+            problems.append(
+                f"method '{entry.label}' needs {beside}, but the loop merges checkpoints alone. Take it out "
+                "of `methods`."
+            )
+    if problems:
+        raise SpecError("The bare loop cannot run this study:\n" + "\n".join(problems))
+
+
+def _beside_a_merge(entry: MethodEntry) -> str:
+    """What an entry asks for that is no plain merge of checkpoints, in words; empty if nothing."""
+    info = registry.get(entry.method)
+    asked = {
+        "`search`": entry.search is not None,
+        "`layer_scales`": entry.layer_scales is not None,
+        "`equalise`": entry.equalise is not None,
+        "data": info.data != "none",
+        "a model for each task": info.decodes and entry.params.get("task") == SHARED,
+    }
+    return ", ".join(name for name, is_asked in asked.items() if is_asked)
 
 
 def bare_loop(config: StudyConfig, data: Path, scratch: Path) -> None:

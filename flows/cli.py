@@ -25,6 +25,7 @@ _HOMES = {  # the module of each command, in the order of the help
     "verify": "inspect",
     "merge": "merge",
     "fold": "fold",
+    "observe": "observe",
     "forecast": "forecast",
     "methods": "methods",
     "convert": "convert",

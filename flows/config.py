@@ -1,6 +1,7 @@
 """A study, read from YAML and checked whole: every error at once, with its line and the nearest name."""
 
 from collections.abc import Sequence
+from itertools import combinations, product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -26,6 +27,8 @@ from merge_lib.search import Range, Search, check_search, search_model
 from merge_lib.workloads import WorkloadConfig
 from tasks.project import Project
 
+AXES = "axes"  # the key of a file that holds several studies: flows.axes
+Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
 
 
@@ -50,10 +53,12 @@ class MethodEntry(Frozen):
     method: str
     label: Name = ""
     search: Search | None = None  # coefficients to be found on the validation split
+    each: dict[str, Values] = Field(default_factory=dict)  # parameters of which every value makes a row
     params: dict[str, Any] = Field(default_factory=dict, validate_default=True)
     layer_scales: LayerScales | None = None  # factors on the merged task vector by depth
     equalise: Equalise | None = None  # "norms": task vectors are brought to their mean norm first
     calibration: CalibrationEntry | None = None  # what a method that observes data is shown
+    family: str = ""  # what rows that `each` made have in common: the label before it
 
     @model_validator(mode="before")
     @classmethod
@@ -95,17 +100,18 @@ class MethodEntry(Frozen):
         method = registry.get(info.data["method"])
         search = info.data.get("search")
         searched = search.params if search else {}
-        if twice := sorted(params.keys() & searched.keys()):
-            raise ValueError(
-                f"{', '.join(twice)} is searched, too; give a parameter here or in `search.params`, not in both"
-            )
+        each = info.data.get("each", {})
+        _check_given_once(params, searched, each)
         needed = {parameter.name for parameter in method.parameters if parameter.required} & searched.keys()
         start = {name: _start_of(searched[name]) for name in needed}
-        try:
-            whole = method.params_model.model_validate({**start, **params}).model_dump(mode="json")
-        except ValidationError as failure:
-            raise _nested(method.name, failure, method.params_model) from failure
-        return {name: value for name, value in whole.items() if name not in searched}
+        for point in _points(each):
+            try:
+                whole = method.params_model.model_validate({**start, **point, **params}).model_dump(
+                    mode="json"
+                )
+            except ValidationError as failure:
+                raise _nested(method.name, failure, method.params_model) from failure
+        return {name: value for name, value in whole.items() if name not in searched and name not in each}
 
     @model_validator(mode="after")
     def _fill_in(self) -> Self:
@@ -118,6 +124,19 @@ class MethodEntry(Frozen):
         self._check_scales()
         object.__setattr__(self, "label", self.label or self.method)
         return self
+
+    def rows(self) -> tuple[Self, ...]:
+        """The entry itself, or one for each point of `each`, named after its values."""
+        if not self.each:
+            return (self,)
+        settings = self.model_dump(exclude={"each", "params", "label", "family"}, exclude_none=True)
+        return tuple(
+            type(self).model_validate(
+                {**settings, "params": {**self.params, **point}, "label": _label_at(self.label, point)}
+                | {"family": self.family or self.label}
+            )
+            for point in _points(self.each)
+        )
 
     def _check_scales(self) -> None:
         """Refuse fixed and searched factors by depth that exclude each other."""
@@ -137,6 +156,23 @@ def _nested(name: str, failure: ValidationError, model: type[BaseModel]) -> Pyda
     )
 
 
+def _check_given_once(params: dict[str, Any], searched: dict[str, Any], each: dict[str, Any]) -> None:
+    """Refuse a parameter that is given in two places."""
+    places = {"params": params, "search.params": searched, "each": each}
+    for (one, names), (other, others) in combinations(places.items(), 2):
+        if twice := sorted(names.keys() & others.keys()):
+            raise ValueError(f"{', '.join(twice)} stands in both `{one}` and `{other}`; leave it out of one")
+
+
+def _points(each: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of the values; one empty point where there is nothing to combine."""
+    return [dict(zip(each, values, strict=True)) for values in product(*each.values())]
+
+
+def _label_at(label: str, point: dict[str, Any]) -> str:
+    return "-".join([label, *(f"{name}-{value}" for name, value in point.items())])
+
+
 def _start_of(span: Range | Sequence[Any]) -> Any:
     return span.low if isinstance(span, Range) else span[0]
 
@@ -146,6 +182,15 @@ class BaseEntry(Frozen):
 
     checkpoint: Path | None = None
     seed: int = Field(default=0, ge=0)
+    per_seed: bool = False  # each seed of the study pre-trains a base of its own, by `seed` + that seed
+
+    @model_validator(mode="after")
+    def _per_seed_is_pretrained(self) -> Self:
+        if self.per_seed and self.checkpoint is not None:
+            raise ValueError(
+                "`per_seed` pre-trains a base for each seed, but `checkpoint` names one for all; leave one out"
+            )
+        return self
 
 
 class Resources(Frozen):
@@ -172,6 +217,14 @@ class StudyConfig(Frozen):
     keep_merged: bool = True  # False: each merge is evaluated as it is made, and not written
     audit: bool = True  # say what each method's merge after the last task removed
     resources: Resources = Resources()
+    levels: dict[str, str] = Field(
+        default_factory=dict
+    )  # of its axes, if it is one cell of a study with `axes`
+
+    @property
+    def snapshots(self) -> tuple[str, ...]:
+        """All data that the study reads."""
+        return (*self.workload.pretraining_snapshots(), *self.workload.task_snapshots(self.tasks))
 
     @field_validator("tasks", "seeds", "regimes")
     @classmethod
@@ -208,6 +261,11 @@ class StudyConfig(Frozen):
 
     @field_validator("methods")
     @classmethod
+    def _rows_of_each(cls, entries: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
+        return tuple(row for entry in entries for row in entry.rows())
+
+    @field_validator("methods")
+    @classmethod
     def _labels_differ(cls, entries: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
         labels = [entry.label for entry in entries]
         repeated = sorted({label for label in labels if labels.count(label) > 1})
@@ -238,10 +296,24 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     document = YamlDocument.read(path)
     for override in overrides:
         document.override(override)
-    content = document.plain()
-    if isinstance(files := content.get("plugins"), list):
-        load_plugins(Project.find(path.resolve().parent).root, [str(file) for file in files])
+    if document.root.get(AXES) is not None:
+        raise SpecError(
+            f"{document.line((AXES,))}: the study has `{AXES}`, so it is several studies. Name a level of each axis "
+            "(`mergeline run` runs them all), or take the key out."
+        )
     try:
-        return StudyConfig.model_validate(content)
+        return validated(document)
     except ValidationError as failure:
         raise SpecError(explain(failure, document, StudyConfig)) from failure
+
+
+def validated(document: YamlDocument) -> StudyConfig:
+    """The study that a parsed file describes.
+
+    Raises:
+        ValidationError: anything in it is wrong.
+    """
+    content = {key: value for key, value in document.plain().items() if key != AXES}
+    if isinstance(files := content.get("plugins"), list):
+        load_plugins(Project.find(document.path.resolve().parent).root, [str(file) for file in files])
+    return StudyConfig.model_validate(content)

@@ -47,7 +47,7 @@ def plan_steps(project: Project, config: StudyConfig) -> tuple[list[PlannedStep]
     """Every step of the study, and whether the data is up to date; nothing is run."""
     from tasks.versioning import recorded_hashes
 
-    needed = (*config.workload.pretraining_snapshots(), *config.workload.task_snapshots(config.tasks))
+    needed = config.snapshots
     hashes = recorded_hashes(project) or {} if needed else {}
     is_known = all(name in hashes for name in needed)
     data = {name: hashes[name] for name in needed} if is_known else {}
@@ -61,7 +61,9 @@ def summarise_plan(steps: list[PlannedStep], estimates: Estimates) -> list[dict[
     """One line a kind of step: how many, how many are finished already, seconds and bytes to come."""
     counted = Counter(step.kind for step in steps)
     cached = Counter(step.kind for step in steps if step.is_cached)
-    stored = Counter(step.kind for step in steps if step.is_stored and not step.is_cached)
+    files = dict.fromkeys(GUESSES_S, 0)
+    for step in steps:
+        files[step.kind] += 0 if step.is_cached else step.files
     lines = []
     for kind in GUESSES_S:
         to_run = counted[kind] - cached[kind]
@@ -72,7 +74,7 @@ def summarise_plan(steps: list[PlannedStep], estimates: Estimates) -> list[dict[
                 "cached": cached[kind],
                 "to_run": to_run,
                 "estimated_s": round(to_run * estimates.seconds(kind), 1),
-                "estimated_bytes": round(stored[kind] * estimates.typical_bytes),
+                "estimated_bytes": round(files[kind] * estimates.typical_bytes),
             }
         )
     return lines

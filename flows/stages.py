@@ -1,11 +1,22 @@
 """Three ways to go through a study's steps: through Prefect, only looking, or handing the training to workers."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from flows.config import StudyConfig
 from flows.walk import Handle
-from tasks.jobs import Audited, Finished, Found, MergeJob, Scores, SearchJob, Setting, TrainingJob
+from merge_lib.search import Search
+from tasks.facts import is_folded
+from tasks.jobs import (
+    Audited,
+    Finished,
+    Found,
+    MergeEntry,
+    MergeJob,
+    Scores,
+    SearchJob,
+    Setting,
+    TrainingJob,
+)
 from tasks.project import Project
 
 
@@ -39,7 +50,7 @@ class PrefectStages:
             return train_on_worker.submit(self.setting, job, start, self.trainer)
         return train_expert.submit(self.setting, job, start)
 
-    def search(self, job: SearchJob, base: Handle, experts: list[Handle], trials: int) -> Handle:  # noqa: ARG002
+    def search(self, job: SearchJob, base: Handle, experts: list[Handle]) -> Handle:
         """Find coefficients on validation data."""
         from tasks.searching import search_coefficients
 
@@ -79,8 +90,7 @@ class PlannedStep:
     kind: str  # pretrain, train, trial, merge, evaluate, audit
     label: str
     is_cached: bool
-    elapsed_s: float | None  # what it took when it was done, if it is cached
-    is_stored: bool = True  # it leaves a checkpoint
+    files: int = 0  # of about a checkpoint's size that it is to write
 
 
 @dataclass
@@ -90,7 +100,6 @@ class PlanningStages:
     setting: Setting
     is_data_known: bool
     steps: list[PlannedStep] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
 
     def obtain_base(self, checkpoint: str | None, seed: int) -> Finished | None:
         """Look the base up."""
@@ -111,19 +120,17 @@ class PlanningStages:
         key = training_key(self.setting, job, start.digest)[0] if known else None
         return self._checkpoint("train", key, job.label)
 
-    def search(
-        self, job: SearchJob, base: Finished | None, experts: list[Finished | None], trials: int
-    ) -> Found | None:
-        """Look the search up; its trials are what it costs."""
-        from tasks.searching import recorded_search
+    def search(self, job: SearchJob, base: Finished | None, experts: list[Finished | None]) -> Found | None:
+        """Look the search up, and those of its trials that are finished; they are what it costs."""
+        from tasks.searching import finished_trials, recorded_search
 
-        digests = [expert.digest for expert in experts if expert is not None]
-        known = base is not None and len(digests) == len(experts) and self.is_data_known
-        found = recorded_search(self.setting, job, base, digests) if known else None
-        elapsed_s = found.told.elapsed_s / trials if found else None
+        found, done, trials = None, 0, Search.model_validate(job.entry.search).trials
+        known = _all_known(experts)
+        if base is not None and known is not None and self.is_data_known:
+            found = recorded_search(self.setting, job, base, [expert.digest for expert in known])
+            done = trials if found else finished_trials(self.setting, job, base, known)
         label = f"{job.entry.label} · {job.label}"
-        step = PlannedStep("trial", label, found is not None, elapsed_s, is_stored=False)
-        self.steps += [step] * trials
+        self.steps += [PlannedStep("trial", label, place < done) for place in range(trials)]
         return found
 
     def merge(
@@ -136,18 +143,15 @@ class PlanningStages:
         """Look every entry's merge up; one that was not kept is known, even if it is to be made again."""
         from tasks.merging import is_finished, is_stored, merging_key, recorded_merge
 
-        digests = [expert.digest for expert in experts if expert is not None]
-        is_whole = base is not None and len(digests) == len(experts)
         results = []
         for entry in job.settled(one for one in found if one is not None).entries:
-            known = is_whole and entry.search is None  # else its coefficients are still to be found
+            digests = _inputs_of(entry, base, experts)
             is_kept = is_stored(job, entry)
-            key = merging_key(self.setting, entry, job.seed, base.digest, digests)[0] if known else None
+            key = merging_key(self.setting, entry, job.seed, *digests)[0] if digests else None
             done = recorded_merge(self.setting, key) if key else None
             is_cached = is_finished(done, is_kept=is_kept)
-            elapsed_s = done.elapsed_s if done else None
-            label = f"{entry.label} · {job.label}"
-            self.steps.append(PlannedStep("merge", label, is_cached, elapsed_s, is_kept))
+            files = is_kept + is_folded(entry)  # the merge, and the state that the next one starts from
+            self.steps.append(PlannedStep("merge", f"{entry.label} · {job.label}", is_cached, files))
             results.append(done)
         return results
 
@@ -166,35 +170,42 @@ class PlanningStages:
         """Look every entry's audit up."""
         from tasks.auditing import auditing_key, recorded_audit
 
-        digests = [expert.digest for expert in experts if expert is not None]
-        is_whole = base is not None and len(digests) == len(experts)
         for entry in job.settled(one for one in found if one is not None).entries:
-            known = is_whole and entry.search is None
-            key = auditing_key(self.setting, entry, job.seed, base.digest, digests)[0] if known else None
-            done = recorded_audit(self.setting, key) if key else None
-            elapsed_s = done.elapsed_s if done else None
-            label = f"{entry.label} · {job.label}"
-            self.steps.append(PlannedStep("audit", label, done is not None, elapsed_s, is_stored=False))
+            digests = _inputs_of(entry, base, experts)
+            key = auditing_key(self.setting, entry, job.seed, *digests)[0] if digests else None
+            is_cached = key is not None and recorded_audit(self.setting, key) is not None
+            self.steps.append(PlannedStep("audit", f"{entry.label} · {job.label}", is_cached))
         return [None] * len(job.entries)
 
     def evaluate(self, label: str, checkpoints: list[Finished | None]) -> list[Scores | None]:
         """Look the scores up."""
-        from tasks.evaluation import evaluation_key
+        from tasks.evaluation import find_scores
 
         for checkpoint in checkpoints:
             known = checkpoint is not None and self.is_data_known
-            key = evaluation_key(self.setting, checkpoint.digest)[0] if known else None
-            record = self.setting.store.find("evaluate", key) if key else None
-            elapsed_s = record.values["elapsed_s"] if record else None
-            self.steps.append(PlannedStep("evaluate", label, record is not None, elapsed_s, is_stored=False))
+            is_cached = known and find_scores(self.setting, checkpoint.digest) is not None
+            self.steps.append(PlannedStep("evaluate", label, is_cached))
         return [None] * len(checkpoints)
 
     def _checkpoint(self, kind: str, key: str | None, label: str) -> Finished | None:
-        record: Any = self.setting.store.find(kind, key) if key else None
-        self.steps.append(
-            PlannedStep(kind, label, record is not None, record.values["elapsed_s"] if record else None)
-        )
+        record = self.setting.store.find(kind, key) if key else None
+        self.steps.append(PlannedStep(kind, label, record is not None, files=1))
         if record is None:
             return None
-        self.sizes.append(record.values["size_bytes"])
         return Finished.from_record(record, self.setting.store.folder(kind, record.key), reused=True)
+
+
+def _all_known(experts: list[Finished | None]) -> list[Finished] | None:
+    """The experts, unless one of them is still to be trained."""
+    known = [expert for expert in experts if expert is not None]
+    return known if len(known) == len(experts) else None
+
+
+def _inputs_of(
+    entry: MergeEntry, base: Finished | None, experts: list[Finished | None]
+) -> tuple[str, list[str]] | None:
+    """Digests of the base and of the experts; None if one is not known, or the entry's coefficients are not."""
+    known = _all_known(experts)
+    if base is None or known is None or entry.search is not None:
+        return None
+    return base.digest, [expert.digest for expert in known]

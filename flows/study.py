@@ -58,14 +58,17 @@ def study_flow(
 def open_run(project: Project, study: str, overrides: Sequence[str]) -> Run:
     """Check the study and make the folder of its run."""
     config = load_study(Path(study), overrides)
-    words = [f"--set '{override}'" for override in overrides]
-    command = " ".join(["mergeline run", study, *words])
-    return start_run(project, config.study, config.model_dump(mode="json"), command)
+    return start_run(project, config.study, config.model_dump(mode="json"), command_of(study, overrides))
+
+
+def command_of(study: str, overrides: Sequence[str]) -> str:
+    """What was typed."""
+    return " ".join(["mergeline run", study, *(f"--set '{override}'" for override in overrides)])
 
 
 def prepare_data(project: Project, config: StudyConfig) -> Setting:
     """Data up to date and pushed; what all steps of the run share."""
-    needed = (*config.workload.pretraining_snapshots(), *config.workload.task_snapshots(config.tasks))
+    needed = config.snapshots
     if not needed:
         return setting_of(project, config, {})
     version = version_data(str(project.root), needed)

@@ -20,7 +20,7 @@ METRICS = {
 }
 BEST = "★"
 SIGNS = {"best": BEST, "tie": "≈"}
-METHOD_WIDTH = 24  # a longer name is broken, as those of references may be
+METHOD_WIDTH = 28  # a longer name is broken, as those of references may be
 GAP = 2  # between two columns
 
 

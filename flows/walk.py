@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from flows.config import MethodEntry, StudyConfig
 from merge_lib.results import Regime, RowFacts
+from merge_lib.search import Search
+from tasks.facts import facts_of
 from tasks.jobs import MergeEntry, MergeJob, SearchJob, TrainingJob
 
 Handle = Any  # a result, or something that stands for one that is still to come
@@ -25,7 +27,7 @@ class Stages(Protocol):
         """A fine-tuned checkpoint; handle of a Finished."""
         ...
 
-    def search(self, job: SearchJob, base: Handle, experts: list[Handle], trials: int) -> Handle:
+    def search(self, job: SearchJob, base: Handle, experts: list[Handle]) -> Handle:
         """The coefficients of one entry; handle of a Found."""
         ...
 
@@ -70,11 +72,13 @@ class Cells:
 
 def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
     """Set everything going, in order, and name the rows as soon as their handles exist."""
-    checkpoint = str(study.base.checkpoint) if study.base.checkpoint else None
-    base = stages.obtain_base(checkpoint, study.base.seed)
-    scores = stages.evaluate("base", [base])
-    yield Cells("base", "reference", "base", None, None, {}, [base], [scores], None)
+    if not study.base.per_seed:
+        base, cells = _obtain_base(study, stages, None)
+        yield cells
     for seed in study.seeds:
+        if study.base.per_seed:
+            base, cells = _obtain_base(study, stages, seed)
+            yield cells
         experts = {
             regime: _train_experts(study, stages, base, regime, seed)
             for regime in study.regimes
@@ -87,14 +91,23 @@ def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
         if "joint" in study.references:
             joint = _train_jointly(study, stages, base, seed)
             yield _reference("joint", None, seed, joint, stages)
-        entries = tuple(_entry_of(entry) for entry in study.methods)
+        entries = tuple(entry_of(entry) for entry in study.methods)
         for regime, trained in experts.items():
             yield from _merge_along(study, stages, base, trained, entries, regime, seed)
         if "merged" in study.regimes:
             yield from _merge_and_train(study, stages, base, entries, seed)
 
 
-def _entry_of(entry: MethodEntry) -> MergeEntry:
+def _obtain_base(study: StudyConfig, stages: Stages, seed: int | None) -> tuple[Handle, Cells]:
+    """The base of one seed, or of all, and its row."""
+    checkpoint = str(study.base.checkpoint) if study.base.checkpoint else None
+    base = stages.obtain_base(checkpoint, study.base.seed + (seed or 0))
+    scores = stages.evaluate("base" if seed is None else f"base · seed {seed}", [base])
+    return base, Cells("base", "reference", "base", None, seed, {}, [base], [scores], None)
+
+
+def entry_of(entry: MethodEntry) -> MergeEntry:
+    """What travels of an entry of the study."""
     scales = entry.layer_scales and entry.layer_scales.model_dump(mode="json")
     asked = entry.calibration.model_dump(mode="json", exclude_none=True) if entry.calibration else {}
     search = entry.search and entry.search.model_dump(mode="json", exclude_none=True)
@@ -144,7 +157,7 @@ def _merge_along(
     seed: int,
 ) -> Iterator[Cells]:
     """Every method after every task of the sequence, on the experts seen so far."""
-    searches = Searches(study, stages, base, experts, regime, seed)
+    searches = Searches(stages, base, experts, len(study.tasks), regime, seed)
     for group in _together(entries):
         merged, scores, found = [], [], []
         for stage in range(len(study.tasks)):
@@ -173,8 +186,6 @@ def _row_of(
     position: int,
     audits: Handle | None,
 ) -> Cells:
-    from tasks.facts import facts_of  # imports Prefect, which must find its server started
-
     named = (entry.label, "merge", entry.method, regime, seed, entry.params)
     return Cells(*named, merged, scores, position, facts_of(entry), audits)
 
@@ -183,10 +194,10 @@ def _row_of(
 class Searches:
     """The searches along one sequence, each begun when it is first needed; `experts` may grow meanwhile."""
 
-    study: StudyConfig
     stages: Stages
     base: Handle
     experts: list[Handle]
+    size: int  # how many there are in the end
     regime: Regime
     seed: int
     begun: dict[tuple[str, int], Handle] = field(default_factory=dict)
@@ -196,14 +207,10 @@ class Searches:
         return [self._find(entry, stage) for entry in entries if entry.search is not None]
 
     def _find(self, entry: MergeEntry, stage: int) -> Handle:
-        search = next(known.search for known in self.study.methods if known.label == entry.label)
-        assert search is not None
-        size = len(self.study.tasks)
-        count = search.experts_at(stage, size)
+        count = Search.model_validate(entry.search).experts_at(stage, self.size)
         if (entry.label, count) not in self.begun:
-            job = SearchJob(entry, self.seed, f"{self.regime} {count}/{size} · seed {self.seed}")
-            handle = self.stages.search(job, self.base, self.experts[:count], search.trials)
-            self.begun[entry.label, count] = handle
+            job = SearchJob(entry, self.seed, f"{self.regime} {count}/{self.size} · seed {self.seed}")
+            self.begun[entry.label, count] = self.stages.search(job, self.base, self.experts[:count])
         return self.begun[entry.label, count]
 
 
@@ -215,7 +222,7 @@ def _merge_and_train(
     others = tuple(entry for entry in entries if entry.label != study.merged_from)
     experts: list[Handle] = []
     merged, scores = [], []
-    searches = Searches(study, stages, base, experts, "merged", seed)
+    searches = Searches(stages, base, experts, len(study.tasks), "merged", seed)
     start = base
     for stage, task in enumerate(study.tasks):
         label = f"merged {stage + 1}/{len(study.tasks)} · seed {seed}"

@@ -1,6 +1,6 @@
 """Validation errors of a YAML file in the words of its reader: file, line, what was got, what is allowed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -58,30 +58,34 @@ class YamlDocument:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise SpecError(f"--set got '{assignment}'; expected key=value, such as seeds=[0,1]")
-        parts = key.split(".")
         try:
             value = YAML(typ="rt").load(text)  # so that a later override finds its parts
         except YAMLError as broken:
             raise SpecError(f"--set {key}: '{text}' is not a YAML value. {broken}") from broken
+        self.assign(key, value, f"--set {assignment}")
+
+    def assign(self, key: str, value: Any, said: str) -> None:
+        """Put a value at a dotted key; errors there are told as of what `said` it."""
+        parts = key.split(".")
         node: Any = self.root
         location: list[str | int] = []
         for part in parts[:-1]:
-            step = _step(node, part, assignment)
+            step = _step(node, part, said)
             location.append(step)
             if isinstance(node, CommentedMap) and (step not in node or node[step] is None):
                 node[step] = CommentedMap()
             if isinstance(node, CommentedSeq) and isinstance(node[step], str):
                 node[step] = CommentedMap(method=node[step])
             node = node[step]
-        last = _step(node, parts[-1], assignment)
+        last = _step(node, parts[-1], said)
         node[last] = value
-        self.overridden[(*location, last)] = assignment
+        self.overridden[(*location, last)] = said
 
     def line(self, location: Location) -> str:
         """`file:line` of the innermost part of the location that the file has."""
         for depth in range(len(location), 0, -1):
-            if (assignment := self.overridden.get(tuple(location[:depth]))) is not None:
-                return f"--set {assignment}"
+            if (said := self.overridden.get(tuple(location[:depth]))) is not None:
+                return said
         node: Any = self.root
         line = 0
         for part in location:
@@ -95,7 +99,7 @@ class YamlDocument:
         return f"{self.path}:{line + 1}"
 
 
-def _step(node: Any, part: str, assignment: str) -> str | int:
+def _step(node: Any, part: str, said: str) -> str | int:
     if isinstance(node, CommentedMap):
         return part
     if isinstance(node, CommentedSeq):
@@ -106,12 +110,8 @@ def _step(node: Any, part: str, assignment: str) -> str | int:
             return int(part)
         if part in names:
             return names.index(part)
-        raise SpecError(
-            f"--set {assignment}: the list has no entry '{part}'; it has {', '.join(map(str, names))}"
-        )
-    raise SpecError(
-        f"--set {assignment}: '{part}' lies inside a single value; only mappings and lists have parts"
-    )
+        raise SpecError(f"{said}: the list has no entry '{part}'; it has {', '.join(map(str, names))}")
+    raise SpecError(f"{said}: '{part}' lies inside a single value; only mappings and lists have parts")
 
 
 def _plain(node: Any) -> Any:
@@ -124,12 +124,22 @@ def _plain(node: Any) -> Any:
 
 def explain(failure: ValidationError, document: YamlDocument, model: type[BaseModel]) -> str:
     """All errors of a validation, one line each, in the order of the file's keys."""
+    return told(error_lines(failure, document, model), document.path)
+
+
+def error_lines(failure: ValidationError, document: YamlDocument, model: type[BaseModel]) -> list[str]:
+    """For each error its place and a sentence."""
     lines = []
     for location, error, known in _flat(failure, model):
         inside = _inside(document, location)
-        lines.append(f"  {document.line(inside)}: {_dotted(inside)}{_sentence(error, known)}")
+        lines.append(f"{document.line(inside)}: {_dotted(inside)}{_sentence(error, known)}")
+    return lines
+
+
+def told(lines: Sequence[str], path: Path) -> str:
+    """The lines under their count."""
     count = f"{len(lines)} error" + ("s" if len(lines) > 1 else "")
-    return f"{count} in {document.path}; nothing was run.\n" + "\n".join(lines)
+    return f"{count} in {path}; nothing was run.\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def _flat(failure: ValidationError, model: type[BaseModel]) -> Iterator[tuple[Location, Any, list[str]]]:

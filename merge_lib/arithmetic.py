@@ -79,7 +79,9 @@ class Inputs:
     @cached_property
     def task_vectors(self) -> Tensor:
         """[n, *shape], expert − base; of one length over the model, where that is asked for."""
-        vectors = self.stacked - self.wide_base
+        vectors = torch.empty(self.count, *self.shape, dtype=self.dtype)
+        for row, expert in zip(vectors, self.experts, strict=True):
+            torch.sub(expert.to(self.dtype), self.wide_base, out=row)
         return vectors if self.lengths is None else self.lengths.equalised(vectors)
 
 
@@ -159,10 +161,6 @@ class Merge:
 
     def _merged(self, inputs: Inputs, statistics: Any) -> Tensor:
         """What the method's function gives: merged weights, or a merged task vector."""
-        if (lengths := inputs.lengths) is not None:
-            trail = self.trail.of(inputs.layer.name)
-            trail.note("norm of the whole task vector", lambda: torch.tensor(lengths.norms))
-            trail.note("factor that equalises norms", lambda: torch.tensor(lengths.factors))
         if self.method.kind == "batch":
             return self._batch(inputs, statistics)
         shared = self.method.implementation.shared

@@ -79,7 +79,7 @@ def _row(info: registry.MethodInfo) -> str:
 
 
 def _sources() -> Iterator[Path]:
-    for name in ("parameters.py", "registry.py", "types.py"):
+    for name in ("looks.py", "parameters.py", "registry.py", "signatures.py", "types.py", "working_set.py"):
         yield _PACKAGE / name
     for folder in _FOLDERS:
         yield from sorted((_PACKAGE / folder).glob("*.py"))

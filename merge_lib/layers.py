@@ -27,7 +27,8 @@ class Layer:
             multiply and add; "other" for the rest.
         block: which of the repeated blocks around it, counted from the input; None outside of them.
         blocks: how many blocks there are in its stack; 0 outside.
-        parts: how many matrices are packed along the first axis, as in a fused query, key and value.
+        parts: how many matrices are packed along an axis, as in a fused query, key and value.
+        parts_axis: along which; 1 for a matrix that is stored [in, out], as those of GPT-2 are.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Layer:
     block: int | None = None
     blocks: int = 0
     parts: int = 1
+    parts_axis: int = 0
 
     @property
     def depth(self) -> float | None:
@@ -67,13 +69,13 @@ def describe_layers(shapes: Mapping[str, Shape]) -> dict[str, Layer]:
         stack, block = _place(name)
         if block is not None:
             stacks[stack] = max(stacks.get(stack, 0), block + 1)
-    return {name: _describe(name, shape, stacks) for name, shape in shapes.items()}
+    return {name: _describe(name, shapes, stacks) for name in shapes}
 
 
-def _describe(name: str, shape: Shape, stacks: Mapping[str, int]) -> Layer:
+def _describe(name: str, shapes: Mapping[str, Shape], stacks: Mapping[str, int]) -> Layer:
     stack, block = _place(name)
-    role = _role(name, shape)
-    return Layer(name, shape, role, block, stacks.get(stack, 0), _parts(name, shape, role))
+    role = _role(name, shapes[name])
+    return Layer(name, shapes[name], role, block, stacks.get(stack, 0), *_packed(name, shapes, role))
 
 
 def _place(name: str) -> tuple[str, int | None]:
@@ -97,10 +99,28 @@ def _role(name: str, shape: Shape) -> Role:
     return "scale" if len(shape) == 1 and own in _SCALES else "other"
 
 
-def _parts(name: str, shape: Shape, role: Role) -> int:
-    """3 for a packed query, key and value, 2 for key and value; 1 where the shape does not bear it."""
-    found = _PACKED.search(name) if role in ("linear", "shift") else None
-    if found is None:
-        return 1
+def _packed(name: str, shapes: Mapping[str, Shape], role: Role) -> tuple[int, int]:
+    """How many matrices are packed in a tensor, and along which axis; 1 where its shape does not bear it."""
+    shape = shapes[name]
+    found = _PACKED.search(name)
+    if found is None or role not in ("linear", "shift") or 0 in shape:
+        return 1, 0
+    if role == "linear":
+        return _packed_matrices(found.group(2), shape)
+    matrix = shapes.get(name.removesuffix("bias") + "weight", ())
+    if len(matrix) == 2:
+        return _packed_matrices(found.group(2), matrix)[0], 0
     parts = 2 if found.group(2) == "kv" else 3
-    return parts if shape[0] % parts == 0 and shape[0] > 1 else 1
+    return (parts if shape[0] % parts == 0 else 1), 0
+
+
+def _packed_matrices(word: str, shape: Shape) -> tuple[int, int]:
+    """Key and value in two halves; query, key and value only where all are square, as a query may be the wider one."""
+    first, second = shape
+    if word == "kv":
+        return (1 if first % 2 else 2), 0
+    if word == "c_attn" and second == 2 * first:  # key and value of GPT-2's cross-attention
+        return 2, 1
+    if first == 3 * second:
+        return 3, 0
+    return (3, 1) if second == 3 * first else (1, 0)

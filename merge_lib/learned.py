@@ -92,5 +92,5 @@ def check_learned(method: MethodInfo, learned: Learned) -> None:
         what = {"observed": f"observations of kind {method.observation}", "fitted": "fitted values"}
         raise MethodInputError(
             f"Method '{method.name}' needs data ({method.data}), but no {what[missing[0]]} were given. "
-            "Collect it with merge_lib.calibration, or run the method in a study, which does."
+            "Collect it (`mergeline observe`, merge_lib.fitting), or run the method in a study, which does."
         )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from merge_lib.errors import DataError
 from merge_lib.types import StateDict
 
 if TYPE_CHECKING:
@@ -43,3 +44,19 @@ class Probe(Protocol):
     def logits(self, model: "Model", batch: Batch, task: str) -> "Tensor":
         """[b, c], one column for each answer that the task allows; differentiable in the model's parameters."""
         ...
+
+
+def drawn(probe: Probe, task: str, *, split: Split, count: int, seed: int, size: int) -> list[Batch]:
+    """`Probe.batches`, all at once and none of them empty.
+
+    Raises:
+        DataError: the task has no examples in that split.
+    """
+    batches = probe.batches(task, split=split, count=count, seed=seed, size=size)
+    found = [batch for batch in batches if len(batch.labels)]
+    if not found:
+        raise DataError(
+            f"Task '{task}' has no examples in its {split} split, but merging needs some. "
+            "Name another split, or leave out the methods that need data."
+        )
+    return found

@@ -18,7 +18,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel
 
 from merge_lib.errors import SpecError, UnknownMethodError, suggest
+from merge_lib.looks import Look
 from merge_lib.parameters import Parameter, build_model, check_params, describe_arguments, read_parameter
+from merge_lib.signatures import check_data, check_positional, check_scope, split_signature
 from merge_lib.types import Data
 from merge_lib.working_set import WorkingSet
 
@@ -28,8 +30,6 @@ WorksOn = Literal["entry", "row", "tensor"]
 Observation = Literal["features", "gram", "fisher"]
 
 _FILLED_IN = ("generator", "trail", "seed", "progress")  # keywords that the engine gives
-_BESIDE_TENSORS = {"base", "layer", "statistics", "observed", "fitted"}
-_BESIDE_STATE = {"state", "base", "layer", "shared"}
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,15 @@ class ModelStatistics:
     makes it for `count` experts; while it is not complete, every tensor is folded in by
     `fold(state, tensors, layer)` and the pass is ended by `close(state)`. A state that is complete from the
     beginning costs no pass. Where `join` is given, several threads fold: each begins from the state at the start of
-    the pass, and `join(state, other)` puts together what two of them have seen.
+    the pass, and `join(state, other)` puts together what two of them have seen. `looks` says beforehand how many
+    passes there will be.
     """
 
     begin: Callable[..., Any]
     fold: Callable[[Any, Any, Any], Any]
     close: Callable[[Any], Any]
     join: Callable[[Any, Any], Any] | None = None
+    looks: tuple[Look, ...] = (Look(),)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class MethodInfo:
     works_on: WorksOn  # the least that the function can be given of a tensor: any part, whole rows, all of it
     whole_where: dict[str, Any]  # values of parameters with which it needs all of a tensor nevertheless
     working_set: WorkingSet  # what it takes of memory beside its arguments
+    looks: tuple[Look, ...]  # what it asks the whole model before it merges
     data: Data  # what it needs beside weights
     observation: Observation | None  # what calibration must have collected
     module: str
@@ -115,6 +118,10 @@ class MethodInfo:
         """The least of a tensor that the function can be given with these parameters."""
         is_whole = any(params.get(name) == value for name, value in self.whole_where.items())
         return "tensor" if is_whole else self.works_on
+
+    def passes_before(self, params: Mapping[str, Any], bits: int) -> int:
+        """Passes over all tensors before the one that merges, in arithmetic of so many bits."""
+        return sum(look.passes(params, bits) for look in self.looks)
 
     @cached_property
     def params_model(self) -> type[BaseModel]:
@@ -141,13 +148,15 @@ class MethodInfo:
         """The inverse of `to_dict`."""
         parameters = tuple(Parameter.from_dict(parameter) for parameter in fields["parameters"])
         working_set = WorkingSet.from_dict(fields["working_set"])
-        return cls(**{**fields, "parameters": parameters, "working_set": working_set})
+        looks = tuple(Look.from_dict(look) for look in fields["looks"])
+        return cls(**{**fields, "parameters": parameters, "working_set": working_set, "looks": looks})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         plain = {key: value for key, value in vars(self).items() if key in self.__dataclass_fields__}
         parameters = [parameter.to_dict() for parameter in self.parameters]
-        return {**plain, "parameters": parameters, "working_set": self.working_set.to_dict()}
+        looks = [look.to_dict() for look in self.looks]
+        return {**plain, "parameters": parameters, "working_set": self.working_set.to_dict(), "looks": looks}
 
 
 declared: dict[str, MethodInfo] = {}
@@ -209,15 +218,15 @@ def merge_method(  # noqa: PLR0913 -- a declaration: each is one fact
     """
 
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
-        takes, keywords = _split_signature(function, name)
-        _check_positional(name, takes, continual=init is not None)
-        _check_scope(name, takes, scope=scope, whole=statistics if init is None else shared)
-        _check_data(name, takes, data=data, observation=observation, fit=fit)
+        takes, keywords = split_signature(function, name)
+        check_positional(name, takes, continual=init is not None)
+        check_scope(name, takes, scope=scope, whole=statistics if init is None else shared)
+        check_data(name, takes, data=data, observation=observation, fit=fit)
         texts = describe_arguments(function)
         filled_in = tuple(key for key in _FILLED_IN if key in keywords)
         for other in (shared and shared.read, fit):
             if other is not None:
-                keywords = {**_split_signature(other, name)[1], **keywords}
+                keywords = {**split_signature(other, name)[1], **keywords}
                 texts = {**describe_arguments(other), **texts}
         info = MethodInfo(
             name=name,
@@ -232,6 +241,7 @@ def merge_method(  # noqa: PLR0913 -- a declaration: each is one fact
             works_on=works_on,
             whole_where=dict(whole_where or {}),
             working_set=working_set,
+            looks=_looks(statistics, shared),
             data=data,
             observation=observation,
             module=function.__module__,
@@ -254,61 +264,11 @@ def merge_method(  # noqa: PLR0913 -- a declaration: each is one fact
     return declare
 
 
-def _split_signature(
-    function: Callable[..., Any], name: str
-) -> tuple[tuple[str, ...], dict[str, inspect.Parameter]]:
-    """Names of the positional arguments, and the keyword-only ones."""
-    parameters = inspect.signature(function).parameters
-    keywords = {key: p for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    if any(p.kind in variadic for p in parameters.values()):
-        raise SpecError(
-            f"Method '{name}' takes *args or **kwargs. Name every parameter: the signature is the schema."
-        )
-    return tuple(key for key in parameters if key not in keywords), keywords
-
-
-def _check_positional(name: str, takes: tuple[str, ...], *, continual: bool) -> None:
-    """Refuse a method whose positional arguments the engine could not fill in."""
-    tensors = {"expert", "task_vector"} if continual else {"experts", "task_vectors"}
-    others = _BESIDE_STATE if continual else _BESIDE_TENSORS
-    if len(tensors & set(takes)) != 1 or set(takes) - tensors - others:
-        raise SpecError(
-            f"Method '{name}' takes the positional arguments {', '.join(takes) or 'none'}. It must take one "
-            f"of {' or '.join(sorted(tensors))}, and beside it only {', '.join(sorted(others))}; "
-            "put parameters behind a `*`."
-        )
-
-
-def _check_scope(
-    name: str, takes: tuple[str, ...], *, scope: Scope, whole: ModelStatistics | SharedState | None
-) -> None:
-    """Refuse a method that says one thing of its scope and does another."""
-    if (whole is not None) != (scope == "model") or bool({"statistics", "shared"} & set(takes)) != (
-        whole is not None
-    ):
-        raise SpecError(
-            f"Method '{name}' has scope '{scope}'. A method with scope 'model', and no other, declares "
-            "`statistics=` and takes `statistics` as a positional argument; a continual one `shared`."
-        )
-
-
-def _check_data(
-    name: str,
-    takes: tuple[str, ...],
-    *,
-    data: Data,
-    observation: Observation | None,
-    fit: Callable[..., Any] | None,
-) -> None:
-    """Refuse a method that does not say which data it needs."""
-    declared_needs = {"observed": observation is not None, "fitted": fit is not None}
-    wrong = [word for word, given in declared_needs.items() if (word in takes) != given]
-    if wrong or (data != "none") != any(declared_needs.values()):
-        raise SpecError(
-            f"Method '{name}' needs the data '{data}'. A method that takes `observed` declares `observation=`, one "
-            "that takes `fitted` declares `fit=`; those, and no others, declare `data=`."
-        )
+def _looks(statistics: ModelStatistics | None, shared: SharedState | None) -> tuple[Look, ...]:
+    """What is asked of the whole model first; to fold in all experts takes one pass."""
+    if statistics is not None:
+        return statistics.looks
+    return () if shared is None else (Look(),)
 
 
 def _check_name_is_free(info: MethodInfo) -> None:

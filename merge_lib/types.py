@@ -13,12 +13,17 @@ StateDict = Mapping[TensorName, "Tensor"]
 
 Data = Literal["none", "unlabelled", "labelled", "test inputs"]  # what a merge needs beside weights
 
-Density = Annotated[float, Field(gt=0, le=1)]  # share of entries kept
+Share = Annotated[float, Field(gt=0, le=1)]
+Density = Share  # of entries kept
 Fraction = Annotated[float, Field(ge=0, le=1)]
+ProperFraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Scale = Annotated[float, Field(allow_inf_nan=False)]  # factor on a task vector
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 TaskIndex = Annotated[int, Field(ge=-1)]  # whose model a decoding method gives; −1: none's, the shared one
 Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]  # none is allowed
 CutOff = Annotated[float, Field(ge=1e-7, lt=1)]  # of singular values, relative to the largest
-Steps = Annotated[int, Field(ge=0)]  # of an optimiser
-LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Steps = Natural  # of an optimiser
+LearningRate = Positive

@@ -5,7 +5,6 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from merge_lib.errors import DataError
 from tasks import versioning
 from tasks.project import Project
 
@@ -17,13 +16,7 @@ def version_data(root: str, needed: tuple[str, ...]) -> versioning.DataVersion:
     Raises:
         DataError: a stage failed, or no stage makes a snapshot that the study needs.
     """
-    version = versioning.bring_up_to_date(Project(Path(root)))
-    if missing := [name for name in needed if name not in version.hashes]:
-        raise DataError(
-            f"The study needs the data snapshots {', '.join(missing)}, which no stage of dvc.yaml makes. "
-            f"It makes: {', '.join(sorted(version.hashes))}. Name one of these or add a task to params.yaml."
-        )
-    return version
+    return versioning.version_of(Project(Path(root)), needed)
 
 
 @task(task_run_name="push the data", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)

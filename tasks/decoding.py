@@ -7,21 +7,15 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from merge_lib import registry
 from tasks.evaluation import evaluate_each
-from tasks.jobs import MergeEntry, Setting
+from tasks.facts import SHARED
+from tasks.jobs import Setting
 
 if TYPE_CHECKING:
     from merge_lib.spec import MergeSpec
     from merge_lib.streaming.in_memory import MergedInMemory
 
 SCALE_BYTES = 4  # of each task
-SHARED = -1  # the parameter `task` of what all tasks share
-
-
-def is_decoded(entry: MergeEntry) -> bool:
-    """Whether an entry stands for all tasks' models, rather than for a stated one."""
-    return registry.get(entry.method).decodes and entry.params.get("task") == SHARED
 
 
 @dataclass(frozen=True)

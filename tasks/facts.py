@@ -1,13 +1,33 @@
-"""What a merge needs beside checkpoints, told of a study's entry."""
+"""What follows from a study's entry: how it is merged, which data that is shown, what its row needs."""
+
+from typing import Any
 
 from merge_lib import registry
 from merge_lib.results import RowFacts
 from merge_lib.types import Data
-from tasks.decoding import is_decoded
 from tasks.jobs import MergeEntry
-from tasks.learning import calibration_of
 
+SHARED = -1  # the parameter `task` of what the tasks of a method that decodes share
+EXAMPLES = {"features": 4, "gram": 256, "fisher": 64}  # of a task, where a study says nothing
 _BY_DEMAND: tuple[Data, ...] = ("none", "unlabelled", "labelled", "test inputs")
+
+
+def is_decoded(entry: MergeEntry) -> bool:
+    """Whether an entry stands for all tasks' models, rather than for a stated one."""
+    return registry.get(entry.method).decodes and entry.params.get("task") == SHARED
+
+
+def is_folded(entry: MergeEntry) -> bool:
+    """Whether its method takes experts one after another; what goes around a method needs all of them."""
+    is_alone = entry.layer_scales is None and entry.equalise is None
+    return registry.get(entry.method).kind == "continual" and is_alone
+
+
+def calibration_of(entry: MergeEntry) -> dict[str, Any]:
+    """What a study asks of an entry's observations, with the defaults of its method."""
+    kind = registry.get(entry.method).observation
+    given = {"split": "train", "rows": None, "expert_scale": 1.0, **entry.calibration}
+    return {"examples": EXAMPLES.get(kind or "", 0), **given}
 
 
 def facts_of(entry: MergeEntry) -> RowFacts:
@@ -20,7 +40,7 @@ def facts_of(entry: MergeEntry) -> RowFacts:
         needs_task=is_decoded(entry),
         is_tuned=entry.search is not None,
         looks_ahead=entry.search is not None and entry.search["when"] == "last",
-        folds=registry.get(entry.method).kind == "continual" and entry.layer_scales is None,
+        folds=is_folded(entry),
     )
 
 

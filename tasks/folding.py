@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from merge_lib import registry
 from tasks.caching import cache_key
+from tasks.facts import SHARED
 from tasks.jobs import Finished, MergeEntry, Setting
 
 if TYPE_CHECKING:
@@ -82,10 +83,15 @@ class Folding:
             self.step(out, {})
             out.unlink()
             state = self.setting.store.folder("fold", self._key(len(self.experts))[0]) / STATE
-            for task in (*range(len(self.experts)), -1):
+            for task in (*range(len(self.experts)), SHARED):
                 written = read_merge(state, Path(self.base.path or ""), out, task=task)
                 yield MergedInMemory(written.digest, take_tensors(out), perf_counter() - started)
                 started = perf_counter()
+
+    def state_bytes(self) -> int | None:
+        """Of the state after all experts; None if it was not made yet."""
+        record = self.setting.store.find("fold", self._key(len(self.experts))[0])
+        return None if record is None else record.values["state_bytes"]
 
     def _earlier(self) -> tuple[int, Path | None]:
         """How many experts the longest finished state holds, all but the last at most, and where it lies."""
@@ -119,12 +125,6 @@ class Folding:
             experts=tuple(paths[1:]),
             seed=self.seed,
         )
-
-
-def is_folded(entry: MergeEntry) -> bool:
-    """Whether its method takes experts one after another; what goes around a method needs all of them."""
-    is_alone = entry.layer_scales is None and entry.equalise is None
-    return registry.get(entry.method).kind == "continual" and is_alone
 
 
 def take_tensors(path: Path) -> "dict[str, Tensor]":

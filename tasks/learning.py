@@ -10,22 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_lib import registry, workloads
-from merge_lib.errors import SpecError
 from tasks.caching import cache_key
+from tasks.facts import calibration_of
 from tasks.jobs import Finished, MergeEntry, Setting
+from tasks.observing import data_of, observe, probe_of
 from tasks.progress import reporter
 from tasks.slots import sole_worker
-from tasks.training import open_workload
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from merge_lib.probe import Probe
     from merge_lib.spec import MergeSpec
 
 COLLECTING, FITTING = "merge_lib.calibration.collect", "merge_lib.fitting"
 FITTED = "fitted.safetensors"
-EXAMPLES = {"features": 4, "gram": 256, "fisher": 64}  # of a task, where a study says nothing
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Learning:
         inputs = {
             "base": self.base.digest,
             **{f"expert_{place}": expert.digest for place, expert in enumerate(self.experts)},
-            **_data(self.setting, self.tasks),
+            **data_of(self.setting, self.tasks),
         }
         params = {
             "method": info.name,
@@ -96,7 +94,7 @@ class Learning:
         """The observations of one expert on its task."""
         kind = registry.get(self.entry.method).observation
         asked = calibration_of(self.entry)
-        inputs = {"expert": expert.digest, **_data(self.setting, (task,))}
+        inputs = {"expert": expert.digest, **data_of(self.setting, (task,))}
         if asked["expert_scale"] != 1.0:
             inputs["base"] = self.base.digest
         params = {"kind": kind, **asked, **_asked(self.setting, (task,), self.seed)}
@@ -110,7 +108,7 @@ class Learning:
     def _collect(
         self, task: str, expert: Finished, key: str, inputs: dict[str, str], params: dict[str, Any]
     ) -> None:
-        from merge_lib.calibration.collect import Calibration, collect
+        from merge_lib.calibration.collect import Calibration
 
         asked = calibration_of(self.entry)
         calibration = Calibration(
@@ -121,16 +119,8 @@ class Learning:
             rows=asked["rows"],
         )
         with self.setting.store.writing("observe", key) as (folder, commit):
-            collect(
-                calibration,
-                self._shown(expert, asked["expert_scale"]),
-                probe_of(self.setting),
-                task,
-                folder,
-                data=" ".join(sorted(_data(self.setting, (task,)).values())),
-                model=expert.digest,
-                progress=reporter("observe", task),
-            )
+            weights, digest = self._shown(expert, asked["expert_scale"]), expert.digest
+            observe(self.setting, calibration, weights, digest, task, folder, reporter("observe", task))
             commit(inputs=inputs, params=params, values={"folder": "."})
 
     def _shown(self, expert: Finished, scale: float) -> "dict[str, Tensor]":
@@ -152,13 +142,6 @@ def learning_seconds(setting: Setting, spec: "MergeSpec") -> dict[str, float]:
     return {f"{record.kind}/{record.key}": record.elapsed_s for record in records if record is not None}
 
 
-def calibration_of(entry: MergeEntry) -> dict[str, Any]:
-    """What a study asks of an entry's observations, with the defaults of its method."""
-    kind = registry.get(entry.method).observation
-    given = {"split": "train", "rows": None, "expert_scale": 1.0, **entry.calibration}
-    return {"examples": EXAMPLES.get(kind or "", 0), **given}
-
-
 def learning_key(
     setting: Setting, entry: MergeEntry, tasks: tuple[str, ...], seed: int
 ) -> tuple[dict[str, str], dict[str, Any], tuple[str, ...]]:
@@ -169,26 +152,7 @@ def learning_key(
     asked = _asked(setting, tasks, seed)
     params = {**asked, **({} if info.is_fitted else {"calibration": calibration_of(entry)})}
     code = (FITTING if info.is_fitted else COLLECTING, *_workload_code(setting))
-    return _data(setting, tasks), {"data": params}, code
-
-
-def probe_of(setting: Setting) -> "Probe":
-    """The run's workload, as merging sees it.
-
-    Raises:
-        SpecError: the workload cannot be shown inputs to.
-    """
-    workload = open_workload(setting)
-    if not isinstance(workload, workloads.Probing):
-        raise SpecError(
-            f"Workload '{setting.workload['name']}' has no `probe`, so methods that need data cannot be used with it. "
-            "Leave them out, or give it one (merge_lib.probe.Probe)."
-        )
-    return workload.probe()
-
-
-def _data(setting: Setting, tasks: Sequence[str]) -> dict[str, str]:
-    return setting.hashes_of(workloads.parse(setting.workload).task_snapshots(tasks))
+    return data_of(setting, tasks), {"data": params}, code
 
 
 def _asked(setting: Setting, tasks: Sequence[str], seed: int) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from prefect.cache_policies import NO_CACHE
 from merge_lib import kernels, registry
 from merge_lib.errors import MergeError
 from tasks.caching import cache_key
-from tasks.decoding import evaluate_decoded, is_decoded, specs_of
+from tasks.decoding import evaluate_decoded, specs_of
 from tasks.evaluation import evaluate_tensors, find_scores, keep_scores
-from tasks.folding import SEQUENCE, Folding, is_folded, take_tensors
+from tasks.facts import is_decoded, is_folded
+from tasks.folding import SEQUENCE, Folding, take_tensors
 from tasks.jobs import Finished, Found, MergeEntry, MergeJob, Setting
 from tasks.learning import Learning, learning_key, learning_seconds
 from tasks.progress import Step, StoppedError, report
@@ -173,16 +174,19 @@ def _decode(
 
     label = f"{work.entry.label} · {job.label}"
     spec = merge_spec(setting, work.entry, job.seed, base, experts)
+    folding = None
     if is_folded(work.entry):
-        merges = Folding(setting, work.entry, work.params["seed"], base, experts).decoded()
+        folding = Folding(setting, work.entry, work.params["seed"], base, experts)
+        merges = folding.decoded()
     else:
         specs = specs_of(spec, len(experts))
         merges = merge_in_turn(specs, memory_bytes=memory_share(), threads=setting.threads)
     made = evaluate_decoded(setting, label, merges, len(experts))
     values = {"checkpoint": None, "digest": made.digest, "size_bytes": made.size_bytes}
+    if folding is not None:
+        values["state_bytes"] = folding.state_bytes()
     with setting.store.writing("merge", work.key) as (_, commit):
-        told = {**values, "elapsed_s": made.merged_s, "state_bytes": made.size_bytes}
-        told |= _learning(setting, spec)
+        told = {**values, "elapsed_s": made.merged_s, **_learning(setting, spec)}
         record = commit(inputs=work.inputs, params=work.params, values=told)
     report(Step("merge", label, 1.0))
     scores = keep_scores(setting, label, made.digest, made.accuracy, made.evaluated_s)

@@ -56,20 +56,21 @@ class Metrics:
     """Fills in the rows' metrics from the references of the same seed, which come before the merges."""
 
     def __init__(self) -> None:
-        self.base: list[float] | None = None
+        self.bases: dict[int | None, list[float]] = {}  # None: one base for all seeds
         self.experts: dict[int | None, list[float]] = {}
         self.joint: dict[int | None, list[float]] = {}
 
     def fill(self, row: Row) -> Row:
         """The row with its metrics; references are remembered."""
         if row.method == "base":
-            self.base = row.accuracy[-1]
+            self.bases[row.seed] = row.accuracy[-1]
         elif row.method == "expert":
             self.experts[row.seed] = [row.accuracy[k][k] for k in range(len(row.accuracy))]
         elif row.method == "joint":
             self.joint[row.seed] = [row.accuracy[k][k] for k in range(len(row.accuracy))]
+        before = self.bases.get(row.seed, self.bases.get(None))
         values = summarise(
-            row.accuracy, before=self.base, experts=self.experts.get(row.seed), joint=self.joint.get(row.seed)
+            row.accuracy, before=before, experts=self.experts.get(row.seed), joint=self.joint.get(row.seed)
         )
         if row.method in MEANINGFUL:
             values = {

@@ -4,7 +4,8 @@ A trial, the accuracy of one setting on each task seen, is finished work of its 
 all. A search that was killed asks for the same settings again and finds what it had.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +18,19 @@ from prefect.cache_policies import NO_CACHE
 from merge_lib import registry, workloads
 from merge_lib.errors import MergeError
 from merge_lib.results import SearchRef
-from merge_lib.search import Coefficients, Range, Search, best_of, own_setting, run_search, settled_scales
+from merge_lib.search import (
+    Coefficients,
+    Range,
+    Search,
+    Trial,
+    best_of,
+    own_setting,
+    run_search,
+    settled_scales,
+)
 from tasks.caching import cache_key
-from tasks.decoding import is_decoded, specs_of
+from tasks.decoding import specs_of
+from tasks.facts import is_decoded
 from tasks.jobs import Finished, Found, MergeEntry, SearchJob, Setting
 from tasks.merging import COMPILERS, merge_spec, merging_key
 from tasks.progress import Step, StoppedError, report
@@ -76,17 +87,7 @@ class Searching:
 
     def run(self, key: str, inputs: dict[str, str], params: dict[str, Any]) -> Record:
         """Make the trials that are not among the finished work, and keep them all as one record."""
-        info, entry = registry.get(self.job.entry.method), self.job.entry
-        spans = self.search.spans(_blocks(self.base))
-        integers = {parameter.name for parameter in info.parameters if parameter.kind == "integer"}
-        defaults = {parameter.name: parameter.default for parameter in info.parameters}
-        trials = run_search(
-            self.search,
-            spans,
-            self._objectives,
-            integers=frozenset(integers),
-            first=own_setting(spans, {**defaults, **entry.params}, entry.layer_scales),
-        )
+        trials = self._try(self._objectives)
         best = best_of(trials)
         records = [self._record(trial.setting) for trial in trials]
         values = {
@@ -101,6 +102,32 @@ class Searching:
         with self.setting.store.writing("search", key) as (_, commit):
             return commit(inputs=inputs, params=params, values=values)
 
+    def finished(self) -> int:
+        """How many of its trials are among the finished work, as far as it can go on without making one."""
+        count = 0
+
+        def look_up(settings: Sequence[Coefficients]) -> list[float]:
+            nonlocal count
+            records = [self.setting.store.find("trial", self._trial(setting).key) for setting in settings]
+            found = [record for record in records if record is not None]
+            count += len(found)
+            if len(found) < len(records):
+                raise _UnfinishedError
+            return [self._objective(record) for record in found]
+
+        with suppress(_UnfinishedError):
+            self._try(look_up)
+        return count
+
+    def _try(self, evaluate: Callable[[Sequence[Coefficients]], Sequence[float]]) -> tuple[Trial, ...]:
+        """All trials; which settings they have follows from what those before were worth."""
+        info, entry = registry.get(self.job.entry.method), self.job.entry
+        spans = self.search.spans(_blocks(self.base))
+        integers = {parameter.name for parameter in info.parameters if parameter.kind == "integer"}
+        defaults = {parameter.name: parameter.default for parameter in info.parameters}
+        own = own_setting(spans, {**defaults, **entry.params}, entry.layer_scales)
+        return run_search(self.search, spans, evaluate, integers=frozenset(integers), first=own)
+
     def _objectives(self, settings: Sequence[Coefficients]) -> list[float]:
         """One number a setting, in order."""
         trials = {trial.key: trial for trial in map(self._trial, settings)}
@@ -111,8 +138,12 @@ class Searching:
         if missing:
             with compute_slot():
                 self._make_all(missing)
+        return [self._objective(self._record(setting)) for setting in settings]
+
+    def _objective(self, record: Record) -> float:
+        """What a trial was worth."""
         combine = fmean if self.search.objective == "mean" else min
-        return [combine(self._record(setting).values["accuracy"].values()) for setting in settings]
+        return combine(record.values["accuracy"].values())
 
     def _make_all(self, trials: Sequence[_Trial]) -> None:
         """From one reading of base and experts; if a setting is refused, one by one, to say which."""
@@ -152,9 +183,8 @@ class Searching:
         spec = merge_spec(self.setting, trial.entry, self.job.seed, self.base, list(self.experts))
         if not is_decoded(trial.entry):
             return [(spec, self.tasks)]
-        return [
-            (one, (name,)) for one, name in zip(specs_of(spec, len(self.experts)), self.tasks, strict=False)
-        ]
+        *own, _shared = specs_of(spec, len(self.experts))
+        return [(one, (name,)) for one, name in zip(own, self.tasks, strict=True)]
 
     def _record(self, setting: Coefficients) -> Record:
         record = self.setting.store.find("trial", self._trial(setting).key)
@@ -172,6 +202,15 @@ class Searching:
         params = {**params, **asked, "tasks": list(self.tasks)}
         key = cache_key("trial", inputs=inputs, params=params, code=config.code("evaluate"))
         return _Trial(entry, setting, key, inputs, params)
+
+
+class _UnfinishedError(Exception):
+    """A trial is not among the finished work."""
+
+
+def finished_trials(setting: Setting, job: SearchJob, base: Finished, experts: Sequence[Finished]) -> int:
+    """How many trials a search that was not finished has; nothing is made."""
+    return Searching(setting, job, base, experts).finished()
 
 
 def find_coefficients(setting: Setting, job: SearchJob, base: Finished, experts: Sequence[Finished]) -> Found:

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,21 @@ class DataVersion:
 
     hashes: dict[str, str]  # snapshot (the file's name without suffix) -> DVC's content hash
     is_pushed: bool  # whether the configured remote has it
+
+
+def version_of(project: Project, needed: Sequence[str]) -> DataVersion:
+    """The data, brought up to date, which has all these snapshots.
+
+    Raises:
+        DataError: a stage failed, or no stage makes one of them.
+    """
+    version = bring_up_to_date(project)
+    if missing := [name for name in needed if name not in version.hashes]:
+        raise DataError(
+            f"The study needs the data snapshots {', '.join(missing)}, which no stage of dvc.yaml makes. "
+            f"It makes: {', '.join(sorted(version.hashes))}. Name one of these or add a task to params.yaml."
+        )
+    return version
 
 
 def bring_up_to_date(project: Project) -> DataVersion:

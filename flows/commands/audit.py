@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.commands.options import AsJson
 from flows.console import amounts_shown, out, print_json, shown
 from merge_lib.errors import SpecError
 
@@ -44,7 +45,7 @@ def audit(
         str | None, typer.Option("--tensor", metavar="PATTERN", help="Only tensors such as 'blocks.0.*'.")
     ] = None,
     top: Annotated[int, typer.Option(min=0, help="How many of the tensors that lost most are listed.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: AsJson = False,
     target: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the whole table: .parquet or .csv.")
     ] = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flows.commands.options import AsJson, Checkpoints, OnlyMethods, Overrides, Rounds, Threads
 from flows.console import err, out, print_json
 from tasks.project import Project
 
@@ -21,8 +22,8 @@ def register(app: typer.Typer) -> None:
 @bench.command("pipeline")
 def pipeline(
     study: Annotated[Path, typer.Argument(help="The study to time.")] = Path("studies/digits.yaml"),
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Time a study as a bare Python loop and as the flow; exit 1 if the flow is over its limits."""
     from flows.bench import LIMIT_RATIO, LIMIT_RERUN_S, measure
@@ -58,17 +59,15 @@ def pipeline(
 def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     size: Annotated[str, typer.Option(help="Of one checkpoint.")] = "400MB",
     experts: Annotated[int, typer.Option(min=2, help="How many beside the base.")] = 3,
-    method: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 5,
+    method: OnlyMethods = None,
+    rounds: Rounds = 5,
     is_cold: Annotated[
         bool, typer.Option("--cold", help="Drop the inputs from the page cache first.")
     ] = False,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
+    threads: Threads = 2,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    folder: Annotated[
-        Path | None, typer.Option(help="Where to write and keep the checkpoints; default: a temporary one.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    folder: Checkpoints = None,
+    as_json: AsJson = False,
 ) -> None:
     """Time merges of synthetic Llama-shaped checkpoints beside the floor of reading and writing their bytes."""
     import tempfile
@@ -93,9 +92,9 @@ def merge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
 
 @bench.command("kernels")
 def kernels(
-    method: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    method: OnlyMethods = None,
     rounds: Annotated[int, typer.Option(min=1, help="The best of so many counts.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time the arithmetic alone: one thread, three experts, a piece that stays in the caches."""
     import tempfile
@@ -115,13 +114,11 @@ def kernels(
 
 @bench.command("methods")
 def methods(
-    method: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 3,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where to write and keep the checkpoints; default: a temporary one.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    method: OnlyMethods = None,
+    rounds: Rounds = 3,
+    threads: Threads = 2,
+    folder: Checkpoints = None,
+    as_json: AsJson = False,
 ) -> None:
     """Time every merge method through the engine, with its memory and the distance to the least that it must do."""
     import tempfile
@@ -149,12 +146,10 @@ def methods(
 
 @bench.command("fusion-bench")
 def fusion_bench(
-    method: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 3,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where to write and keep the checkpoints; default: a temporary one.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    method: OnlyMethods = None,
+    rounds: Rounds = 3,
+    folder: Checkpoints = None,
+    as_json: AsJson = False,
 ) -> None:
     """Merge by us and by FusionBench: how far the results are apart, and what both took.
 
@@ -163,7 +158,7 @@ def fusion_bench(
     """
     import tempfile
 
-    from flows.peers.side_by_side import compare
+    from flows.peers.side_by_side import compare, table
 
     tell = lambda text: err.print(text, highlight=False)  # noqa: E731 (no spinner: it would take a core's time)
     with tempfile.TemporaryDirectory() as temporary:
@@ -171,11 +166,8 @@ def fusion_bench(
     if as_json:
         print_json([{**asdict(line), "times_faster": line.times_faster} for line in lines])
         return
-    out.print(f"{'method':<18}{'ours s':>8}{'theirs s':>10}{'×':>7}{'ours MB':>9}{'theirs MB':>11}  apart")
-    for line in lines:
-        times = f"{line.method:<18}{line.our_s:>8.2f}{line.their_s:>10.2f}{line.times_faster:>7.1f}"
-        sizes = f"{line.our_bytes / 1e6:>9.0f}{line.their_bytes / 1e6:>11.0f}  {line.difference:.1e}"
-        out.print(times + sizes, highlight=False, soft_wrap=True)
+    for text in table(lines):
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @bench.command("memory")
@@ -186,12 +178,10 @@ def memory(
         int, typer.Option(min=1, help="How many are files of their own; the rest are hard links to them.")
     ] = 6,
     bound: Annotated[str, typer.Option("--memory", help="What a merge may take.")] = "512M",
-    method: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where to write and keep the checkpoints; default: a temporary one.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    method: OnlyMethods = None,
+    threads: Threads = 2,
+    folder: Checkpoints = None,
+    as_json: AsJson = False,
 ) -> None:
     """Merge many experts within a bound on memory, at a quarter, a half and the whole of a size; exit 1 if it broke.
 
@@ -229,7 +219,7 @@ def memory(
 @bench.command("dry-run")
 def dry_run(
     rounds: Annotated[int, typer.Option(min=1, help="The median is over so many.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time `mergeline merge --dry-run` on headers of four models, 32 layers, width 4096; exit 1 over the limit."""
     import tempfile
@@ -252,15 +242,13 @@ def dry_run(
 def peers(
     size: Annotated[str, typer.Option(help="Of one checkpoint.")] = "400MB",
     experts: Annotated[int, typer.Option(min=2, help="How many beside the base.")] = 3,
-    method: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 3,
+    method: OnlyMethods = None,
+    rounds: Rounds = 3,
     peer: Annotated[
         list[str] | None, typer.Option(help="mergekit or sd-mecha; may be repeated. Default: both.")
     ] = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where to write and keep the checkpoints; default: a temporary one.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    folder: Checkpoints = None,
+    as_json: AsJson = False,
 ) -> None:
     """Time our merges beside mergekit's and sd-mecha's, on the same files and recipes, as whole processes.
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flows.commands.options import AsJson
 from flows.console import out as console
 from flows.console import print_json
 
@@ -22,7 +23,7 @@ def convert(
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file or the folder to make.")],
     key: Annotated[str | None, typer.Option("--key", help="Where in the file the state dict lies.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Convert, and say what was written."""
     from merge_lib.checkpoints.convert import convert as write_safetensors

@@ -2,10 +2,10 @@
 
 import sys
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 
+from flows.commands.options import AsJson
 from flows.console import out, print_json
 from tasks.project import Project
 
@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
     )
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Exit 0 if nothing stops work, 1 if something does."""
     from flows.console import err
     from flows.doctor import examine

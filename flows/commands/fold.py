@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.commands.options import AsJson
 from flows.console import err, out, print_json, shown
 from merge_lib.errors import SpecError
 
@@ -68,7 +69,7 @@ def fold(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     is_dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check all headers, say what would happen.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fold, or read a merge."""
     from merge_lib.sequence import fold_experts, preview_fold

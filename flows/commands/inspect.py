@@ -7,14 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.commands.options import AsJson, RunName
 from flows.console import out, print_json, shown
 from flows.summary import show_summary
 from merge_lib.errors import CheckpointError, SpecError
 from merge_lib.results import StudyResults
 from tasks.project import Project
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name; `latest` is the newest.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flows.commands.options import AsJson
 from flows.console import out, print_json
 
 
@@ -14,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, with its parameters explained.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the registered methods."""
     from merge_lib import registry
@@ -45,6 +46,10 @@ def _show_all(infos: list) -> None:
 def _show_one(info: object) -> None:
     out.print(f"[bold]{info.name}[/]  {info.title}  {info.paper}")
     out.print(info.summary, markup=False)
+    if info.observation is not None:
+        out.print(
+            f"Needs observations of kind {info.observation} of each expert; `mergeline observe` collects them."
+        )
     for parameter in info.parameters:
         out.print(
             f"  {parameter.name} (default {parameter.default}): {parameter.domain}. {parameter.description}",

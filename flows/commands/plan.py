@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flows.commands.options import AsJson, Overrides
 from flows.console import err, out, print_json
 from tasks.project import Project
 
@@ -18,8 +19,8 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     study: Annotated[Path, typer.Argument(help="The study's YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Look every step of the study up; run nothing."""
     from flows.config import load_study
@@ -41,7 +42,10 @@ def plan(
         return
     _show(config.study, lines, is_data_known=is_data_known, is_measured=estimates.is_measured)
     if not config.keep_merged:
-        out.print("Merges are evaluated as they are made and not written: keep_merged is false.")
+        out.print(
+            "Merges are evaluated as they are made and not written (keep_merged is false); the states of continual "
+            "methods are."
+        )
 
 
 def _show(

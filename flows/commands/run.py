@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.commands.options import Overrides
 from flows.console import err, out, print_json, shown, work_shown
 from merge_lib.errors import MergeError, SpecError
 from tasks import progress
@@ -25,14 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def run(
     study: Annotated[Path | None, typer.Argument(help="The study's YAML file.", show_default=False)] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Replace a setting, e.g. seeds=[0] or methods.ties.params.density=0.5.",
-        ),
-    ] = None,
+    overrides: Overrides = None,
     resume: Annotated[
         str | None,
         typer.Option(

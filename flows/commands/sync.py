@@ -1,10 +1,10 @@
 """`mergeline sync`: deliver to MLflow what waited while it was out of reach."""
 
 import sys
-from typing import Annotated
 
 import typer
 
+from flows.commands.options import AsJson
 from flows.console import err, out, print_json
 from tasks.project import Project
 
@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
     app.command("sync", help="Deliver to MLflow the records that waited while it was out of reach.")(sync)
 
 
-def sync(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+def sync(as_json: AsJson = False) -> None:
     """Deliver everything that waits."""
     from flows.environment import prepare
 

@@ -1,14 +1,15 @@
 """What a study says of forecasting: its merges with their features and with what each task lost by them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flows.config import StudyConfig
 from flows.forecasting.direct import DirectStages, open_setting
 from flows.study import resolve
-from flows.walk import walk
+from flows.walk import entry_of, walk
 from merge_lib import merge_in_turn
 from merge_lib.checkpoints import read_state_dict
+from merge_lib.errors import SpecError
 from merge_lib.forecast.answers import Examiner
 from merge_lib.forecast.features import Features
 from merge_lib.forecast.measuring import Candidate, Measured, measure
@@ -32,19 +33,31 @@ class _Walked:
     """A study whose steps are done."""
 
     setting: Setting
-    base: Finished
-    experts: dict[Place, list[Finished]]
-    expert_scores: dict[Place, list[Scores]]
-    merges: dict[Place, dict[str, list[Scores]]]  # by label, a stage each
+    bases: dict[int | None, Finished] = field(default_factory=dict)  # by seed; None: of all seeds
+    experts: dict[Place, list[Finished]] = field(default_factory=dict)
+    expert_scores: dict[Place, list[Scores]] = field(default_factory=dict)
+    merges: dict[Place, dict[str, list[Scores]]] = field(default_factory=dict)  # by label, a stage each
+
+    def base(self, seed: int) -> Finished:
+        """What the experts of a seed come from."""
+        return self.bases.get(seed) or self.bases[None]
 
 
 def lines_of(project: Project, config: StudyConfig) -> Iterator[Line]:
     """Do what is left of the study, then a line for each merge and task.
 
     Merges of two experts or more are looked at: after some of the stages, and after the last.
+
+    Raises:
+        SpecError: the study searches coefficients.
     """
+    if searched := [entry.label for entry in config.methods if entry.search]:
+        raise SpecError(
+            f"Study '{config.study}' searches the coefficients of {', '.join(searched)}, but a forecast "
+            "learns from merges whose parameters are stated. Give their `params`."
+        )
     walked = _walk(project, config)
-    entries = [_entry(entry) for entry in config.methods]
+    entries = [entry_of(entry) for entry in config.methods]
     for place, experts in walked.experts.items():
         for count in sorted({*(n for n in COUNTS if n <= len(experts)), len(experts)} - {1}):
             yield from _lines_at(walked, config, entries, place, count)
@@ -52,24 +65,17 @@ def lines_of(project: Project, config: StudyConfig) -> Iterator[Line]:
 
 def _walk(project: Project, config: StudyConfig) -> _Walked:
     setting = open_setting(project, config)
-    walked: _Walked | None = None
+    walked = _Walked(setting)
     for cells in walk(config, DirectStages(setting)):
         checkpoints, scores, _ = resolve(cells)
-        if walked is None:
-            walked = _Walked(setting, checkpoints[0], {}, {}, {})
+        if cells.method == "base":
+            walked.bases[cells.seed] = checkpoints[0]
         elif cells.kind == "merge":
             walked.merges.setdefault((cells.regime, cells.seed), {})[cells.label] = scores  # type: ignore[index]
         elif cells.method in EXPERTS:
             walked.experts[cells.regime, cells.seed] = checkpoints  # type: ignore[index]
             walked.expert_scores[cells.regime, cells.seed] = scores  # type: ignore[index]
-    assert walked is not None
     return walked
-
-
-def _entry(entry: object) -> MergeEntry:
-    from flows.walk import _entry_of
-
-    return _entry_of(entry)  # type: ignore[arg-type]
 
 
 def _lines_at(
@@ -78,9 +84,9 @@ def _lines_at(
     """The merges of the first experts of a sequence."""
     regime, seed = place
     experts, tasks = walked.experts[place][:count], config.tasks[:count]
-    specs = [merge_spec(walked.setting, entry, seed, walked.base, experts) for entry in entries]
+    specs = [merge_spec(walked.setting, entry, seed, walked.base(seed), experts) for entry in entries]
     found = measure([Candidate(e.label, spec) for e, spec in zip(entries, specs, strict=True)])
-    asked = _answers(walked, tasks, experts, entries, specs)
+    asked = _answers(walked, seed, tasks, experts, entries, specs)
     for entry, measured in zip(entries, found, strict=True):
         scores = walked.merges[place][entry.label][count - 1]
         for position, features in enumerate(_together(measured, asked.get(entry.label))):
@@ -105,6 +111,7 @@ def _together(measured: Measured, asked: Sequence[Features] | None) -> list[Feat
 
 def _answers(
     walked: _Walked,
+    seed: int,
     tasks: Sequence[str],
     experts: Sequence[Finished],
     entries: Sequence[MergeEntry],
@@ -114,7 +121,7 @@ def _answers(
     workload = open_workload(walked.setting)
     if not isinstance(workload, Probing):
         return {}
-    base, *states = (read_state_dict(done.path) for done in (walked.base, *experts))  # type: ignore[arg-type]
+    base, *states = (read_state_dict(done.path) for done in (walked.base(seed), *experts))  # type: ignore[arg-type]
     examiner = Examiner(workload.probe(), tasks, base, states)
     found = {}
     for entry, spec in zip(entries, specs, strict=True):

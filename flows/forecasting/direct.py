@@ -31,7 +31,7 @@ class DirectStages:
         """Fine-tune."""
         return fine_tune(self.setting, job, start)
 
-    def search(self, job: SearchJob, base: Finished, experts: list[Finished], trials: int) -> Found:  # noqa: ARG002
+    def search(self, job: SearchJob, base: Finished, experts: list[Finished]) -> Found:
         """Find coefficients on validation data."""
         return find_coefficients(self.setting, job, base, experts)
 
@@ -74,7 +74,7 @@ def open_setting(project: Project, config: StudyConfig) -> Setting:
     Raises:
         DataError: no stage makes a snapshot that the study needs.
     """
-    needed = (*config.workload.pretraining_snapshots(), *config.workload.task_snapshots(config.tasks))
+    needed = config.snapshots
     if not needed:
         return setting_of(project, config, {})
     hashes = versioning.bring_up_to_date(project).hashes

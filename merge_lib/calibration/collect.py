@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from merge_lib.calibration.fisher import add_fisher
-from merge_lib.calibration.hooks import listening, observable
-from merge_lib.calibration.store import MANIFEST, Manifest, ObservationFolder, finish, write_value
-from merge_lib.errors import DataError
+from merge_lib.calibration.hooks import Observable, listening, observable
+from merge_lib.calibration.manifest import Manifest
+from merge_lib.calibration.store import Collecting, ObservationFolder
+from merge_lib.calibration.sums import Sum, begin_sum
+from merge_lib.errors import SpecError
 from merge_lib.ops.cores import one_core
-from merge_lib.probe import Batch, Probe, Split
+from merge_lib.probe import Batch, Probe, Split, drawn
 from merge_lib.registry import Observation
 from merge_lib.types import StateDict
 
@@ -29,7 +31,11 @@ class Calibration:
         split: of the data.
         rows: features of a layer that are kept at most, evenly spaced; None keeps all.
         batch_size: examples at once; it changes results only by rounding.
-        memory_bytes: of Gram matrices that are summed at once; further layers take further passes over the data.
+        memory_bytes: of Gram matrices that are summed at once, where further layers take further passes over the
+            data; of examples' gradients for the Fisher information, where a batch has fewer examples then.
+
+    Raises:
+        SpecError: a count is less than 1.
     """
 
     kind: Observation
@@ -39,6 +45,14 @@ class Calibration:
     rows: int | None = None
     batch_size: int = 32
     memory_bytes: int = 2**30
+
+    def __post_init__(self) -> None:
+        asked = {"examples": self.examples, "rows": self.rows, "batch_size": self.batch_size}
+        wrong = [f"`{name}` is {value}" for name, value in asked.items() if value is not None and value < 1]
+        if wrong:
+            raise SpecError(
+                f"Observations cannot be collected: {', '.join(wrong)}, but each must be at least 1. Correct them."
+            )
 
 
 def collect(
@@ -54,86 +68,114 @@ def collect(
 ) -> ObservationFolder:
     """Show a task's inputs to a model and keep what its layers see.
 
+    Features and Gram matrices go on where an interrupted run stopped; Fisher information, all of which is finished at
+    once, begins anew.
+
     Args:
         calibration: what to collect.
         state: the weights that see the inputs.
         probe: the workload.
         task: whose inputs.
-        out: the folder; tensors that an interrupted run has finished are kept.
+        out: the folder; a new one, or one of the same observations, whole or not.
         data: hash of the data, for the record.
         model: digest of the weights, for the record.
-        progress: told how many tensors of how many are done.
+        progress: told how many tensors, or batches, of how many are done.
 
     Returns:
         The folder, whole.
 
     Raises:
         DataError: the task has no examples in that split.
+        SpecError: the folder holds other things.
+        CheckpointCorruptError: the folder says of itself what cannot be read.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / MANIFEST).exists():
-        return ObservationFolder(out)
     with one_core():
-        batches = list(
-            probe.batches(
-                task,
-                split=calibration.split,
-                count=calibration.examples,
-                seed=calibration.seed,
-                size=calibration.batch_size,
-            )
+        shown = _drawn(calibration, state, probe, task)
+        examples = sum(len(batch.labels) for batch in shown)
+        asked = Manifest(
+            calibration.kind,
+            task,
+            data,
+            model,
+            calibration.split,
+            examples,
+            calibration.seed,
+            {},
+            rows=calibration.rows,
         )
-        examples = sum(len(batch.labels) for batch in batches)
-        if examples == 0:
-            raise DataError(
-                f"Task '{task}' has no examples in its {calibration.split} split, but merging needs some. "
-                "Name another split, or leave out the methods that need data."
-            )
-        module = probe.module(state)
-        counts: dict[str, int] = {}
-        squares: list[float] = []
-        for name, value, count in _observed(calibration, module, probe, task, batches, progress):
-            write_value(out, name, value)
-            counts[name] = count
-            squares.append(float(value.double().square().sum()))
-    norm = sum(squares) ** 0.5 if calibration.kind == "fisher" else None
-    told = Manifest(
-        calibration.kind, task, data, model, calibration.split, examples, calibration.seed, counts, norm
-    )
-    finish(out, told)
+        showing = _Showing(probe.module(state), probe, task, shown)
+        folder = Collecting(out, asked)
+        if not folder.is_whole:
+            fill = _fill_with_fisher if calibration.kind == "fisher" else _fill_with_rows
+            fill(folder, calibration, showing, progress)
     return ObservationFolder(out)
 
 
-def _observed(
-    calibration: Calibration,
-    module: nn.Module,
-    probe: Probe,
-    task: str,
-    batches: Sequence[Batch],
-    progress: Progress,
-) -> Iterator[tuple[str, Tensor, int]]:
-    """(tensor name, value in float32, rows or examples)."""
+def _drawn(calibration: Calibration, state: StateDict, probe: Probe, task: str) -> list[Batch]:
+    """The examples that are shown, in batches that the memory holds."""
+    size = calibration.batch_size
     if calibration.kind == "fisher":
-        yield from add_fisher(module, probe, task, batches, progress)
-        return
-    widths = observable(module)
-    done = 0
-    for group in _groups(widths, calibration):
-        sums = {name: _sum_for(calibration, module, name) for name in group}
-        _show(module, probe, task, batches, sums)
+        each = 4 * sum(tensor.numel() for tensor in state.values())
+        size = max(1, min(size, calibration.memory_bytes // max(each, 1)))
+    return drawn(
+        probe, task, split=calibration.split, count=calibration.examples, seed=calibration.seed, size=size
+    )
+
+
+@dataclass(frozen=True)
+class _Showing:
+    """A task's examples, and the model that is shown them."""
+
+    module: nn.Module
+    probe: Probe
+    task: str
+    batches: Sequence[Batch]
+
+    @torch.no_grad()
+    def to(self, sums: Mapping[str, Sum]) -> None:
+        """One pass over the examples."""
+        for batch in self.batches:
+            with listening(self.module, sums, lambda name, rows: sums[name].add(rows), batch.is_token):
+                self.probe.logits(self.module, batch, self.task)
+
+
+def _fill_with_fisher(
+    folder: Collecting, _calibration: Calibration, showing: _Showing, progress: Progress
+) -> None:
+    squares = []
+    found = add_fisher(showing.module, showing.probe, showing.task, showing.batches, progress)
+    for name, value, count in found:
+        folder.keep(name, value, count)
+        squares.append(float(value.double().square().sum()))
+    folder.finish(sum(squares) ** 0.5)
+
+
+def _fill_with_rows(
+    folder: Collecting, calibration: Calibration, showing: _Showing, progress: Progress
+) -> None:
+    every = observable(showing.module)
+    left = {name: one for name, one in every.items() if name not in folder.manifest.counts}
+    done = len(every) - len(left)
+    for group in _groups(left, calibration):
+        sums = {
+            name: begin_sum(calibration.kind, is_scale=every[name].is_scale, rows=calibration.rows)
+            for name in group
+        }
+        showing.to(sums)
         for name, total in sums.items():
+            if (found := total.close()) is not None:
+                folder.keep(name, *found)
             done += 1
-            progress(done, len(widths))
-            if total.count:
-                yield name, total.value(), total.count
+            progress(done, len(every))
+    folder.finish(None)
 
 
-def _groups(widths: Mapping[str, int], calibration: Calibration) -> Iterator[list[str]]:
+def _groups(layers: Mapping[str, Observable], calibration: Calibration) -> Iterator[list[str]]:
     """Names in order, as many at once as the memory holds; at least one."""
     group: list[str] = []
     size = 0
-    for name, width in widths.items():
-        needed = 8 * width * width if calibration.kind == "gram" else 0
+    for name, layer in layers.items():
+        needed = layer.gram_bytes if calibration.kind == "gram" else 0
         if group and size + needed > calibration.memory_bytes:
             yield group
             group, size = [], 0
@@ -141,90 +183,3 @@ def _groups(widths: Mapping[str, int], calibration: Calibration) -> Iterator[lis
         size += needed
     if group:
         yield group
-
-
-@torch.no_grad()
-def _show(
-    module: nn.Module, probe: Probe, task: str, batches: Sequence[Batch], sums: "Mapping[str, _Sum]"
-) -> None:
-    shown: list[Batch] = []
-
-    def take(name: str, rows: Tensor) -> None:
-        sums[name].add(rows)
-
-    with listening(module, sums, take, lambda: shown[-1].is_token):
-        for batch in batches:
-            shown.append(batch)
-            probe.logits(module, batch, task)
-
-
-def _sum_for(calibration: Calibration, module: nn.Module, name: str) -> "_Sum":
-    if calibration.kind == "features":
-        return _Rows(calibration.rows)
-    return _Squares() if module.get_parameter(name).ndim == 1 else _Gram()
-
-
-class _Sum:
-    """What is kept of the rows of one layer."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, rows: Tensor) -> None:
-        """Take rows [n, width]."""
-        raise NotImplementedError
-
-    def value(self) -> Tensor:
-        """What is written, float32."""
-        raise NotImplementedError
-
-
-class _Rows(_Sum):
-    """The rows themselves, or some of them at even distances."""
-
-    def __init__(self, most: int | None) -> None:
-        super().__init__()
-        self._most, self._rows = most, []
-
-    def add(self, rows: Tensor) -> None:
-        self.count += len(rows)
-        self._rows.append(rows.float().clone())
-
-    def value(self) -> Tensor:
-        rows = torch.cat(self._rows)
-        if self._most is not None and len(rows) > self._most:
-            places = torch.arange(self._most) * len(rows) // self._most
-            rows = rows[places]
-            self.count = self._most
-        return rows
-
-
-class _Gram(_Sum):
-    """The mean of x·xᵀ, summed in float64."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._total: Tensor | float = 0.0
-
-    def add(self, rows: Tensor) -> None:
-        self.count += len(rows)
-        wide = rows.double()
-        self._total = self._total + wide.T @ wide
-
-    def value(self) -> Tensor:
-        return (self._total / self.count).float()  # type: ignore[union-attr]
-
-
-class _Squares(_Sum):
-    """The mean square of each column."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._total: Tensor | float = 0.0
-
-    def add(self, rows: Tensor) -> None:
-        self.count += len(rows)
-        self._total = self._total + rows.double().square().sum(0)
-
-    def value(self) -> Tensor:
-        return (self._total / self.count).float()  # type: ignore[union-attr]

@@ -1,11 +1,13 @@
 """The exact diagonal of the Fisher information, example by example."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from merge_lib.ops.functional_models import Weighted
 from merge_lib.probe import Batch, Probe
@@ -44,6 +46,22 @@ def add_fisher(
         yield name, (total / count).float(), count
 
 
+class _PlainAttention(TorchFunctionMode):
+    """Attention as products and a softmax: the fused one has no rule for a batch of gradients.
+
+    It holds for the calling thread. `torch.nn.attention.sdpa_kernel` would change the whole process, so that what other
+    threads train meanwhile is rounded in another way.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Torch's own call, but for attention."""
+        if func is not functional.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        return torch.ops.aten._scaled_dot_product_attention_math(*args, **(kwargs or {}))[0]
+
+
 def _squared_gradients(
     module: nn.Module,
     probe: Probe,
@@ -64,7 +82,7 @@ def _squared_gradients(
     each = vmap(grad(log_probability, has_aux=True), in_dims=(None, 0, None))
     sums: dict[str, Tensor] = {}
     for answer in range(answers):
-        with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no rule for a batch of gradients
+        with _PlainAttention():
             gradients, chosen = each(parameters, batch.inputs, torch.tensor(answer))
         weights = chosen.exp()
         for name, gradient in gradients.items():

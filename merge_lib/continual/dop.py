@@ -12,12 +12,10 @@ from merge_lib.ops.adam import minimise
 from merge_lib.ops.subspace import thin_svd
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Density, Fraction, LearningRate, Steps
+from merge_lib.types import Fraction, LearningRate, Share, Steps
 from merge_lib.working_set import WorkingSet
 
-_END = (
-    0.999  # the weight at an end of the segment between two gradients, as in the solver that the authors use
-)
+_END = 0.999  # the weight at an end of the segment between two gradients, as in the authors' solver
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def dop(  # noqa: PLR0913 -- five parameters, the state, and what the engine giv
     *,
     weight: Fraction = 0.8,
     decay: Fraction = 0.999,
-    share: Density = 0.99999,
+    share: Share = 0.99999,
     steps: Steps = 200,
     learning_rate: LearningRate = 1e-4,
     trail: Trail = NO_TRAIL,

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.layers import Layer
+from merge_lib.ops.shares import share_of_mass
 from merge_lib.ops.sums import inner_product
 from merge_lib.registry import SharedState, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
@@ -106,9 +107,10 @@ def opcm(
     """
     projected = task_vector
     if state.total is not None and layer.role == "linear" and task_vector.numel():
-        pairs = zip(state.total.chunk(layer.parts), task_vector.chunk(layer.parts), strict=True)
-        projected = torch.cat([_project(merged, part, share) for merged, part in pairs])
-    trail.note("energy removed", lambda: _share_removed(task_vector, projected))
+        packed = (tensor.chunk(layer.parts, layer.parts_axis) for tensor in (state.total, task_vector))
+        parts = [_project(merged, part, share) for merged, part in zip(*packed, strict=True)]
+        projected = torch.cat(parts, layer.parts_axis)
+    trail.note("energy removed", lambda: share_of_mass((task_vector - projected)[None], task_vector[None])[0])
     total = projected.clone() if state.total is None else state.total + projected
     squares = [inner_product(tensor, tensor) for tensor in (task_vector, total)]
     return State(total), torch.tensor(squares, dtype=torch.float64)
@@ -137,10 +139,3 @@ def _leading(values: Float[Tensor, " r"], share: float) -> int:
     """k: how many of the largest make up at most that share of the sum."""
     sums = values.double().cumsum(0)
     return int((sums <= share * sums[-1]).sum()) if len(sums) else 0
-
-
-def _share_removed(task_vector: Tensor, projected: Tensor) -> Tensor:
-    """‖τ − τ'‖² / ‖τ‖²; 0 of nothing."""
-    gone = task_vector - projected
-    energy = inner_product(task_vector, task_vector)
-    return torch.tensor(inner_product(gone, gone) / energy if energy else 0.0)

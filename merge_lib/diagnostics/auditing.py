@@ -19,6 +19,7 @@ from merge_lib.diagnostics.table import Line, make_table
 from merge_lib.engine import job_of
 from merge_lib.errors import MethodInputError, SpecError
 from merge_lib.ops.cores import one_core
+from merge_lib.ops.lengths import Lengths
 from merge_lib.plan import Job, LoadedTensor, Plan
 from merge_lib.spec import MergeSpec
 from merge_lib.trail import TrailBook
@@ -99,9 +100,10 @@ class _Audited:
             progress(self._stored_bytes(loaded))
 
     def _tensor_lines(self, loaded: LoadedTensor, tasks: Sequence[str]) -> Iterator[Line]:
-        inputs = self.plan.inputs(0, loaded)
+        given = self.plan.inputs(0, loaded)
+        inputs = replace(given, lengths=None)  # each task vector as long as it is
         found = measures(tally(inputs.task_vectors, self._changes(loaded, inputs)))
-        notes = self._notes(loaded.name)
+        notes = self._notes(loaded.name, given.lengths)
         layer = inputs.layer
         place = (layer.name, layer.role, layer.place)
         for quantity, values in found.items():
@@ -121,7 +123,7 @@ class _Audited:
             stored = [self.plan.result(index, loaded) for index in range(len(self.plan.jobs))]
         return torch.stack([one.to(inputs.dtype) for one in stored]).sub_(inputs.wide_base)
 
-    def _notes(self, name: str) -> Notes:
+    def _notes(self, name: str, lengths: Lengths | None) -> Notes:
         if self.plan.is_excluded(0, name):
             return {"excluded": {WHOLE: 1.0}}
         if self.merged is not None:
@@ -132,6 +134,9 @@ class _Audited:
             notes.setdefault("scale", {WHOLE: float(scale)})
         if (factor := self.plan.factor(0, name)) is not None:
             notes["layer scale"] = {WHOLE: factor}
+        if lengths is not None:
+            notes["norm of the whole task vector"] = dict(enumerate(lengths.norms))
+            notes["factor that equalises norms"] = dict(enumerate(lengths.factors))
         return notes
 
     def _method_notes(self, name: str) -> Notes:

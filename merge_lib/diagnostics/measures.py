@@ -24,15 +24,6 @@ MEASURES = {
     "overlap": "Σ_i min(|τ_t,i|, max_{s≠t} |τ_s,i|) / Σ_i |τ_t,i|",
 }
 OF_THE_MERGE = ("merged norm", "merged density")
-SHARES = (
-    "outvoted entries",
-    "outvoted energy",
-    "opposed entries",
-    "opposed energy",
-    "density",
-    "merged density",
-    "overlap",
-)
 
 
 @dataclass(frozen=True)

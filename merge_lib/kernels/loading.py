@@ -13,6 +13,7 @@ import os
 import struct
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -24,7 +25,7 @@ from typing import Any
 import xxhash
 
 from merge_lib.errors import MergeError
-from merge_lib.user_cache import cache_folder
+from merge_lib.user_cache import cache_folder, forget_unused, mark_used
 
 # What numba's wrapper would call to raise an error or to free an array; no kernel does either.
 _NEVER_CALLED = (
@@ -43,6 +44,7 @@ _FACTS = frozenset(
         "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features",
     }
 )  # fmt: skip
+_KEEP_DAYS, _KEEP_BYTES = 60, 64 << 20  # all kernels of one state of the sources take about 2 MB
 _TOLD = 600  # characters of what the compiler printed last
 _loaded: dict[str, Callable[[int], int]] = {}
 _held: list[Any] = []  # machine code lives as long as these
@@ -91,6 +93,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes] | None:
     body = content[_DIGEST_BYTES:]
     if xxhash.xxh3_128_digest(body) != content[:_DIGEST_BYTES]:
         return None
+    mark_used(path)
     return _decode(body)
 
 
@@ -101,12 +104,21 @@ def _decode(body: bytes) -> tuple[dict[str, Any], bytes]:
 
 def _compile_to(path: Path, name: str) -> tuple[dict[str, Any], bytes]:
     body = _compiled_apart(name)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):  # without a cache it is compiled again the next time
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(xxhash.xxh3_128_digest(body) + body)
-        beside.replace(path)
+        _keep(path, xxhash.xxh3_128_digest(body) + body)
     return _decode(body)
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all; those that other sources or processors have left go in time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    forget_unused(path.parent, keep_days=_KEEP_DAYS, keep_bytes=_KEEP_BYTES)
 
 
 def _compiled_apart(name: str) -> bytes:

@@ -52,51 +52,7 @@ def _subtract_from(round_one):
     return subtract_halves
 
 
-def _settle_with(round_one):
-    @tile
-    def settle(row, kept, factor, weight, count, total):
-        for i in range(count):
-            value = round_one(np.float32(np.float32(row[i] * kept[i]) * factor))
-            value = round_one(np.float32(value * weight))
-            row[i] = value
-            total[i] += value
-
-    return settle
-
-
-def _settle_band_with(round_one):
-    @tile
-    def settle(row, least, span, weight, count, total):
-        for i in range(count):
-            inside = np.uint32(magnitude_bits(row[i]) - least) < span
-            value = np.float32(row[i] * (np.float32(1) if inside else np.float32(0)))
-            value = round_one(np.float32(value * weight))
-            row[i] = value
-            total[i] += value
-
-    return settle
-
-
-def _settle_whole_with(round_one):
-    @tile
-    def settle(row, weight, count, total):
-        for i in range(count):
-            value = round_one(np.float32(row[i] * weight))
-            row[i] = value
-            total[i] += value
-
-    return settle
-
-
 _subtract_f32, _subtract_bf16 = _subtract_from(_to_f32), _subtract_from(_to_bf16)
-_settle_f32, _settle_bf16, _settle_f16 = _settle_with(_to_f32), _settle_with(_to_bf16), _settle_with(_to_f16)
-_band_f32, _band_bf16, _band_f16 = (
-    _settle_band_with(_to_f32),
-    _settle_band_with(_to_bf16),
-    _settle_band_with(_to_f16),
-)
-_whole_f32, _whole_bf16 = _settle_whole_with(_to_f32), _settle_whole_with(_to_bf16)
-_whole_f16 = _settle_whole_with(_to_f16)
 
 
 @tile
@@ -120,34 +76,62 @@ def task_vector(inputs, codes, place, start, count, base, row, rounding):
     return worst
 
 
-@tile
-def settle(row, kept, factor, weight, count, rounding, total):
+def _for_each_rounding(make):
+    """The loops that `make` makes for each way to round as one function, whose first argument is the rounding."""
+    in_f32, in_bf16, in_f16 = make(_to_f32), make(_to_bf16), make(_to_f16)
+
+    @tile
+    def chosen(rounding, *given):
+        if rounding == BF16:
+            in_bf16(*given)
+        elif rounding == F16:
+            in_f16(*given)
+        else:
+            in_f32(*given)
+
+    return chosen
+
+
+@_for_each_rounding
+def settle(round_one):
     """`row` times a mask, a factor and a weight, in place, and added to `total`, which is not rounded."""
-    if rounding == BF16:
-        _settle_bf16(row, kept, factor, weight, count, total)
-    elif rounding == F16:
-        _settle_f16(row, kept, factor, weight, count, total)
-    else:
-        _settle_f32(row, kept, factor, weight, count, total)
+
+    @tile
+    def loop(row, kept, factor, weight, count, total):
+        for i in range(count):
+            value = round_one(np.float32(np.float32(row[i] * kept[i]) * factor))
+            value = round_one(np.float32(value * weight))
+            row[i] = value
+            total[i] += value
+
+    return loop
 
 
-@tile
-def settle_band(row, least, span, weight, count, rounding, total):
+@_for_each_rounding
+def settle_band(round_one):
     """As `settle`, of the entries whose magnitudes' bits are `least` or less than `span` more; without a factor."""
-    if rounding == BF16:
-        _band_bf16(row, least, span, weight, count, total)
-    elif rounding == F16:
-        _band_f16(row, least, span, weight, count, total)
-    else:
-        _band_f32(row, least, span, weight, count, total)
+
+    @tile
+    def loop(row, least, span, weight, count, total):
+        for i in range(count):
+            inside = np.uint32(magnitude_bits(row[i]) - least) < span
+            value = np.float32(row[i] * (np.float32(1) if inside else np.float32(0)))
+            value = round_one(np.float32(value * weight))
+            row[i] = value
+            total[i] += value
+
+    return loop
 
 
-@tile
-def settle_whole(row, weight, count, rounding, total):
+@_for_each_rounding
+def settle_whole(round_one):
     """`row` times a weight, in place, and added to `total`, which is not rounded."""
-    if rounding == BF16:
-        _whole_bf16(row, weight, count, total)
-    elif rounding == F16:
-        _whole_f16(row, weight, count, total)
-    else:
-        _whole_f32(row, weight, count, total)
+
+    @tile
+    def loop(row, weight, count, total):
+        for i in range(count):
+            value = round_one(np.float32(row[i] * weight))
+            row[i] = value
+            total[i] += value
+
+    return loop

@@ -71,23 +71,23 @@ def _settled(args, words, numbers, rows, k, start, size, kept, spare, total):
     if words[calls.COMBINE] == LARGEST and words[calls.THIN] == ALL:
         return
     if words[calls.THIN] == ALL:
-        settle_whole(row, weight, size, args[ROUNDING], total)
+        settle_whole(args[ROUNDING], row, weight, size, total)
         return
     if words[calls.THIN] == BAND and own[FACTOR] == 0:
         first = args[FIRST] + start
         whole, least, span = band(words[words_of(k) : words_of(k + 1)], first, size)
         if whole:
-            settle_band(row, least, span, weight, size, args[ROUNDING], total)
+            settle_band(args[ROUNDING], row, least, span, weight, size, total)
             return
     if words[calls.THIN] != VARIED:
         keep(words, args[EXPERTS], k, args[FIRST], start, size, args[COUNT], row, kept, spare)
     if own[FACTOR] != 0 or args[ROUNDING] == F32:
         factor = own[FACTOR] if own[FACTOR] != 0 else np.float32(1)
-        settle(row, kept, factor, weight, size, args[ROUNDING], total)
+        settle(args[ROUNDING], row, kept, factor, weight, size, total)
         return
     for i in range(size):
         row[i] *= kept[i]
-    settle_whole(row, weight, size, args[ROUNDING], total)
+    settle_whole(args[ROUNDING], row, weight, size, total)
 
 
 @tile

@@ -1,39 +1,22 @@
 """AdaMerging: scales that make the merged model sure of its answers."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from merge_lib.layers import Layer
 from merge_lib.ops.functional_models import TaskVectors, Weighted
-from merge_lib.ops.quantile import (
-    Thresholds,
-    begin_thresholds,
-    close_thresholds,
-    fold_thresholds,
-    join_thresholds,
-    tensor_threshold,
-)
+from merge_lib.ops.quantile import Thresholds, tensor_threshold
 from merge_lib.ops.sparsify import keep_large
-from merge_lib.ops.sums import sum_rows
-from merge_lib.probe import Batch, Probe
-from merge_lib.registry import ModelStatistics, merge_method
+from merge_lib.ops.sums import per_row, sum_rows
+from merge_lib.ops.trimming import TRIMMING
+from merge_lib.probe import Batch, Probe, drawn
+from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Count, Density, LearningRate, Scale, StateDict
 from merge_lib.working_set import WorkingSet
-
-
-def begin(count: int, dtype: torch.dtype, *, density: Density, **_: Any) -> Thresholds:
-    """No threshold is needed where nothing is trimmed."""
-    return begin_thresholds(count, dtype, share=density)
-
-
-def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: Layer) -> Thresholds:
-    """Count one tensor."""
-    return fold_thresholds(state, task_vectors)
 
 
 def fit(
@@ -80,9 +63,7 @@ def fit(
     values = torch.full((rows, len(tasks)), start, requires_grad=True)
     adam = torch.optim.Adam([values], lr=learning_rate)
     count = steps * batch_size
-    shown = [
-        list(probe.batches(task, split=split, count=count, seed=seed, size=batch_size)) for task in tasks
-    ]
+    shown = [drawn(probe, task, split=split, count=count, seed=seed, size=batch_size) for task in tasks]
     place = {name: position if rows > 1 else 0 for position, name in enumerate(names)}
     for step in range(steps):
         batches = [batches[step % len(batches)] for batches in shown]
@@ -126,7 +107,7 @@ def trimmed(vectors: dict[str, Tensor], density: float) -> dict[str, Tensor]:
     order_free=True,
     scope="model",
     data="test inputs",
-    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
+    statistics=TRIMMING,
     fit=fit,
     working_set=WorkingSet(stacks=2.5, tensors=1.0),
 )
@@ -164,4 +145,4 @@ def adamerging(
     scales = scales.to(task_vectors.dtype)
     trail.note("scale", lambda: scales)
     kept = keep_large(task_vectors, statistics.values)
-    return sum_rows(kept * scales.reshape(-1, *[1] * (task_vectors.ndim - 1)))
+    return sum_rows(kept * per_row(scales, kept))

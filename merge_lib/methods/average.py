@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.sums import mean_rows
 from merge_lib.registry import merge_method
 from merge_lib.working_set import WorkingSet
 
@@ -32,4 +32,4 @@ def average(experts: Float[Tensor, " n *shape"]) -> Float[Tensor, " *shape"]:
     Returns:
         [*shape], dtype of experts.
     """
-    return sum_rows(experts) / len(experts)
+    return mean_rows(experts)

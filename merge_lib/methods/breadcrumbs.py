@@ -1,10 +1,9 @@
 """Model Breadcrumbs: drop outliers and small entries."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor
 
 from merge_lib.ops.quantile import kept_count
@@ -13,10 +12,9 @@ from merge_lib.ops.sparsify import as_rows, magnitude_ranks
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Density, Scale
+from merge_lib.types import Density, ProperFraction, Scale
 from merge_lib.working_set import WorkingSet
 
-Outliers = Annotated[float, Field(ge=0, lt=1)]
 Trim = Literal["row", "tensor"]
 
 
@@ -35,7 +33,7 @@ def breadcrumbs(
     *,
     trail: Trail = NO_TRAIL,
     density: Density = 0.15,
-    outliers: Outliers = 0.006,
+    outliers: ProperFraction = 0.006,
     scale: Scale = 0.2,
     trim: Trim = "row",
 ) -> Float[Tensor, " *shape"]:

@@ -3,26 +3,21 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from merge_lib.layers import Layer
 from merge_lib.learned import Observed
 from merge_lib.ops.directions import largest_positive, leading_directions
-from merge_lib.ops.features import Unit, check_values, layer_units
+from merge_lib.ops.features import Unit, check_values, weight_units
 from merge_lib.ops.shares import share_of_mass
 from merge_lib.ops.sums import sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Scale
+from merge_lib.types import Natural, Scale, Weight
 from merge_lib.working_set import WorkingSet
-
-Weight = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
 
 _ROUNDING = 1e-12  # relative
 
@@ -61,9 +56,9 @@ def cat(
     scale: Scale = 0.4,
     own_knowledge: Weight = 5.0,
     own_knowledge_scales: Weight = 10.0,
-    rank: Count = 4,
-    masked_scales: Count = 4,
-    masked_shifts: Count = 4,
+    rank: Natural = 4,
+    masked_scales: Natural = 4,
+    masked_shifts: Natural = 4,
     restore_norm: bool = False,
     trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
@@ -108,13 +103,12 @@ def cat(
     trimmed = Trimmed(task_vectors)
     if layer.role == "shift":
         trimmed = _mask_shifts(task_vectors, masked_shifts, layer.parts)
-    elif observed is not None and layer.role == "scale":
+    elif observed is not None and task_vectors.numel() and layer.role == "scale":
         check_values(observed.values, len(task_vectors), width=layer.shape[0])
         trimmed = _mask_scales(task_vectors, observed, own_knowledge_scales, masked_scales, restore_norm)
     elif observed is not None and task_vectors.numel() and layer.role in ("linear", "convolution"):
-        check_values(observed.values, len(task_vectors), width=prod(layer.shape[1:]))
-        units = layer_units(layer.shape, observed.values, layer.parts)
-        trimmed = _project(task_vectors, list(units), own_knowledge, rank, restore_norm)
+        units = weight_units(layer, observed.values, len(task_vectors), layer.parts)
+        trimmed = _project(task_vectors, units, own_knowledge, rank, restore_norm)
     _note(trail, task_vectors, trimmed, reached=observed is not None)
     return scale * sum_rows(trimmed.task_vectors)
 

@@ -1,17 +1,14 @@
 """Consensus merging: drop what serves one task only, or none."""
 
-from typing import Annotated
-
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
-from merge_lib.methods.tall_masks import TRIMMING, Combine, Threshold, masks, multi_task_vector
+from merge_lib.methods.tall_masks import BY_COMBINATION, Combine, masks, multi_task_vector
 from merge_lib.ops.quantile import Thresholds
 from merge_lib.ops.shares import shares
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Density, Scale
+from merge_lib.types import Density, Natural, Scale, Weight
 from merge_lib.working_set import WorkingSet
 
 
@@ -22,7 +19,7 @@ from merge_lib.working_set import WorkingSet
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=TRIMMING,
+    statistics=BY_COMBINATION,
     working_set=WorkingSet(stacks=3.5, tensors=1.5),
 )
 def consensus(
@@ -30,8 +27,8 @@ def consensus(
     statistics: Thresholds,
     *,
     trail: Trail = NO_TRAIL,
-    tasks: Annotated[int, Field(ge=0)] = 2,
-    threshold: Threshold = 0.4,
+    tasks: Natural = 2,
+    threshold: Weight = 0.4,
     scale: Scale = 0.3,
     combine: Combine = "sum",
     density: Density = 0.2,  # noqa: ARG001 -- read by `begin`

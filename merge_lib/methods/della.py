@@ -1,10 +1,7 @@
 """DELLA: drop small entries more often than large ones."""
 
-from typing import Annotated
-
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from merge_lib.errors import MethodInputError
@@ -14,10 +11,8 @@ from merge_lib.ops.signs import disjoint_mean, elect_signs
 from merge_lib.ops.sparsify import as_rows, draw, keep_probabilities
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Density, Scale
+from merge_lib.types import Density, ProperFraction, Scale
 from merge_lib.working_set import WorkingSet
-
-Window = Annotated[float, Field(ge=0, lt=1)]
 
 
 @merge_method(
@@ -35,7 +30,7 @@ def della(
     generator: TensorGenerator,
     trail: Trail = NO_TRAIL,
     density: Density = 0.7,
-    window: Window = 0.14,
+    window: ProperFraction = 0.14,
     scale: Scale = 1.1,
 ) -> Float[Tensor, " *shape"]:
     """The scaled mean of task vectors thinned at random by magnitude, whose sign was elected.

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.layers import Layer
+from merge_lib.looks import Look
 from merge_lib.ops.decoding import check_task
 from merge_lib.ops.shares import shares
 from merge_lib.ops.unify import (
@@ -45,7 +46,9 @@ def fold(state: Magnitudes, task_vectors: Float[Tensor, " n *shape"], layer: Lay
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=ModelStatistics(begin, fold, close_magnitudes, join_magnitudes),
+    statistics=ModelStatistics(
+        begin, fold, close_magnitudes, join_magnitudes, looks=(Look(unless={"task": -1}),)
+    ),
     working_set=WorkingSet(stacks=0.2, tensors=7.0),
 )
 def emr(

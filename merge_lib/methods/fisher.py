@@ -1,22 +1,18 @@
 """Fisher merging: every weight the mean of the experts, weighted by how much each of them needs it."""
 
-from functools import partial
 from math import isfinite
-from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from merge_lib.errors import MethodInputError, SpecError
 from merge_lib.learned import Observed
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.sums import per_row, sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
+from merge_lib.types import Positive
 from merge_lib.working_set import WorkingSet
-
-Floor = Annotated[float, Field(gt=0)]
 
 
 @merge_method(
@@ -33,7 +29,7 @@ def fisher(
     experts: Float[Tensor, " n *shape"],
     observed: Observed | None,
     *,
-    floor: Floor = 1e-6,
+    floor: Positive = 1e-6,
     weights: str = "",
     trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
@@ -70,11 +66,11 @@ def fisher(
     if observed is not None:
         _check(observed, experts)
         information = _normalised(observed).clamp(min=floor)
-    powers = information * factors.reshape(-1, *[1] * (experts.ndim - 1))
+    powers = information * per_row(factors, experts)
     total = sum_rows(powers)
     moved = sum_rows(powers * (experts - experts[0])) / total  # exact where the experts agree
     trail.note("reached by data", lambda: torch.tensor(float(observed is not None)))
-    trail.note("share of the weight", partial(_means, powers / total))
+    trail.note("share of the weight", lambda: _means(powers / total))
     trail.note("share at the floor", lambda: _means(information <= floor))
     return experts[0] + moved.to(experts.dtype)
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from merge_lib.ops.sums import sum_rows
-from merge_lib.probe import Batch, Probe
+from merge_lib.ops.sums import mean_rows, per_row, sum_rows
+from merge_lib.probe import Batch, Probe, drawn
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Count, StateDict
@@ -41,9 +41,7 @@ def fit(
     Returns:
         [n] for each floating tensor.
     """
-    shown = {
-        task: list(probe.batches(task, split=split, count=examples, seed=seed, size=256)) for task in tasks
-    }
+    shown = {task: drawn(probe, task, split=split, count=examples, seed=seed, size=256) for task in tasks}
     done, of = 0, 2 * len(experts) - 1
 
     def judge(state: StateDict) -> float:
@@ -80,7 +78,7 @@ def _accuracy(probe: Probe, state: StateDict, shown: dict[str, list[Batch]]) -> 
 def _mean(states: Sequence[StateDict]) -> dict[str, Tensor]:
     """Entry by entry; tensors that are not floating are the first's."""
     return {
-        name: sum_rows(torch.stack([state[name].float() for state in states])) / len(states)
+        name: mean_rows(torch.stack([state[name].float() for state in states]))
         if tensor.is_floating_point()
         else tensor
         for name, tensor in states[0].items()
@@ -121,4 +119,4 @@ def greedy_soup(
     weights = torch.full((len(experts),), 1.0 / len(experts)) if fitted is None else fitted
     weights = weights.to(experts.dtype)
     trail.note("weight", lambda: weights)
-    return sum_rows(experts * weights.reshape(-1, *[1] * (experts.ndim - 1)))
+    return sum_rows(experts * per_row(weights, experts))

@@ -3,8 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from merge_lib.ops.subspace import mean_rows, thin_svd, without_null
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.subspace import thin_svd, without_null
+from merge_lib.ops.sums import mean_rows, sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import CutOff, Scale

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.methods.iso_c import mean_value
-from merge_lib.ops.subspace import Factors, goes_by_gram, mean_rows, thin_svd, whitened_product
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.subspace import Factors, goes_by_gram, thin_svd, whitened_product
+from merge_lib.ops.sums import mean_rows, sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import CutOff, Fraction, Scale

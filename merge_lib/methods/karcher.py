@@ -51,6 +51,6 @@ def karcher(
     Raises:
         MethodInputError: the base is to be the centre, but there is none.
     """
-    return placed(
-        on_sphere(centred(experts, base, centre), karcher_mean, zeros_count=False, trail=trail), base, centre
-    )
+    rows = centred(experts, base, centre)
+    merged = on_sphere(rows, karcher_mean, zeros_count=False, trail=trail)
+    return placed(merged, base, centre)

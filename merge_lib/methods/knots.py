@@ -1,6 +1,7 @@
 """KnOTS: task vectors of low rank, aligned by one decomposition and merged in the shared basis."""
 
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -8,27 +9,15 @@ from torch import Tensor
 
 from merge_lib.layers import Layer
 from merge_lib.ops.alignment import align
-from merge_lib.ops.quantile import (
-    Thresholds,
-    begin_thresholds,
-    close_thresholds,
-    fold_thresholds,
-    join_thresholds,
-    tensor_threshold,
-)
+from merge_lib.ops.quantile import Thresholds, fold_thresholds
 from merge_lib.ops.shares import shares
 from merge_lib.ops.signs import disjoint_mean, elect_signs
-from merge_lib.ops.sparsify import keep_large
 from merge_lib.ops.sums import sum_rows
-from merge_lib.registry import ModelStatistics, merge_method
+from merge_lib.ops.trimming import TRIMMING, Trim, trimmed
+from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
 from merge_lib.working_set import WorkingSet
-
-
-def begin(count: int, dtype: torch.dtype, *, density: Density, trim: str, **_: Any) -> Thresholds:
-    """No threshold is needed from the whole model where each tensor is trimmed by itself."""
-    return begin_thresholds(count, dtype, share=density, complete=trim == "tensor")
 
 
 def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: Layer) -> Thresholds:
@@ -44,7 +33,7 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     order_free=True,
     scope="model",
     works_on="tensor",
-    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
+    statistics=replace(TRIMMING, fold=fold),
     working_set=WorkingSet(stacks=7.0, tensors=5.0),
 )
 def knots(
@@ -54,7 +43,7 @@ def knots(
     combine: Literal["ties", "sum"] = "ties",
     density: Density = 0.2,
     scale: Scale = 0.6,
-    trim: Literal["model", "tensor"] = "model",
+    trim: Trim = "model",
     trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The scaled TIES merge, or sum, of the task vectors' coordinates in a basis that they share.
@@ -86,14 +75,10 @@ def knots(
         [*shape], dtype of task_vectors.
     """
     aligned = align(task_vectors)
-    thresholds = statistics.values
-    if trim == "tensor":
-        own = [tensor_threshold(part, density) for part in aligned.parts]
-        thresholds = torch.tensor(own, dtype=task_vectors.dtype)
-    trimmed = keep_large(aligned.parts, thresholds)
-    signs = elect_signs(trimmed)
+    kept = trimmed(aligned.parts, statistics, density=density, trim=trim)
+    signs = elect_signs(kept)
     trail.note("basis", lambda: torch.tensor(len(aligned.parts[0]) if aligned.parts.ndim > 1 else 0))
-    trail.note("share kept", lambda: shares(trimmed != 0))
-    trail.note("share against the elected sign", lambda: shares(trimmed * signs < 0))
-    merged = disjoint_mean(trimmed, signs) if combine == "ties" else sum_rows(trimmed)
+    trail.note("share kept", lambda: shares(kept != 0))
+    trail.note("share against the elected sign", lambda: shares(kept * signs < 0))
+    merged = disjoint_mean(kept, signs) if combine == "ties" else sum_rows(kept)
     return scale * aligned.restore(merged)

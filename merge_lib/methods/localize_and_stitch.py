@@ -1,36 +1,17 @@
 """Localize-and-Stitch without data: each expert's largest changes, stitched into the base."""
 
-from typing import Any
-
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from merge_lib.layers import Layer
-from merge_lib.ops.quantile import (
-    Thresholds,
-    begin_thresholds,
-    close_thresholds,
-    fold_thresholds,
-    join_thresholds,
-)
+from merge_lib.ops.quantile import Thresholds
 from merge_lib.ops.shares import shares
 from merge_lib.ops.sparsify import keep_large
 from merge_lib.ops.sums import sum_rows
-from merge_lib.registry import ModelStatistics, merge_method
+from merge_lib.ops.trimming import TRIMMING
+from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density
 from merge_lib.working_set import WorkingSet
-
-
-def begin(count: int, dtype: torch.dtype, *, density: Density, **_: Any) -> Thresholds:
-    """Nothing counted yet."""
-    return begin_thresholds(count, dtype, share=density)
-
-
-def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: Layer) -> Thresholds:
-    """Count one tensor."""
-    return fold_thresholds(state, task_vectors)
 
 
 @merge_method(
@@ -40,7 +21,7 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
+    statistics=TRIMMING,
     working_set=WorkingSet(stacks=3.6, tensors=3.0),
 )
 def localize_and_stitch(
@@ -48,7 +29,7 @@ def localize_and_stitch(
     statistics: Thresholds,
     *,
     trail: Trail = NO_TRAIL,
-    density: Density = 0.1,  # noqa: ARG001 -- read by `begin`
+    density: Density = 0.1,  # noqa: ARG001 -- the thresholds went by it
 ) -> Float[Tensor, " *shape"]:
     """The mean, entry by entry, of those task vectors that have it among their largest.
 

@@ -12,7 +12,7 @@ from merge_lib.methods.localize_and_stitch import stitch
 from merge_lib.ops.functional_models import TaskVectors, Weighted
 from merge_lib.ops.quantile import tensor_threshold
 from merge_lib.ops.shares import shares
-from merge_lib.probe import Batch, Probe
+from merge_lib.probe import Batch, Probe, drawn
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Count, Density, LearningRate, Scale, StateDict
@@ -58,7 +58,7 @@ def fit(
     model = TaskVectors.of(probe.module(base), base, experts)
     masks: dict[str, list[Tensor]] = {name: [] for name in model.vectors}
     for row, task in enumerate(tasks):
-        batches = list(probe.batches(task, split=split, count=examples, seed=seed, size=examples))
+        batches = drawn(probe, task, split=split, count=examples, seed=seed, size=examples)
         own = TaskVectors(
             model.module, {name: vectors[row : row + 1] for name, vectors in model.vectors.items()}
         )

@@ -3,25 +3,21 @@
 from collections.abc import Sequence
 from functools import partial
 from math import prod
-from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from merge_lib.layers import Layer
 from merge_lib.learned import Observed
-from merge_lib.ops.features import Unit, check_values, layer_units
+from merge_lib.ops.features import Unit, check_values, weight_units
 from merge_lib.ops.least_squares import Fit, smallest_fit
 from merge_lib.ops.shares import ratio
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.sums import mean_rows, sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Scale
+from merge_lib.types import CutOff, Scale
 from merge_lib.working_set import WorkingSet
-
-Cutoff = Annotated[float, Field(ge=1e-7, lt=1)]  # what a Gram matrix in float64 tells from zero
 
 
 @merge_method(
@@ -41,7 +37,7 @@ def lot(
     observed: Observed | None,
     *,
     scale: Scale = 1.0,
-    cutoff: Cutoff = 1e-6,
+    cutoff: CutOff = 1e-6,
     trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The task vector whose layer outputs are nearest to each expert's on that expert's inputs.
@@ -74,14 +70,16 @@ def lot(
         [*shape], dtype of task_vectors.
     """
     trail.note("reached by data", lambda: torch.tensor(float(observed is not None)))
-    merged = sum_rows(task_vectors) / len(task_vectors)
-    if observed is not None and task_vectors.numel():
-        if layer.role == "scale":
-            check_values(observed.values, len(task_vectors), width=layer.shape[0])
-            merged = _weighted_mean(task_vectors, observed.values)
-        elif layer.role in ("linear", "convolution"):
-            check_values(observed.values, len(task_vectors), width=prod(layer.shape[1:]))
-            merged = _nearest(task_vectors, list(layer_units(layer.shape, observed.values)), cutoff, trail)
+    if observed is None or task_vectors.numel() == 0:
+        merged = mean_rows(task_vectors)
+    elif layer.role == "scale":
+        check_values(observed.values, len(task_vectors), width=layer.shape[0])
+        merged = _weighted_mean(task_vectors, observed.values)
+    elif layer.role in ("linear", "convolution"):
+        units = weight_units(layer, observed.values, len(task_vectors))
+        merged = _nearest(task_vectors, units, cutoff, trail)
+    else:
+        merged = mean_rows(task_vectors)
     return scale * merged
 
 

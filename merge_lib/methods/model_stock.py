@@ -8,7 +8,7 @@ from torch import Tensor
 
 from merge_lib.ops.gram import cosines, inner_products, inner_products_by_row
 from merge_lib.ops.sparsify import as_rows
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.sums import mean_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.working_set import WorkingSet
@@ -53,7 +53,7 @@ def model_stock(
     Returns:
         [*shape], dtype of task_vectors.
     """
-    mean = sum_rows(task_vectors) / len(task_vectors)
+    mean = mean_rows(task_vectors)
     if len(task_vectors) == 1 or mean.numel() == 0:
         return mean
     if rows:

@@ -50,6 +50,6 @@ def multislerp(
     Raises:
         MethodInputError: the base is to be the centre, but there is none.
     """
-    return placed(
-        on_sphere(centred(experts, base, centre), mean_direction, zeros_count=True, trail=trail), base, centre
-    )
+    rows = centred(experts, base, centre)
+    merged = on_sphere(rows, mean_direction, zeros_count=True, trail=trail)
+    return placed(merged, base, centre)

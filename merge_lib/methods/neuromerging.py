@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
+from functools import cached_property, partial
 from math import prod
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from merge_lib.layers import Layer
+from merge_lib.looks import Look
 from merge_lib.ops.masses import count_magnitudes, exact_masses
 from merge_lib.ops.neurons import merge_neurons
 from merge_lib.ops.quantile import (
@@ -27,10 +27,8 @@ from merge_lib.ops.signs import elected_mean
 from merge_lib.ops.sparsify import keep_large
 from merge_lib.registry import ModelStatistics, merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Density, Scale
+from merge_lib.types import Density, Scale, Share
 from merge_lib.working_set import WorkingSet
-
-Energy = Annotated[float, Field(gt=0, le=1)]
 
 _LARGEST_COMPENSATION = 8.0
 _BLOCK = 1 << 17  # elements that are merged at once, so that they stay near the processor
@@ -46,7 +44,7 @@ class Masks:
     removed: Tensor | None = None  # counts of `merge_lib.ops.masses`
     total: Tensor | None = None
 
-    @property
+    @cached_property
     def removed_shares(self) -> list[float]:
         """σ_t, the share of each expert's L1 mass that its mask removes; 0 where nothing is."""
         if self.removed is None or self.total is None:
@@ -71,8 +69,10 @@ def fold(state: Masks, task_vectors: Float[Tensor, " n *shape"], _layer: Layer) 
     """Count one tensor: first for the thresholds, then for the mass that they remove."""
     if not state.thresholds.complete:
         return replace(state, thresholds=fold_thresholds(state.thresholds, task_vectors))
-    kept = keep_large(task_vectors, state.thresholds.values)
-    removed, total = count_magnitudes(task_vectors - kept), count_magnitudes(task_vectors)
+    limits = state.thresholds.values.tolist()
+    kept = [row[row.abs() >= limit] for row, limit in zip(task_vectors, limits, strict=True)]
+    total = count_magnitudes(task_vectors)
+    removed = total - count_magnitudes(kept)
     if state.removed is not None:
         removed, total = state.removed + removed, state.total + total
     return replace(state, removed=removed, total=total)
@@ -103,7 +103,13 @@ def join(state: Masks, other: Masks) -> Masks:
     order_free=True,
     scope="model",
     works_on="row",
-    statistics=ModelStatistics(begin, fold, close, join),
+    statistics=ModelStatistics(
+        begin,
+        fold,
+        close,
+        join,
+        looks=(Look("threshold", unless={"density": 1}), Look(unless={"density": 1, "compensate": False})),
+    ),
     working_set=WorkingSet(stacks=2.3, tensors=5.5),
 )
 def neuromerging(
@@ -115,7 +121,7 @@ def neuromerging(
     parallel_scale: Scale = 0.0,
     orthogonal_scale: Scale = 1.0,
     compensate: bool = True,
-    energy: Energy = 1.0,
+    energy: Share = 1.0,
     trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The masked task vectors, merged neuron by neuron along the base neuron and orthogonal to it.

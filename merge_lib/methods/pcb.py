@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from merge_lib.layers import Layer
+from merge_lib.looks import Look
 from merge_lib.ops.balance import (
     Competition,
     Inter,
@@ -48,7 +49,13 @@ def fold(state: Competition, task_vectors: Float[Tensor, " n *shape"], _layer: L
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=ModelStatistics(begin, fold, close_competition, join_competition),
+    statistics=ModelStatistics(
+        begin,
+        fold,
+        close_competition,
+        join_competition,
+        looks=(Look("threshold"), Look("threshold", unless={"density": 1}, instead=1)),
+    ),
     working_set=WorkingSet(stacks=6.5, tensors=1.5),
 )
 def pcb(
@@ -95,5 +102,5 @@ def pcb(
     total = sum_rows(weights)
     trail.note("share kept", lambda: shares(weights > 0))
     trail.note("share nobody keeps", lambda: shares((total == 0)[None]))
-    merged = sum_rows(clamp_magnitudes(task_vectors, statistics) * weights)
+    merged = sum_rows(clamp_magnitudes(task_vectors, statistics).mul_(weights))
     return scale * (merged / torch.where(total > 0, total, 1.0))

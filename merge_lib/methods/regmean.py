@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from functools import partial
 from math import prod
-from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from merge_lib.errors import MethodInputError
@@ -15,13 +13,11 @@ from merge_lib.layers import Layer
 from merge_lib.learned import Observed
 from merge_lib.ops.features import check_values
 from merge_lib.ops.shares import ratio, share_of_mass
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.sums import mean_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Fraction
+from merge_lib.types import Fraction, Positive
 from merge_lib.working_set import WorkingSet
-
-Ridge = Annotated[float, Field(gt=0)]
 
 
 @merge_method(
@@ -41,7 +37,7 @@ def regmean(
     observed: Observed | None,
     *,
     off_diagonal: Fraction = 0.9,
-    ridge: Ridge = 1e-6,
+    ridge: Positive = 1e-6,
     trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The weights whose outputs are nearest to each expert's on that expert's inputs; elsewhere the mean.
@@ -73,7 +69,7 @@ def regmean(
         MethodInputError: the Gram matrices do not fit the tensor, or are not positive.
     """
     trail.note("reached by data", lambda: torch.tensor(float(observed is not None)))
-    mean = experts[0] + sum_rows(experts - experts[0]) / len(experts)
+    mean = experts[0] + mean_rows(experts - experts[0])
     if observed is None or layer.role not in ("linear", "convolution") or experts.numel() == 0:
         return mean
     inputs = prod(layer.shape[1:])

@@ -7,7 +7,7 @@ from torch import Tensor
 from merge_lib.ops.quantile import tensor_threshold
 from merge_lib.ops.shares import energy_removed, shares
 from merge_lib.ops.signs import elect_signs
-from merge_lib.ops.sums import inner_product, sum_rows
+from merge_lib.ops.sums import inner_product, mean_rows, per_row, sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density
@@ -51,7 +51,7 @@ def sce(
     kept = task_vectors * selected
     agree = kept * elect_signs(kept) > 0
     weights = _energy_shares(kept)
-    broad = weights.reshape(-1, *[1] * selected.ndim) * agree
+    broad = per_row(weights, kept) * agree
     total, divisor = sum_rows(kept * broad), sum_rows(broad)
     trail.note("share kept", lambda: shares(selected[None]))
     trail.note("weight", lambda: weights)
@@ -62,8 +62,8 @@ def sce(
 
 def _most_varied(task_vectors: Float[Tensor, " n *shape"], density: float) -> Bool[Tensor, " *shape"]:
     beside = task_vectors - task_vectors[0]  # exactly 0 where all are the same
-    away = beside - sum_rows(beside) / len(beside)
-    variance = sum_rows(away * away) / len(away)
+    away = beside - mean_rows(beside)
+    variance = mean_rows(away * away)
     return variance >= tensor_threshold(variance, density)
 
 

@@ -1,32 +1,26 @@
 """TALL-masks: from the sum of all task vectors back to each."""
 
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor
 
-from merge_lib.layers import Layer
+from merge_lib.looks import Look
 from merge_lib.ops.decoding import check_task
-from merge_lib.ops.quantile import (
-    Thresholds,
-    begin_thresholds,
-    close_thresholds,
-    fold_thresholds,
-    join_thresholds,
-)
+from merge_lib.ops.quantile import Thresholds, begin_thresholds
 from merge_lib.ops.shares import shares
 from merge_lib.ops.signs import disjoint_sum, elect_signs
 from merge_lib.ops.sparsify import keep_large
 from merge_lib.ops.sums import sum_rows
-from merge_lib.registry import ModelStatistics, merge_method
+from merge_lib.ops.trimming import TRIMMING
+from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
-from merge_lib.types import Density, TaskIndex
+from merge_lib.types import Density, TaskIndex, Weight
 from merge_lib.working_set import WorkingSet
 
 Combine = Literal["sum", "ties"]
-Threshold = Annotated[float, Field(ge=0)]
 
 
 def begin(count: int, dtype: torch.dtype, *, combine: Combine, density: Density, **given: Any) -> Thresholds:
@@ -35,12 +29,9 @@ def begin(count: int, dtype: torch.dtype, *, combine: Combine, density: Density,
     return begin_thresholds(count, dtype, share=density, complete=combine == "sum")
 
 
-def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: Layer) -> Thresholds:
-    """Count one tensor."""
-    return fold_thresholds(state, task_vectors)
-
-
-TRIMMING = ModelStatistics(begin, fold, close_thresholds, join_thresholds)
+BY_COMBINATION = replace(
+    TRIMMING, begin=begin, looks=(Look("threshold", unless={"density": 1, "combine": "sum"}),)
+)
 
 
 @merge_method(
@@ -50,7 +41,7 @@ TRIMMING = ModelStatistics(begin, fold, close_thresholds, join_thresholds)
     needs_base=True,
     order_free=True,
     scope="model",
-    statistics=TRIMMING,
+    statistics=BY_COMBINATION,
     working_set=WorkingSet(stacks=3.6, tensors=1.2),
 )
 def tall_masks(
@@ -59,7 +50,7 @@ def tall_masks(
     *,
     trail: Trail = NO_TRAIL,
     task: TaskIndex = -1,
-    threshold: Threshold = 0.4,
+    threshold: Weight = 0.4,
     combine: Combine = "sum",
     density: Density = 0.2,  # noqa: ARG001 -- read by `begin`
 ) -> Float[Tensor, " *shape"]:

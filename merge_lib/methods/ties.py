@@ -1,37 +1,16 @@
 """TIES: trim, elect signs, merge those that agree."""
 
-from typing import Any, Literal
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from merge_lib.layers import Layer
-from merge_lib.ops.quantile import (
-    Thresholds,
-    begin_thresholds,
-    close_thresholds,
-    fold_thresholds,
-    join_thresholds,
-    tensor_threshold,
-)
+from merge_lib.ops.quantile import Thresholds
 from merge_lib.ops.shares import energy_removed, share_of_mass, shares
 from merge_lib.ops.signs import disjoint_mean, elect_signs
-from merge_lib.ops.sparsify import keep_large
-from merge_lib.registry import ModelStatistics, merge_method
+from merge_lib.ops.trimming import TRIMMING, Trim, trimmed
+from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import Density, Scale
 from merge_lib.working_set import WorkingSet
-
-
-def begin(count: int, dtype: torch.dtype, *, density: Density, trim: str, **_: Any) -> Thresholds:
-    """No threshold is needed from the whole model where each tensor is trimmed by itself."""
-    return begin_thresholds(count, dtype, share=density, complete=trim == "tensor")
-
-
-def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: Layer) -> Thresholds:
-    """Count one tensor."""
-    return fold_thresholds(state, task_vectors)
 
 
 @merge_method(
@@ -42,7 +21,7 @@ def fold(state: Thresholds, task_vectors: Float[Tensor, " n *shape"], _layer: La
     order_free=True,
     scope="model",
     whole_where={"trim": "tensor"},
-    statistics=ModelStatistics(begin, fold, close_thresholds, join_thresholds),
+    statistics=TRIMMING,
     working_set=WorkingSet(stacks=3.6, tensors=4.5),
 )
 def ties(
@@ -51,7 +30,7 @@ def ties(
     *,
     density: Density = 0.2,
     scale: Scale = 1.0,
-    trim: Literal["model", "tensor"] = "model",
+    trim: Trim = "model",
     trail: Trail = NO_TRAIL,
 ) -> Float[Tensor, " *shape"]:
     """The scaled mean of the trimmed task vectors whose sign was elected.
@@ -80,13 +59,9 @@ def ties(
     Returns:
         [*shape], dtype of task_vectors.
     """
-    thresholds = statistics.values
-    if trim == "tensor":
-        own = [tensor_threshold(row, density) for row in task_vectors]
-        thresholds = torch.tensor(own, dtype=task_vectors.dtype)
-    trimmed = keep_large(task_vectors, thresholds)
-    signs = elect_signs(trimmed)
-    trail.note("share kept", lambda: shares(trimmed != 0))
-    trail.note("energy trimmed", lambda: energy_removed(trimmed, task_vectors))
-    trail.note("energy outvoted", lambda: share_of_mass(trimmed * (trimmed * signs < 0), task_vectors))
-    return scale * disjoint_mean(trimmed, signs)
+    kept = trimmed(task_vectors, statistics, density=density, trim=trim)
+    signs = elect_signs(kept)
+    trail.note("share kept", lambda: shares(kept != 0))
+    trail.note("energy trimmed", lambda: energy_removed(kept, task_vectors))
+    trail.note("energy outvoted", lambda: share_of_mass(kept * (kept * signs < 0), task_vectors))
+    return scale * disjoint_mean(kept, signs)

@@ -11,11 +11,11 @@ from merge_lib.ops.sketch import sketched_svd
 from merge_lib.ops.subspace import (
     Factors,
     goes_by_gram,
-    mean_rows,
     thin_svd,
     whitened_product,
     without_null,
 )
+from merge_lib.ops.sums import mean_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import CutOff, Scale

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from merge_lib.layers import Layer
 from merge_lib.ops.adam import minimise
-from merge_lib.ops.subspace import gram, mean_rows, pseudo_inverse
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.subspace import gram, pseudo_inverse
+from merge_lib.ops.sums import mean_rows, sum_rows
 from merge_lib.registry import merge_method
 from merge_lib.trail import NO_TRAIL, Trail
 from merge_lib.types import CutOff, LearningRate, Steps

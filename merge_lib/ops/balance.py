@@ -14,7 +14,7 @@ from merge_lib.ops.quantile import (
     fold_thresholds,
     join_thresholds,
 )
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.sums import per_row, sum_rows
 
 Inter = Literal["sum", "pairs"]
 
@@ -73,19 +73,23 @@ def begin_competition(
 def fold_competition(state: Competition, task_vectors: Float[Tensor, " n *shape"]) -> Competition:
     """See one tensor."""
     if not state.low.complete:
-        return replace(
-            state,
-            low=fold_thresholds(state.low, task_vectors),
-            high=fold_thresholds(state.high, task_vectors),
-        )
+        return _fold_limits(state, task_vectors)
     scores = compete(task_vectors, state).reshape(len(task_vectors), task_vectors[0].numel())
     floor = state.floor if state.floor.complete else fold_thresholds(state.floor, scores)
-    if scores.shape[1] == 0:
+    if scores.shape[1] == 0 or state.floor.known_bits:  # nothing to see, or seen in the pass before
         return replace(state, floor=floor)
     smallest = torch.minimum(state.smallest, scores.amin(dim=1))
     return replace(
         state, floor=floor, smallest=smallest, largest=torch.maximum(state.largest, scores.amax(dim=1))
     )
+
+
+def _fold_limits(state: Competition, task_vectors: Float[Tensor, " n *shape"]) -> Competition:
+    """See one tensor while the limits of magnitudes are looked for, whose first counts are the same."""
+    low = fold_thresholds(state.low, task_vectors)
+    if state.low.known_bits == 0:
+        return replace(state, low=low, high=replace(state.high, counts=low.counts))
+    return replace(state, low=low, high=fold_thresholds(state.high, task_vectors))
 
 
 def join_competition(state: Competition, other: Competition) -> Competition:
@@ -112,8 +116,8 @@ def clamp_magnitudes(
     task_vectors: Float[Tensor, " n *shape"], state: Competition
 ) -> Float[Tensor, " n *shape"]:
     """Magnitudes at least the low and at most the high one of their expert; zeros stay zero."""
-    low, high = (_broad(limit.values, task_vectors) for limit in (state.low, state.high))
-    return task_vectors.sign() * task_vectors.abs().clamp(low, high)
+    low, high = (per_row(limit.values, task_vectors) for limit in (state.low, state.high))
+    return task_vectors.abs().clamp_(low, high).mul_(task_vectors.sign())
 
 
 def compete(task_vectors: Float[Tensor, " n *shape"], state: Competition) -> Float[Tensor, " n *shape"]:
@@ -123,14 +127,16 @@ def compete(task_vectors: Float[Tensor, " n *shape"], state: Competition) -> Flo
     between its expert's smallest and largest, in [0, 1], and τ̂ that with its sign. Without the factor e^−n,
     which changes no comparison, many experts would leave the finite numbers.
     """
-    low, high = (_broad(limit.values, task_vectors) for limit in (state.low, state.high))
+    low, high = (per_row(limit.values, task_vectors) for limit in (state.low, state.high))
     span = torch.where(high > low, high - low, 1.0)
-    place = (task_vectors.abs().clamp(low, high) - low) / span
-    within = torch.exp(len(task_vectors) * (place * place - 1))
+    place = task_vectors.abs().clamp_(low, high).sub_(low).div_(span)
     if state.inter == "sum":
-        return within * torch.tanh(task_vectors * sum_rows(task_vectors))
-    signed = task_vectors.sign() * place
-    return within * torch.stack([sum_rows(torch.tanh(row * signed)) for row in signed])
+        agreement = (task_vectors * sum_rows(task_vectors)).tanh_()
+    else:
+        signed = task_vectors.sign() * place
+        agreement = torch.stack([sum_rows((row * signed).tanh_()) for row in signed])
+    within = place.square_().sub_(1).mul_(len(task_vectors)).exp_()
+    return within.mul_(agreement)
 
 
 def weigh(scores: Float[Tensor, " n *shape"], state: Competition) -> Float[Tensor, " n *shape"]:
@@ -138,11 +144,9 @@ def weigh(scores: Float[Tensor, " n *shape"], state: Competition) -> Float[Tenso
 
     Where floor and largest are equal, scores from there on weigh 1, but for those that are 0.
     """
-    floor, largest = (_broad(limit, scores) for limit in (state.floors, state.largest))
+    floor, largest = (per_row(limit, scores) for limit in (state.floors, state.largest))
     span = torch.where(largest > floor, largest - floor, 1.0)
-    above = ((scores - floor) / span).clamp(min=0)
-    return torch.where(largest > floor, above, ((scores >= floor) & (scores != 0)).to(scores.dtype))
-
-
-def _broad(values: Float[Tensor, " n"], like: Float[Tensor, " n *shape"]) -> Float[Tensor, " n *ones"]:
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+    weights = (scores - floor).div_(span).clamp_(min=0)
+    for row in (state.largest <= state.floors).nonzero()[:, 0].tolist():
+        weights[row] = (scores[row] >= state.floors[row]) & (scores[row] != 0)
+    return weights

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.errors import MethodInputError
-from merge_lib.ops.sums import inner_product
+from merge_lib.ops.sums import inner_product, per_row
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ class Lengths:
         Args:
             task_vectors: [n, *shape], one row for each norm.
         """
-        factors = task_vectors.new_tensor(self.factors)
-        return task_vectors * factors.reshape(-1, *[1] * (task_vectors.dim() - 1))
+        return task_vectors * per_row(task_vectors.new_tensor(self.factors), task_vectors)
 
 
 def squared_norms(task_vectors: Float[Tensor, " n *shape"]) -> tuple[float, ...]:

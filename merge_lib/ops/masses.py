@@ -4,6 +4,7 @@ A float is an integer times a power of two. For each power the integers are adde
 to 2^26 entries are whole numbers that float64 holds.
 """
 
+from collections.abc import Iterable
 from fractions import Fraction
 
 import torch
@@ -15,7 +16,7 @@ _AT_ONCE = 1 << 26  # entries
 _FORMATS = {torch.float32: (torch.int32, 23, 1 << 8), torch.float64: (torch.int64, 52, 1 << 11)}
 
 
-def count_magnitudes(rows: Float[Tensor, " n *shape"]) -> Int[Tensor, " n powers halves"]:
+def count_magnitudes(rows: Iterable[Float[Tensor, " *_"]]) -> Int[Tensor, " n powers halves"]:
     """For each row the sums of the integers, by power of two; adds up over pieces of a tensor and over tensors."""
     return torch.stack(
         [sum(_count(piece) for piece in row.abs().reshape(-1).split(_AT_ONCE)) for row in rows]  # type: ignore[misc]

@@ -59,18 +59,19 @@ def merge_neurons(
     along[:, 0] = 0.0
     lengths = products.diagonal(dim1=1, dim2=2)[:, 1:]
     rounding = _ROUNDING * lengths.amax(dim=1).sqrt()
-    rows -= along[:, :, None] * unit[:, None]
     rows[:, 0] = 0.0
-    merged, outvoted, cut = _merge_orthogonal(rows, rounding, energy)
+    for place in range(1, count + 1):
+        rows[:, place] -= along[:, place, None] * unit
+    merged, outvoted, cut = _merge_orthogonal(rows, rounding, energy, count)
     energies = torch.stack([lengths.T, (along**2).T[1:], outvoted[1:], cut[1:]])[:, :count].sum(dim=2)
     parallel = elected_mean(along.T, rounding)[:, None] * unit
     return MergedNeurons(parallel[:, :length], merged[:, :length], energies)
 
 
 def _merge_orthogonal(
-    rows: Float[Tensor, " rows n d"], rounding: Float[Tensor, " rows"], energy: float
+    rows: Float[Tensor, " rows n d"], rounding: Float[Tensor, " rows"], energy: float, count: int
 ) -> tuple[Float[Tensor, " rows d"], Float[Tensor, " n rows"], Float[Tensor, " n rows"]]:
-    """The merged rows, and each expert's energy that was outvoted and that was cut."""
+    """The merged rows, and each expert's energy that was outvoted and cut; rows 1 to `count` are the experts'."""
     squares, vectors = torch.linalg.eigh(_grams(rows))
     squares, vectors = squares.flip(1).clamp(min=0.0), vectors.flip(2)  # descending
     values = squares.sqrt()
@@ -82,8 +83,8 @@ def _merge_orthogonal(
     shares = torch.where(kept, means / torch.where(kept, values, 1.0), 0.0)  # Σ⁻¹ m
     weights = sum_rows((vectors * shares[:, None]).movedim(2, 0))  # [rows, n]
     merged = torch.zeros_like(rows[:, 0])
-    for expert in range(rows.shape[1]):
-        merged += weights[:, expert, None] * rows[:, expert]
+    for place in range(1, count + 1):
+        merged += weights[:, place, None] * rows[:, place]
     outvoted = (coordinates**2 * (kept & (coordinates * means <= 0))).sum(dim=2)
     return merged, outvoted, (coordinates**2 * ~leading).sum(dim=2)
 

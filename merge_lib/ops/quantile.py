@@ -87,9 +87,11 @@ def fold_thresholds(state: Thresholds, task_vectors: Float[Tensor, " n *shape"])
     for row, prefix in zip(task_vectors, state.prefix.tolist(), strict=True):
         keys = _keys(row.reshape(-1), signed=state.signed)
         if state.known_bits:
-            keys = keys[((keys >> (shift + _DIGIT_BITS)) & ((1 << state.known_bits) - 1)) == prefix]
-        added.append(torch.bincount((keys >> shift) & (_DIGITS - 1), minlength=_DIGITS))
-    return replace(state, counts=state.counts + torch.stack(added))
+            known = (keys >> (shift + _DIGIT_BITS)).bitwise_and_((1 << state.known_bits) - 1)
+            keys = keys[known == prefix]
+        digits = (keys >> shift).bitwise_and_(_DIGITS - 1)
+        added.append(torch.bincount(digits, minlength=_DIGITS))
+    return replace(state, counts=torch.stack(added).add_(state.counts))
 
 
 def _keys(values: Float[Tensor, " size"], *, signed: bool) -> Int[Tensor, " size"]:
@@ -97,7 +99,8 @@ def _keys(values: Float[Tensor, " size"], *, signed: bool) -> Int[Tensor, " size
     if not signed:
         return values.abs().view(_INTEGERS[values.dtype])
     bits, top = values.view(_INTEGERS[values.dtype]), _top_bit(values.dtype)
-    return (bits ^ ((bits >> (values.dtype.itemsize * 8 - 1)) & ~top)) ^ top
+    negative = bits >> (values.dtype.itemsize * 8 - 1)  # all ones, else 0
+    return negative.bitwise_and_(~top).bitwise_xor_(bits).bitwise_xor_(top)
 
 
 def _top_bit(dtype: torch.dtype) -> int:

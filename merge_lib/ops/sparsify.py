@@ -6,14 +6,14 @@ from torch import Tensor
 
 from merge_lib.ops.chance import TensorGenerator
 from merge_lib.ops.keys import DRAWS
+from merge_lib.ops.sums import per_row
 
 
 def keep_large(
     task_vectors: Float[Tensor, " n *shape"], thresholds: Float[Tensor, " n"]
 ) -> Float[Tensor, " n *shape"]:
     """Entries whose magnitude reaches their expert's threshold; the others are zero."""
-    broad = thresholds.reshape(-1, *[1] * (task_vectors.ndim - 1))
-    return task_vectors * (task_vectors.abs() >= broad)
+    return task_vectors.abs().ge_(per_row(thresholds, task_vectors)).mul_(task_vectors)
 
 
 def drop_at_random(
@@ -31,9 +31,22 @@ def as_rows(tensor: Float[Tensor, " *shape"]) -> Float[Tensor, " rows length"]:
 
 def magnitude_ranks(rows: Float[Tensor, " rows length"]) -> Int64[Tensor, " rows length"]:
     """The place of each magnitude in its row, 0 for the smallest; of equal ones the first has the lower place."""
-    order = rows.abs().argsort(dim=1, stable=True)
+    order = _ascending(rows.abs())
     places = torch.arange(rows.shape[1]).expand_as(order).contiguous()
     return torch.empty_like(order).scatter_(1, order, places)
+
+
+def _ascending(magnitudes: Float[Tensor, " rows length"]) -> Int64[Tensor, " rows length"]:
+    """Where the smallest of each row is, then the next; of equal ones the first comes first.
+
+    The bits of a float32 are sorted with its place behind them, in about half the time of a stable `argsort`.
+    """
+    if magnitudes.dtype != torch.float32:
+        return magnitudes.argsort(dim=1, stable=True)
+    keys = magnitudes.view(torch.int32).long().bitwise_left_shift_(32)
+    keys.bitwise_or_(torch.arange(magnitudes.shape[1]))
+    keys.numpy().sort(axis=1)  # in place
+    return keys.bitwise_and_((1 << 32) - 1)
 
 
 def keep_probabilities(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from merge_lib.errors import MethodInputError
 from merge_lib.ops.gram import cosines, inner_products
-from merge_lib.ops.sums import sum_rows
+from merge_lib.ops.sums import per_row, sum_rows
 from merge_lib.trail import NO_TRAIL, Trail
 
 Centre = Literal["zero", "base"]
@@ -70,5 +70,4 @@ def on_sphere(
     else:
         weights[present] = found * lengths.sum() / len(rows if zeros_count else present) / lengths[present]
     trail.note("weight", lambda: torch.from_numpy(weights))
-    factors = torch.from_numpy(weights).to(rows.dtype).reshape(-1, *[1] * (rows.ndim - 1))
-    return sum_rows(rows * factors)
+    return sum_rows(rows * per_row(torch.from_numpy(weights).to(rows.dtype), rows))

@@ -17,8 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from merge_lib.ops.sums import sum_rows
-
 _ROWS = 4096  # of a matrix in float64 at once
 
 
@@ -42,11 +40,6 @@ class Factors:
     def product(self) -> Float[Tensor, "*batch m n"]:
         """The matrix again."""
         return (self.left * self.values[..., None, :]) @ self.right
-
-
-def mean_rows(rows: Float[Tensor, " n *shape"]) -> Float[Tensor, " *shape"]:
-    """The mean over experts: what methods do to tensors that are not matrices."""
-    return sum_rows(rows) / len(rows)
 
 
 def goes_by_gram(dtype: torch.dtype) -> bool:

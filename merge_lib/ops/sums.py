@@ -28,6 +28,16 @@ def sum_rows(rows: Float[Tensor, " n *shape"]) -> Float[Tensor, " *shape"]:
     return total
 
 
+def mean_rows(rows: Float[Tensor, " n *shape"]) -> Float[Tensor, " *shape"]:
+    """The mean over experts."""
+    return sum_rows(rows) / len(rows)
+
+
+def per_row(values: Float[Tensor, " n"], rows: Float[Tensor, " n *shape"]) -> Float[Tensor, " n *ones"]:
+    """A number for each expert with axes of one entry, so that it meets all entries of the expert's row."""
+    return values.reshape(-1, *[1] * (rows.ndim - 1))
+
+
 def inner_product(left: Float[Tensor, " *shape"], right: Float[Tensor, " *shape"]) -> float:
     """The sum of products over all elements, in float64."""
     return tiled_sum(left.reshape(-1).double().numpy() * right.reshape(-1).double().numpy())

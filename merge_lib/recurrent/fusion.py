@@ -146,8 +146,8 @@ def _kinds(inner: Bool[Tensor, " *shape"], outer: Bool[Tensor, " *shape"]) -> Te
 
 def _to_unit(scores: StateDict) -> dict[str, Tensor]:
     filled = [tensor for tensor in scores.values() if tensor.numel()]
-    least = min(float(tensor.min()) for tensor in filled)
-    span = max(float(tensor.max()) for tensor in filled) - least
+    least = min((float(tensor.min()) for tensor in filled), default=0.0)
+    span = max((float(tensor.max()) for tensor in filled), default=0.0) - least
     return {
         name: (widened(tensor) - least) / span if span else torch.zeros_like(widened(tensor))
         for name, tensor in scores.items()

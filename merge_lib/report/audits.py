@@ -84,19 +84,16 @@ def _audits(group: Group) -> list[AuditSummary]:
 
 
 def _blocks(group: Group) -> dict[str, dict[str, float]]:
-    """Block -> task -> mean over the seeds."""
-    found = _audits(group)
+    """Block -> task -> mean over the seeds in which it is defined."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for audit in _audits(group):
+        for block, kept in audit.blocks.items():
+            tasks = values.setdefault(block, {})
+            for task, value in kept.items():
+                tasks.setdefault(task, []).append(value)
     return {
-        block: {
-            task: float(np.mean(values))
-            for task in kept
-            if (
-                values := [
-                    audit.blocks[block][task] for audit in found if task in audit.blocks.get(block, {})
-                ]
-            )
-        }
-        for block, kept in found[0].blocks.items()
+        block: {task: float(np.mean(found)) for task, found in tasks.items()}
+        for block, tasks in values.items()
     }
 
 

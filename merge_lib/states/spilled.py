@@ -66,6 +66,7 @@ class SpilledStates(Mapping[str, Any]):
             for key, tensor in flat.tensors.items():
                 placed[key] = (tensor.dtype, tensor.shape, self._end)
                 self._end += self._file.write(raw_bytes(tensor))
+            self._file.flush()  # so that a full disk is told here
         except OSError as refused:
             where = self._folder or gettempdir()
             raise CheckpointError(

@@ -19,8 +19,9 @@ from merge_lib.errors import MergeError
 from merge_lib.files.folders import Source
 from merge_lib.files.headers import TensorHeader
 from merge_lib.files.layout import DTYPE_BYTES, Shape
-from merge_lib.spec import MergeSpec, told_beside
+from merge_lib.spec import MergeSpec
 from merge_lib.streaming.headers import FLOATING, read_source
+from merge_lib.streaming.recorded import recipe_lines, recorded
 
 if TYPE_CHECKING:
     from merge_lib.streaming.devices import Device
@@ -169,7 +170,22 @@ class MergePlan:
         """How often the inputs are read."""
         if self.is_compiled:
             return 1 if self.method == "ties" and self.params["density"] == 1 else _PASSES[self.method]
-        return (3 if self.threshold_share is not None else 1) + ("equalise" in self.recipe)
+        bits = max((DTYPE_BYTES[work.arithmetic] * 8 for work in self.works), default=32)
+        looks = 0 if self.variant else registry.get(self.method).passes_before(self.params, bits)
+        scales = self.recipe.get("layer_scales", {}).get("shallow") == "auto"
+        return 1 + looks + ("equalise" in self.recipe) + scales
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of all passes; while experts are folded in one by one, the base is read beside each."""
+        total = self.passes * sum(work.read_bytes for work in self.works)
+        if self.is_compiled or self.variant or self.base is None:
+            return total
+        info = registry.get(self.method)
+        if (info.kind, info.scope) != ("continual", "model"):
+            return total
+        base = sum(work.inputs[0].size_bytes for work in self.works if work.inputs[0] is not None)
+        return total + (len(self.experts) - 1) * base
 
     @property
     def threshold_share(self) -> float | None:
@@ -233,8 +249,8 @@ def make_plan(spec: MergeSpec) -> MergePlan:
         method=spec.method,
         params=spec.params,
         seed=spec.seed,
-        recipe=_recorded(spec),
-        recipe_lines=tuple(_recipe_lines(spec)),
+        recipe=recorded(spec),
+        recipe_lines=tuple(recipe_lines(spec)),
         base=base,
         experts=tuple(experts),
         works=works,
@@ -311,33 +327,6 @@ def _is_own(method: str) -> bool:
     """Whether a method is the library's, not one of the user's."""
     own = ("merge_lib.methods.", "merge_lib.continual.")
     return method.startswith("mergekit.") or registry.get(method).module.startswith(own)
-
-
-def _recorded(spec: MergeSpec) -> dict[str, Any]:
-    """The recipe without paths."""
-    recipe = {
-        "method": spec.method,
-        "params": spec.params,
-        "seed": spec.seed,
-        "exclude": list(spec.exclude),
-        **told_beside(spec),
-    }
-    return recipe if spec.dtype is None else {**recipe, "dtype": spec.dtype}
-
-
-def _recipe_lines(spec: MergeSpec) -> list[str]:
-    """The recipe as YAML, which JSON values are."""
-    lines = [f"method: {spec.method}", f"params: {json.dumps(spec.params, sort_keys=True)}"]
-    if spec.base is not None:
-        lines.append(f"base: {json.dumps(spec.base.name)}")
-    lines.append(f"experts: {json.dumps([path.name for path in spec.experts])}")
-    lines.append(f"seed: {spec.seed}")
-    if spec.exclude:
-        lines.append(f"exclude: {json.dumps(list(spec.exclude))}")
-    if spec.dtype is not None:
-        lines.append(f"dtype: {spec.dtype}")
-    lines += [f"{key}: {json.dumps(value)}" for key, value in told_beside(spec).items()]
-    return lines
 
 
 def _load_reference(spec: MergeSpec) -> Reference:

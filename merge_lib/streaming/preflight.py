@@ -180,7 +180,6 @@ def _preview(plan: MergePlan, target: Target, options: MergeOptions) -> Preview:
     """Of one merge by itself, without what it shares with others."""
     shards = lay_out_result(plan, target, options.max_shard_bytes)
     written = sum(shard.size_bytes for shard in shards)
-    read = sum(work.read_bytes for work in plan.works) * plan.passes
     copied: list[str] = []
     problems: list[str] = []
     if not target.is_file:
@@ -190,12 +189,12 @@ def _preview(plan: MergePlan, target: Target, options: MergeOptions) -> Preview:
         tensors=len(plan.works),
         merged=sum(work.kind == "merge" for work in plan.works),
         parameters=sum(work.count for work in plan.works),
-        read_bytes=read,
+        read_bytes=plan.read_bytes,
         passes=plan.passes,
         write_bytes=written,
         shards=len(shards),
         free_bytes=shutil.disk_usage(_existing(target.out)).free,
-        estimated_s=round((read + written) / _BYTES_PER_S[plan.is_compiled], 1),
+        estimated_s=round((plan.read_bytes + written) / _BYTES_PER_S[plan.is_compiled], 1),
         arithmetic=plan.arithmetic,
         copied_files=tuple(copied),
     )

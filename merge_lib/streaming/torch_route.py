@@ -7,20 +7,18 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import NoReturn
 
-import torch
-
 from merge_lib import registry
 from merge_lib.arithmetic import Merge, check_finite, refuse_result
 from merge_lib.calibration.store import open_learned
 from merge_lib.checkpoints import open_checkpoint
 from merge_lib.checkpoints.digest import raw_bytes, tensor_digest
 from merge_lib.checkpoints.dtypes import DTYPES
-from merge_lib.engine import DigestedCheckpoint
+from merge_lib.engine import DigestedCheckpoint, job_of
 from merge_lib.files.folders import Source
 from merge_lib.layers import describe_layers
 from merge_lib.learned import LastObserved
 from merge_lib.ops.cores import one_core
-from merge_lib.plan import Job, Plan
+from merge_lib.plan import Plan
 from merge_lib.spec import MergeSpec
 from merge_lib.streaming.allocator import give_back_freed_memory
 from merge_lib.streaming.crew import Crew
@@ -150,18 +148,7 @@ class OwnReference:
         plan, spec = making.plan, self.spec
         with opened(plan.sources) as readers:
             base, experts = (None, readers) if plan.base is None else (readers[0], readers[1:])
-            job = Job(
-                registry.get(spec.method),
-                spec.params,
-                spec.seed,
-                tuple(range(len(experts))),
-                spec.exclude,
-                None if spec.dtype is None else getattr(torch, spec.dtype),
-                learned=open_learned(spec.method, spec.observations, spec.fitted),
-                layer_scales=spec.layer_scales,
-                equalise=spec.equalise,
-            )
-            whole = Plan([job], base, experts)
+            whole = Plan([job_of(spec, spec.experts)], base, experts)
             whole.gather_statistics()
             for work in making.left:
                 merged = whole.result(0, whole.load(work.name))

@@ -12,11 +12,9 @@ from typer.testing import CliRunner
 from flows.cli import make_app
 from flows.config import load_study
 from flows.estimates import plan_steps
-from flows.study import study_flow
 from merge_lib.checkpoints import write_state_dict
 from merge_lib.diagnostics import read_table
 from merge_lib.errors import SpecError
-from tasks import progress
 from tasks.auditing import TABLE
 from tasks.journal import results_of
 from tasks.project import Project
@@ -91,16 +89,6 @@ def test_a_recipe_of_mergekit_s_is_refused(tmp_path):
         raise asked(path).exception
 
 
-@pytest.fixture
-def project(tiny_project, prefect_server, migrated_store, monkeypatch) -> Project:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    root = tiny_project()
-    monkeypatch.chdir(root)
-    (root / ".mergeline" / "mlflow.db").write_bytes(migrated_store.read_bytes())
-    progress.allow_work()
-    return Project(root)
-
-
 STUDY = [
     "methods=[average, {method: ties, label: trimmed}, emr, opcm]",
     "references=[]",
@@ -108,28 +96,14 @@ STUDY = [
 ]
 
 
-def run(*overrides: str) -> tuple[str, Counter]:
-    worked: Counter = Counter()
-
-    def listener(step: progress.Step) -> None:
-        if not step.reused and step.share_done == 1.0:
-            worked[step.kind] += 1
-
-    stop = progress.listen(listener)
-    try:
-        return study_flow(study="studies/digits.yaml", overrides=[*STUDY, *overrides]), worked
-    finally:
-        stop()
-
-
 @pytest.mark.slow
-def test_a_study_audits_its_last_merges_once(project):
-    first, worked = run("audit=false")
+def test_a_study_audits_its_last_merges_once(project, run):
+    first, worked = run(*STUDY, "audit=false")
     assert worked["audit"] == 0
     with pytest.raises(SpecError, match="has no audits: its study said audit: false"):
         raise asked(first).exception
 
-    second, worked = run()  # only the audits are missing
+    second, worked = run(*STUDY)  # only the audits are missing
     assert worked == Counter({"audit": 4})
     rows = {row.label: row for row in results_of(project, second).rows if row.kind == "merge"}
     kept = {label: row.audit.of_tasks("energy kept") for label, row in rows.items()}
@@ -141,7 +115,7 @@ def test_a_study_audits_its_last_merges_once(project):
     _check_mlflow(project, second)
     _check_report(project, second)
     _check_command(project, second)
-    _check_loss(project, rows["trimmed"].audit.record)
+    _check_loss(project, rows["trimmed"].audit.record, run)
 
 
 def _check_mlflow(project: Project, run_id: str) -> None:
@@ -178,7 +152,7 @@ def _check_command(project: Project, run_id: str) -> None:
         raise asked(run_id, "--label", "ties").exception
 
 
-def _check_loss(project: Project, record: str) -> None:
+def _check_loss(project: Project, record: str, run) -> None:
     """An audit that is gone is told, and is made anew by the next run alone."""
     folder = project.store / record
     before = read_table(folder / TABLE)
@@ -186,6 +160,6 @@ def _check_loss(project: Project, record: str) -> None:
     shutil.rmtree(folder)
     with pytest.raises(SpecError, match=r"The audit of 'trimmed' \(parallel, seed 0\) is gone"):
         raise asked("latest").exception
-    _, worked = run()
+    _, worked = run(*STUDY)
     assert worked == Counter({"audit": 1})
     assert read_table(folder / TABLE).equals(before)

@@ -120,6 +120,13 @@ def test_task_vectors_are_equalised_where_a_method_has_them(study):
     assert "methods.1.equalise: " in refusal(study, "methods.ties-half.equalise=lengths")
 
 
+def test_calibration_is_of_methods_that_observe_data(study):
+    said = refusal(study, "methods.ties-half.calibration={examples: 3}")
+    assert "methods.1: method 'ties' observes no data; leave `calibration` out" in said
+    config = load_study(study, ["methods.0={method: regmean, calibration: {examples: 3}}"])
+    assert config.methods[0].calibration.examples == 3
+
+
 def test_a_wrong_list_entry_is_told_once(study):
     said = refusal(study, "regimes=[serial]")
     assert said.startswith("1 error in")
@@ -194,7 +201,7 @@ def test_what_is_searched_is_no_parameter_of_the_entry(study):
     whole = load_study(study, [asked])
     assert StudyConfig.model_validate(whole.model_dump(mode="json")) == whole
     twice = "methods.ties-half.search={trials: 3, params: {density: {low: 0.5, high: 1}}}"
-    assert "methods.1.params: density is searched, too" in refusal(study, twice)
+    assert "methods.1.params: density stands in both `params` and `search.params`" in refusal(study, twice)
 
 
 def test_experts_cannot_be_trained_from_merges_that_wait_for_the_last_task(study):

@@ -4,10 +4,9 @@ from collections import Counter
 
 import pytest
 
-from flows.study import study_flow
-from tasks import progress
 from tasks.journal import results_of
 from tasks.project import Project
+from tasks.records import RecordStore
 
 pytestmark = pytest.mark.slow
 
@@ -23,30 +22,6 @@ LABELS = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def project(tiny_project, prefect_server, migrated_store, monkeypatch) -> Project:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    root = tiny_project()
-    monkeypatch.chdir(root)
-    (root / ".mergeline" / "mlflow.db").write_bytes(migrated_store.read_bytes())
-    progress.allow_work()
-    return Project(root)
-
-
-def run(*overrides: str) -> tuple[str, Counter]:
-    worked: Counter = Counter()
-
-    def listener(step: progress.Step) -> None:
-        if not step.reused and step.share_done == 1.0:
-            worked[step.kind] += 1
-
-    stop = progress.listen(listener)
-    try:
-        return study_flow(study="studies/digits.yaml", overrides=list(overrides)), worked
-    finally:
-        stop()
-
-
 def accuracy_of(project: Project, run_id: str) -> dict:
     return {
         (row.label, row.regime): row.accuracy
@@ -55,7 +30,7 @@ def accuracy_of(project: Project, run_id: str) -> dict:
     }
 
 
-def test_methods_learn_from_data_once_and_are_compared(project):
+def test_methods_learn_from_data_once_and_are_compared(project, run):
     asked = (METHODS, "references=[]", "regimes=[parallel]")
     first, worked = run(*asked)
     rows = accuracy_of(project, first)
@@ -80,15 +55,18 @@ def test_methods_learn_from_data_once_and_are_compared(project):
     assert len(other - observed) == 2
 
 
-def test_a_model_for_each_task_keeps_what_its_expert_knew(project):
+def test_a_model_for_each_task_keeps_what_its_expert_knew(project, run):
     run_id, _ = run("methods=[emr, condu, average]", "references=[]", "regimes=[parallel]")
     results = results_of(project, run_id)
     rows = {(row.label, row.regime): row for row in results.rows}
     emr, experts = rows["emr", "parallel"], rows["expert", "parallel"]
     # at the first two stages ConDU has decoded no expert twice, so it is EMR-Merging
     assert rows["condu", "parallel"].accuracy == emr.accuracy
-    states = list((project.store / "fold").glob("*/state.safetensors"))
+    states = [record.values["state_bytes"] for record in RecordStore(project.store).of_kind("fold")]
     assert len(states) == 2  # one expert more each
+    told = [ref.state_bytes for ref in rows["condu", "parallel"].checkpoints]
+    assert told == sorted(states)  # not the bytes of what answers
+    assert all(ref.state_bytes is None for ref in emr.checkpoints)  # the next merge needs every expert again
     # one expert alone is decoded as it was, so after the first task its accuracy is the expert's
     assert emr.accuracy[0][0] == experts.accuracy[0][0]
     assert all(ref.path is None for ref in emr.checkpoints)

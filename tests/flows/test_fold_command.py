@@ -71,6 +71,11 @@ def test_a_dry_run_writes_nothing(folder):
     [
         ("one.safetensors --state s.safetensors", "A new state needs a method"),
         ("one.safetensors --state s.safetensors --method opcm --param share", "--param got 'share'"),
+        (
+            "one.safetensors --state s.safetensors --method opcm --param x=[1",
+            r"--param x: '\[1' is not a YAML",
+        ),
+        ("one.safetensors --state s.safetensors --method condu --task 1 --param task=2", "each key once"),
         ("one.safetensors --state s.safetensors --method opcm --param shar=1", "no parameter 'shar'"),
         ("one.safetensors --state s.safetensors --method opcm --task 1", "no parameter 'task'"),
         ("one.safetensors --state s.safetensors --method opcm --out folder", "a fold writes one file"),

@@ -8,9 +8,7 @@ import pytest
 from flows.config import load_study
 from flows.estimates import Estimates, plan_steps, summarise_plan
 from flows.lineage import lineage_lines, lineage_of
-from flows.study import study_flow
 from merge_lib.checkpoints import read_state_dict
-from tasks import progress
 from tasks.journal import results_of
 from tasks.project import Project
 from tasks.runs import load_run
@@ -28,38 +26,6 @@ ASKED = (SEARCHED, "references=[]", "regimes=[parallel]")
 TRIALS = 12 + 2 * 3 + 2 * 2  # last: one search; every, first: one after each of the two tasks
 
 
-@pytest.fixture
-def projects(tiny_project, prefect_server, migrated_store, monkeypatch):
-    """Makes projects and enters them."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-    def make(name: str) -> Project:
-        root = tiny_project(name)
-        monkeypatch.chdir(root)
-        (root / ".mergeline" / "mlflow.db").write_bytes(migrated_store.read_bytes())
-        progress.allow_work()
-        return Project(root)
-
-    return make
-
-
-def run(*overrides: str, stop_after: int | None = None) -> tuple[str, Counter]:
-    worked: Counter = Counter()
-
-    def listener(step: progress.Step) -> None:
-        if not step.reused and step.share_done == 1.0:
-            worked[step.kind] += 1
-        if stop_after is not None and worked["trial"] >= stop_after:
-            progress.request_stop()
-
-    stop = progress.listen(listener)
-    try:
-        return study_flow(study="studies/digits.yaml", overrides=list(overrides)), worked
-    finally:
-        stop()
-        progress.allow_work()
-
-
 def rows_of(project: Project, run_id: str) -> dict:
     return {row.label: row for row in results_of(project, run_id).rows if row.kind == "merge"}
 
@@ -75,8 +41,8 @@ def searches_of(project: Project) -> list[dict]:
     return [json.loads(path.read_text()) for path in (project.store / "search").glob("*/record.json")]
 
 
-def test_coefficients_are_found_kept_and_told(projects, capsys):
-    project = projects("found")
+def test_coefficients_are_found_kept_and_told(enter_project, run):
+    project = enter_project("found")
     plan = summarise(project)
     assert (plan["trial"]["steps"], plan["trial"]["to_run"]) == (TRIALS, TRIALS)
 
@@ -107,12 +73,13 @@ def test_coefficients_are_found_kept_and_told(projects, capsys):
     assert worked["trial"] == 2  # a longer search begins like the shorter one
 
 
-def test_a_search_that_was_stopped_goes_on_to_the_same_result(projects):
-    project = projects("stopped")
+def test_a_search_that_was_stopped_goes_on_to_the_same_result(enter_project, run):
+    project = enter_project("stopped")
     with pytest.raises(Exception, match="Stopped"):
-        run(*ASKED, stop_after=4)
+        run(*ASKED, stop_after_trials=4)
     stopped = len(list((project.store / "trial").glob("*/record.json")))
     assert 0 < stopped < TRIALS
+    assert summarise(project)["trial"]["to_run"] == TRIALS - stopped
     second, worked = run(*ASKED)
     assert worked["trial"] == TRIALS - stopped
     for record in searches_of(project):  # what was found is lost, and so is one of its trials
@@ -122,7 +89,7 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_result(projects):
     assert worked["trial"] == 1
     assert said_of(rows_of(project, third)) == said_of(rows_of(project, second))
 
-    undisturbed = projects("undisturbed")
+    undisturbed = enter_project("undisturbed")
     whole, _ = run(*ASKED)
     assert said_of(rows_of(undisturbed, whole)) == said_of(rows_of(project, second))
 

@@ -17,10 +17,8 @@ from flows.config import load_study
 from flows.estimates import Estimates, plan_steps, summarise_plan
 from flows.lineage import lineage_lines, lineage_of
 from flows.stages import setting_of
-from flows.study import study_flow
 from merge_lib.checkpoints import read_state_dict, verify, write_state_dict
 from merge_lib.errors import CheckpointError, MergeError
-from tasks import progress
 from tasks.evaluation import evaluation_key
 from tasks.journal import results_of
 from tasks.project import Project
@@ -30,37 +28,12 @@ from tasks.versioning import _remember
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def project(tiny_project, prefect_server, migrated_store, monkeypatch) -> Project:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    root = tiny_project()
-    monkeypatch.chdir(root)
-    (root / ".mergeline" / "mlflow.db").write_bytes(migrated_store.read_bytes())
-    progress.allow_work()
-    return Project(root)
-
-
-def run(*overrides: str, **asked) -> tuple[str, Counter]:
-    """Run the study; the run's id, and how many steps of each kind took work."""
-    worked: Counter = Counter()
-
-    def listener(step: progress.Step) -> None:
-        if not step.reused and step.share_done == 1.0:
-            worked[step.kind] += 1
-
-    stop = progress.listen(listener)
-    try:
-        return study_flow(study="studies/digits.yaml", overrides=list(overrides), **asked), worked
-    finally:
-        stop()
-
-
 def digests(project: Project, run_id: str) -> dict:
     rows = results_of(project, run_id).rows
     return {(row.label, row.regime, row.seed): [ref.digest for ref in row.checkpoints] for row in rows}
 
 
-def test_a_study_from_data_to_report_and_a_second_run_that_works_nothing(project):
+def test_a_study_from_data_to_report_and_a_second_run_that_works_nothing(project, run):
     first, worked = run()
     results = results_of(project, first)
     assert {(row.label, row.regime) for row in results.rows} == {
@@ -116,7 +89,7 @@ def files_of_merges(project: Project) -> list[Path]:
 METHODS = "methods=[average, task_arithmetic, ties, dare, magmax, opcm, {method: condu, params: {task: 0}}]"
 
 
-def test_a_study_without_stored_merges_measures_the_same(project, tiny_project, monkeypatch):
+def test_a_study_without_stored_merges_measures_the_same(project, tiny_project, monkeypatch, run):
     asked = (METHODS, "references=[]", "audit=false")
     first, unkept = run(*asked, "keep_merged=false")
     assert files_of_merges(project) == []
@@ -141,7 +114,7 @@ def test_a_study_without_stored_merges_measures_the_same(project, tiny_project, 
 
 
 @pytest.mark.parametrize("kept", ["true", "false"])
-def test_experts_start_from_the_merges_of_one_method(project, kept):
+def test_experts_start_from_the_merges_of_one_method(project, kept, run):
     asked = (
         "methods=[magmax, average]",
         "regimes=[sequential, merged]",
@@ -173,7 +146,7 @@ def test_experts_start_from_the_merges_of_one_method(project, kept):
     assert load_run(project, again).unchanged_since == run_id
 
 
-def test_an_unkept_merge_whose_scores_are_gone_is_made_again(project):
+def test_an_unkept_merge_whose_scores_are_gone_is_made_again(project, run):
     asked = ("methods=[task_arithmetic]", "regimes=[parallel]", "references=[]", "keep_merged=false")
     first, _ = run(*asked)
     ref = next(row for row in results_of(project, first).rows if row.label == "task_arithmetic").checkpoints[
@@ -187,7 +160,7 @@ def test_an_unkept_merge_whose_scores_are_gone_is_made_again(project):
     assert told(project, second) == told(project, first)
 
 
-def test_the_plan_counts_no_bytes_of_merges_that_are_not_kept(project):
+def test_the_plan_counts_no_bytes_of_merges_that_are_not_kept(project, run):
     def planned(*overrides: str) -> dict:
         steps, _ = plan_steps(project, load_study(Path("studies/digits.yaml"), overrides))
         lines = summarise_plan(steps, Estimates.of_project(project, steps))
@@ -197,6 +170,8 @@ def test_the_plan_counts_no_bytes_of_merges_that_are_not_kept(project):
     before = planned("keep_merged=false")
     assert before["merge"]["estimated_bytes"] == before["evaluate"]["estimated_bytes"] == 0
     assert before["train"]["estimated_bytes"] > 0
+    states = planned("keep_merged=false", "methods=[magmax]")["merge"]["estimated_bytes"]
+    assert planned("methods=[magmax]")["merge"]["estimated_bytes"] == 2 * states > 0
     run("keep_merged=false")
     assert {line["to_run"] for line in planned("keep_merged=false").values()} == {0}
     after = planned()
@@ -205,7 +180,7 @@ def test_the_plan_counts_no_bytes_of_merges_that_are_not_kept(project):
     assert after["evaluate"]["to_run"] == after["train"]["to_run"] == 0
 
 
-def test_lineage_report_record_and_verify_say_that_a_merge_is_not_kept(project):
+def test_lineage_report_record_and_verify_say_that_a_merge_is_not_kept(project, run):
     run_id, _ = run("keep_merged=false", "regimes=[parallel]", "references=[]")
     results = results_of(project, run_id)
     entry = lineage_of(project, results, "task_arithmetic")[0]
@@ -250,7 +225,9 @@ def bursting(task_vectors):
 """
 
 
-def test_a_merge_that_cannot_be_made_does_not_hold_up_the_others_when_none_is_kept(project, prefect_server):
+def test_a_merge_that_cannot_be_made_does_not_hold_up_the_others_when_none_is_kept(
+    project, prefect_server, run
+):
     (project.root / "bursting.py").write_text(BURSTING)
     asked = ("regimes=[parallel]", "references=[]", "keep_merged=false")
     settings = ("methods=[average, bursting, magmax]", "plugins=[bursting.py]", *asked)
@@ -291,7 +268,7 @@ def _check_mlflow(project: Project, first: str, second: str) -> None:
     assert "report.html" in {file.path for file in client.list_artifacts(parents[first].info.run_id)}
 
 
-def test_changed_data_runs_what_depends_on_it_and_is_in_the_record(project):
+def test_changed_data_runs_what_depends_on_it_and_is_in_the_record(project, run):
     before, _ = run()
     params = (project.root / "params.yaml").read_text()
     (project.root / "params.yaml").write_text(params.replace('classes: ["2", "3"]', 'classes: ["2", "5"]'))
@@ -301,7 +278,7 @@ def test_changed_data_runs_what_depends_on_it_and_is_in_the_record(project):
     assert worked["pretrain"] == 0
 
 
-def test_nan_in_an_expert_is_told_and_the_rest_is_finished(project):
+def test_nan_in_an_expert_is_told_and_the_rest_is_finished(project, run):
     run_id, _ = run("methods=[average]", "regimes=[parallel]", "references=[]")
     ref = next(row for row in results_of(project, run_id).rows if row.label == "expert").checkpoints[1]
     path = project.root / ref.path
@@ -321,7 +298,7 @@ def test_nan_in_an_expert_is_told_and_the_rest_is_finished(project):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "gone"])
-def test_a_damaged_checkpoint_is_made_again(project, damage):
+def test_a_damaged_checkpoint_is_made_again(project, damage, run):
     asked = ("methods=[average]", "regimes=[sequential]", "references=[]")
     first, _ = run(*asked)
     ref = next(row for row in results_of(project, first).rows if row.label == "sequential").checkpoints[0]
@@ -335,7 +312,7 @@ def test_a_damaged_checkpoint_is_made_again(project, damage):
     assert digests(project, second) == digests(project, first)
 
 
-def test_a_study_goes_on_without_mlflow(project, monkeypatch):
+def test_a_study_goes_on_without_mlflow(project, monkeypatch, run):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     run_id, _ = run("methods=[average]", "regimes=[parallel]")
@@ -348,14 +325,14 @@ def test_a_study_goes_on_without_mlflow(project, monkeypatch):
     assert deliver_all(project) == [{"run": run_id, "delivered": len(waiting), "waiting": 0, "failure": None}]
 
 
-def test_data_that_no_stage_makes_is_refused(project):
+def test_data_that_no_stage_makes_is_refused(project, run):
     with pytest.raises(
         MergeError, match=r"needs the data snapshots digits-99, which no stage of dvc\.yaml makes"
     ):
         run("tasks=[digits-01, digits-99]")
 
 
-def test_a_resumed_run_keeps_its_name_and_settings(project):
+def test_a_resumed_run_keeps_its_name_and_settings(project, run):
     with pytest.raises(MergeError):
         run("tasks=[digits-01, digits-99]")
     broken = sorted(path.name for path in project.runs.iterdir())[-1]
@@ -367,7 +344,7 @@ def test_a_resumed_run_keeps_its_name_and_settings(project):
     assert [entry["label"] for entry in load_run(project, again).config["methods"]] == ["average"]
 
 
-def test_remembered_data_survives_a_copy(project):
+def test_remembered_data_survives_a_copy(project, run):
     _remember(project, pushed=True)
     run_id, _ = run("methods=[average]", "regimes=[parallel]", "references=[]")
     assert set(load_run(project, run_id).data) == {"glyphs", "digits-01", "digits-23"}

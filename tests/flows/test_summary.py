@@ -43,5 +43,5 @@ def test_columns_that_say_nothing_are_left_out():
 
 
 def test_long_names_of_methods_are_broken_and_references_do_not_widen_the_column():
-    assert columns_of([row("a" * 40)])[0].width == 24
+    assert columns_of([row("a" * 40)])[0].width == 28
     assert columns_of([row("ties"), row("b" * 40, kind="sequential")])[0].width == 17

@@ -47,6 +47,26 @@ def test_packed_matrices_are_counted(name, shape, parts):
     assert describe_layers({name: shape})[name].parts == parts
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "packed"),
+    [
+        ("h.0.attn.c_attn.weight", (768, 2304), (3, 1)),  # GPT-2, [in, out]
+        ("h.0.crossattention.c_attn.weight", (768, 1536), (2, 1)),
+        ("h.0.attn.c_attn.weight", (2304, 768), (3, 0)),
+        ("h.0.attn.c_attn.weight", (2304, 2048), (1, 0)),  # one key and value for all heads
+        ("layers.0.self_attn.qkv_proj.weight", (7680, 5120), (1, 0)),  # fewer keys than queries
+        ("layers.0.mixer.in_proj.weight", (3072, 768), (1, 0)),  # of a state space model
+        ("attn.kv.weight", (129, 64), (1, 0)),
+        ("attn.qkv.weight", (0, 0), (1, 0)),
+    ],
+)
+def test_packed_matrices_are_told_by_their_shape(name, shape, packed):
+    shift = name.removesuffix("weight") + "bias"
+    layers = describe_layers({name: shape, shift: (max(shape),)})
+    assert (layers[name].parts, layers[name].parts_axis) == packed
+    assert (layers[shift].parts, layers[shift].parts_axis) == (packed[0], 0)
+
+
 def test_blocks_are_counted_in_each_stack():
     names = ["v.layers.0.w", "v.layers.2.w", "t.layers.0.w", "t.layers.1.mlp.0.w", "head.weight"]
     layers = describe_layers(dict.fromkeys(names, (2, 2)))

@@ -208,6 +208,9 @@ def test_foreign_and_damaged_files_are_refused(models, state, tmp_path):
     broken.write_bytes(whole.replace(b'scale\\":0.5', b'scale\\":0.6'))
     with pytest.raises(CheckpointCorruptError, match="does not fit its seal"):
         fold(broken)
+    broken.write_bytes(whole.replace(b'format\\":1', b'format\\":2'))
+    with pytest.raises(CheckpointError, match="has the format 2, but this version reads 1"):
+        fold(broken)
     assert not (tmp_path / "new.safetensors").exists()
 
 

@@ -37,4 +37,5 @@ def test_whether_the_task_must_be_told_and_whether_a_state_is_enough():
     assert not facts_of(MergeEntry("row", "emr", {"task": 1})).needs_task
     assert facts_of(MergeEntry("row", "magmax", {})).folds
     assert not facts_of(MergeEntry("row", "magmax", {}, {"slope": 0.5})).folds
+    assert not facts_of(MergeEntry("row", "magmax", {}, equalise="norms")).folds
     assert not facts_of(MergeEntry("row", "ties", {})).folds

@@ -7,7 +7,7 @@ import pytest
 
 import merge_lib
 from tasks import caching
-from tasks.folding import is_folded
+from tasks.facts import is_folded
 from tasks.jobs import MergeEntry, Setting
 from tasks.merging import merging_key
 

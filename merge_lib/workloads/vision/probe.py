@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from merge_lib.probe import Batch, Model, Split
 from merge_lib.types import StateDict
 from merge_lib.workloads.vision.config import ViTConfig
-from merge_lib.workloads.vision.model import empty_model
+from merge_lib.workloads.vision.model import check_state, empty_model
 from merge_lib.workloads.vision.scenarios import ScenarioMap
 
 
@@ -29,8 +29,14 @@ class VisionProbe:
     sets: Mapping[tuple[str, Split], tuple[Tensor, Tensor]]
 
     def module(self, state: StateDict) -> nn.Module:
-        """A transformer with these weights."""
+        """A transformer with these weights.
+
+        Raises:
+            CheckpointMismatchError: they are not of this model.
+            CheckpointCorruptError: they are not finite.
+        """
         model = empty_model(self.model, classes=self.classes)
+        check_state(state, model.state_dict(), "The state dict")
         model.load_state_dict({name: tensor.float().clone() for name, tensor in state.items()}, assign=True)
         return model.eval()
 

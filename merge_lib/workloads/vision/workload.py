@@ -12,19 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.checkpoints import read_state_dict, write_state_dict
-from merge_lib.errors import (
-    CheckpointCorruptError,
-    CheckpointMismatchError,
-    DataError,
-    SpecError,
-    UnknownMethodError,
-    suggest,
-)
+from merge_lib.errors import DataError, SpecError, UnknownMethodError, suggest
 from merge_lib.probe import Split
 from merge_lib.workloads.protocol import Progress, TrainReport
 from merge_lib.workloads.vision.config import VisionConfig
 from merge_lib.workloads.vision.data import Examples, Snapshot, read_snapshot
-from merge_lib.workloads.vision.model import ViT, empty_model, initial_model
+from merge_lib.workloads.vision.model import ViT, check_state, empty_model, initial_model
 from merge_lib.workloads.vision.probe import VisionProbe
 from merge_lib.workloads.vision.scenarios import ScenarioMap
 from merge_lib.workloads.vision.training import TrainingSet, step_count, train
@@ -192,7 +185,7 @@ class VisionWorkload:
     def _model(self, state: Mapping[str, Tensor], called: str) -> ViT:
         """A model in float32 with these values, which it shares where they are float32 already."""
         model = empty_model(self.config.model, classes=len(self.classes))
-        _check_state(state, model.state_dict(), called)
+        check_state(state, model.state_dict(), called)
         model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
         return model.requires_grad_(True)
 
@@ -238,27 +231,3 @@ def _check_snapshot(snapshot: Snapshot, size: int, splits: set[str]) -> None:
             f"({size}, {size}). Set `model.image_size` to the snapshots' size, or make them anew."
         )
         raise DataError(msg)
-
-
-def _check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], called: str) -> None:
-    """Refuse a state dict that is not of this model, or that holds values that are not finite."""
-    faults = [f"'{name}' is missing" for name in sorted(expected.keys() - state.keys())]
-    faults += [f"'{name}' is unknown" for name in sorted(state.keys() - expected.keys())]
-    faults += [
-        f"'{name}' has shape {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in sorted(state.keys() & expected.keys())
-        if state[name].shape != expected[name].shape
-    ]
-    if faults:
-        msg = (
-            f"{called} does not fit the study's model: {'; '.join(faults)}. "
-            "Use the `model` settings it was trained with, or train it anew."
-        )
-        raise CheckpointMismatchError(msg)
-    spoilt = [name for name in sorted(state) if not torch.isfinite(state[name]).all()]
-    if spoilt:
-        msg = (
-            f"{called} holds NaN or infinite values in {', '.join(spoilt)}; all must be finite. "
-            "Train or merge it anew."
-        )
-        raise CheckpointCorruptError(msg)

@@ -122,6 +122,11 @@ def test_a_finished_folder_is_left_alone(state, probe, tmp_path):
     assert again.manifest == ObservationFolder(tmp_path).manifest
 
 
+def test_counts_begin_at_one():
+    with pytest.raises(SpecError, match=r"`examples` is 0, `rows` is -1, `batch_size` is 0, but each must"):
+        Calibration("features", 0, rows=-1, batch_size=0)
+
+
 def test_what_is_refused(state, probe, tmp_path):
     with pytest.raises(DataError, match="Task 'empty' has no examples in its train split"):
         collect(Calibration("gram", 3), state, probe, "empty", tmp_path / "none", **DATA)

@@ -120,6 +120,9 @@ def test_the_matrices_of_a_fused_weight_are_projected_each_by_itself():
         piece = slice(start, start + 2)
         part, _ = opcm(State(old[piece]), new[piece], Shared(), Layer("q.weight", (2, 4), "linear"))
         torch.testing.assert_close(fused.total[piece], part.total)
+    stored = Layer("attn.c_attn.weight", (4, 6), "linear", parts=3, parts_axis=1)  # [in, out]
+    turned, _ = opcm(State(old.T), new.T, Shared(), stored)
+    torch.testing.assert_close(turned.total, fused.total.T)
 
 
 def test_the_trail_says_what_was_removed():

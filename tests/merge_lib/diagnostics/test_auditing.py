@@ -217,3 +217,34 @@ def test_a_note_that_fits_no_expert_is_refused(models, monkeypatch):
             audit(spec_of(models, "chatty"))
     finally:
         registry.declared.pop("chatty")
+
+
+def test_equalised_merges_are_measured_by_the_experts_own_task_vectors(models):
+    spec = spec_of(models, "task_arithmetic", params={"scale": 1.0}, equalise="norms")
+    table = audit(spec, tasks=TASKS)
+    norms = (33**0.5, 25**0.5)
+    factors = [sum(norms) / 2 / norm for norm in norms]
+    head = {"tensor": "head", "source": "measure"}
+    assert said(table, **head, quantity="norm") == {0: 2.0, 1: 4.0}
+    merged = 2 * factors[0] - 4 * factors[1]
+    assert said(table, **head, quantity="energy kept") == pytest.approx({0: merged / 2, 1: -merged / 4})
+    whole = {"tensor": "head", "source": "note"}
+    assert said(table, **whole, quantity="norm of the whole task vector") == pytest.approx(
+        dict(enumerate(norms))
+    )
+    assert said(table, **whole, quantity="factor that equalises norms") == pytest.approx(
+        dict(enumerate(factors))
+    )
+    assert said(table, **whole, quantity="scale") == {-1: 1.0}
+
+
+@pytest.mark.parametrize("method", ["ties", "opcm", "emr"])
+def test_what_was_equalised_is_noted_beside_the_method_s_own_notes(models, method):
+    alone = audit(spec_of(models, method), tasks=TASKS)
+    equalised = audit(spec_of(models, method, equalise="norms"), tasks=TASKS)
+    noted = [
+        {row["quantity"] for row in table.to_pylist() if row["source"] == "note"}
+        for table in (alone, equalised)
+    ]
+    assert noted[1] - noted[0] == {"norm of the whole task vector", "factor that equalises norms"}
+    assert noted[0] <= noted[1]

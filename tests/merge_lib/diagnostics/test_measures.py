@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merge_lib.diagnostics import measures as module
-from merge_lib.diagnostics.measures import MEASURES, SHARES, measures, tally
+from merge_lib.diagnostics.measures import MEASURES, measures, tally
+
+SHARES = (
+    "outvoted entries",
+    "outvoted energy",
+    "opposed entries",
+    "opposed energy",
+    "density",
+    "merged density",
+    "overlap",
+)
 
 
 def of(task_vectors, merged) -> dict[str, list[float]]:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import merge_lib
-from merge_lib.errors import MethodInputError
+from merge_lib.errors import DataError, MethodInputError
 from merge_lib.fitting import fit
 from merge_lib.learned import Learned
 from merge_lib.probe import Batch
@@ -162,3 +162,17 @@ def test_what_is_refused():
         MethodInputError, match=r"'adamerging' needs data \(test inputs\), but no fitted values"
     ):
         merge_lib.merge("adamerging", EXPERTS, BASE)
+
+
+@pytest.mark.parametrize(
+    ("method", "split"),
+    [("adamerging", "test"), ("greedy_soup", "validation"), ("localize_and_stitch_trained", "train")],
+)
+def test_a_task_without_examples_is_named(method, split):
+    class Poor(Probe):
+        def batches(self, task, **asked):
+            for batch in super().batches(task, **asked):
+                yield batch if task == "a" else Batch(batch.inputs[:0], batch.labels[:0])
+
+    with pytest.raises(DataError, match=f"Task 'b' has no examples in its {split} split"):
+        fit(method, Poor(), ("a", "b"), BASE, EXPERTS)

@@ -285,8 +285,9 @@ def test_many_experts_and_a_frozen_layer():
 )
 def test_tensors_without_axes_or_entries(shape, role):
     vectors = torch.ones(2, *shape, dtype=torch.float64)
-    features = [torch.ones(3, 4), torch.ones(3, 4)] if role == "linear" else None
+    features = None if role == "other" else [torch.ones(3, 4 if role == "linear" else 0)] * 2
     assert merge(vectors, features, role).shape == shape
+    assert merge(vectors, None, role).shape == shape
 
 
 def test_an_expert_without_rows_disturbs_nobody():
@@ -305,3 +306,7 @@ def test_observations_of_another_layer_are_refused():
         merge(vectors, broken)
     with pytest.raises(MethodInputError, match=r"there are 1 for 2 experts.*Collect the observations again"):
         merge(vectors, features[:1])
+    with pytest.raises(
+        MethodInputError, match=r"expert 0 has the shape \(4, 10\), expected 2 axes, the last 5"
+    ):
+        merge(vectors[:, 0], [rows.repeat(1, 2) for rows in features], "scale")

@@ -7,7 +7,7 @@ import merge_lib
 from merge_lib.errors import MethodInputError
 from merge_lib.methods.della import della
 from merge_lib.ops.chance import TensorGenerator
-from merge_lib.ops.sparsify import keep_probabilities
+from merge_lib.ops.sparsify import keep_probabilities, magnitude_ranks
 from merge_lib.trail import TakenTrail
 
 
@@ -22,6 +22,19 @@ def test_probabilities_grow_with_the_rank():
 
 def test_of_equal_magnitudes_the_first_counts_as_smaller():
     assert keep_probabilities(rows([1, -1, 1]), 0.5, 0.25).tolist() == [[0.25, 0.5, 0.75]]
+
+
+@given(
+    values=st.lists(
+        st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 0.5, -0.5, 3e38, 7.0]), min_size=0, max_size=9
+    ),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
+def test_ranks_are_those_of_a_stable_sort(values, dtype):
+    row = torch.tensor([values], dtype=dtype)
+    order = sorted(range(len(values)), key=lambda place: abs(row[0, place].item()))
+    ranks = magnitude_ranks(row)[0].tolist()
+    assert [ranks[place] for place in order] == list(range(len(values)))
 
 
 def test_a_row_of_one_and_of_none():

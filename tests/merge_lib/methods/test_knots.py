@@ -11,10 +11,12 @@ import merge_lib
 from merge_lib import registry
 from merge_lib.checkpoints import merge_adapters, read_state_dict, write_state_dict
 from merge_lib.layers import Layer
-from merge_lib.methods.knots import begin, close_thresholds, fold, knots
+from merge_lib.methods.knots import fold, knots
 from merge_lib.methods.knots_dare import knots_dare
 from merge_lib.ops.alignment import align
 from merge_lib.ops.chance import TensorGenerator
+from merge_lib.ops.quantile import close_thresholds
+from merge_lib.ops.trimming import begin
 from merge_lib.trail import TakenTrail
 
 

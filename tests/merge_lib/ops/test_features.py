@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from merge_lib.ops.features import gram_factor, layer_units
+from merge_lib.errors import MethodInputError
+from merge_lib.layers import Layer
+from merge_lib.ops.features import gram_factor, layer_units, weight_units
 from merge_lib.ops.shares import ratio, share_of_mass
 
 
@@ -24,6 +26,32 @@ def test_units_of_packed_grouped_and_plain_weights():
     grouped = list(layer_units((4, 3, 1), features))
     assert [unit.rows for unit in grouped] == [slice(0, 2), slice(2, 4)]
     torch.testing.assert_close(grouped[1].factors[0], features[0][:, 3:].double() / 2**0.5)
+
+
+@pytest.mark.parametrize(
+    ("role", "shape", "widths", "wrong"),
+    [
+        ("linear", (4, 3), (6, 6), r"expert 0 has the shape \(2, 6\), .* the last 3; that of expert 1 has"),
+        (
+            "linear",
+            (4, 3),
+            (3, 6),
+            r"got otherwise: that of expert 1 has the shape \(2, 6\), expected 2 axes",
+        ),
+        (
+            "convolution",
+            (4, 3, 1),
+            (3, 6),
+            r"they are 3 and 6 wide, expected the same of all experts\. Collect",
+        ),
+        ("convolution", (5, 3, 1), (6, 6), r"expert 0 has the shape \(2, 6\)"),  # five outputs of two groups
+        ("convolution", (4, 3, 1), (0, 0), r"expert 0 has the shape \(2, 0\)"),
+    ],
+)
+def test_features_of_other_widths_are_refused(role, shape, widths, wrong):
+    features = [torch.ones(2, width) for width in widths]
+    with pytest.raises(MethodInputError, match=wrong):
+        weight_units(Layer("w", shape, role), features, 2)
 
 
 def test_shares_of_nothing_are_zero():

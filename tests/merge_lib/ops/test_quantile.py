@@ -11,6 +11,12 @@ from merge_lib.ops.quantile import (
     tensor_threshold,
 )
 
+CUT_VALUES = {
+    "values": st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40),
+    "cut": st.integers(0, 40),
+    "dtype": st.sampled_from([torch.float32, torch.float64]),
+}
+
 
 def stream(tensors, share, dtype, *, signed=False):
     state = begin_thresholds(tensors[0].shape[0], dtype, share=share, signed=signed)
@@ -23,12 +29,7 @@ def stream(tensors, share, dtype, *, signed=False):
     return state, passes
 
 
-@given(
-    values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40),
-    share=st.floats(0.01, 1),
-    cut=st.integers(0, 40),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-)
+@given(**CUT_VALUES, share=st.floats(0.01, 1))
 def test_it_is_the_sorted_list_s_entry(values, share, cut, dtype):
     whole = torch.tensor([values], dtype=dtype)
     state, passes = stream([whole[:, :cut], whole[:, cut:]], share, dtype)
@@ -41,12 +42,7 @@ def test_it_is_the_sorted_list_s_entry(values, share, cut, dtype):
         assert state.values.item() == tensor_threshold(whole[0], share)
 
 
-@given(
-    values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40),
-    share=st.floats(0.01, 0.99),
-    cut=st.integers(0, 40),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-)
+@given(**CUT_VALUES, share=st.floats(0.01, 0.99))
 def test_signed_values_are_ordered_as_they_are(values, share, cut, dtype):
     whole = torch.tensor([values], dtype=dtype)
     state, _ = stream([whole[:, :cut], whole[:, cut:]], share, dtype, signed=True)

@@ -94,3 +94,8 @@ def test_soft_weights_by_hand():
 def test_soft_weights_of_equal_scores_are_halves():
     weights = soft_weights({"a": torch.full((2,), 5.0)}, {"a": torch.zeros(2)})
     assert weights.inner["a"].tolist() == [0.5, 0.5]
+
+
+def test_soft_weights_of_no_entries_are_empty():
+    weights = soft_weights({"a": torch.empty(0, 2)}, {"a": torch.empty(0, 2)})
+    assert weights.inner["a"].shape == weights.outer["a"].shape == (0, 2)

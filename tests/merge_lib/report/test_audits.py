@@ -76,6 +76,16 @@ def test_the_map_has_the_mean_over_the_seeds(audited):
     assert "red 0 to 45 %" in panel.alt
 
 
+def test_the_map_has_what_any_seed_defines(audited):
+    frozen = AuditSummary("", {"red": {}}, {"layers.0": {"red": 0.3}, "no block": {}})
+    rows = [replace(row, audit=frozen) if row.audit and row.seed == 0 else row for row in audited.rows]
+    (panel,) = next(
+        block for block in section_of(replace(audited, rows=rows)).blocks if isinstance(block, Figure)
+    ).panels
+    texts = [shape.text for shape in panel.shapes if shape.kind == "text" and "heat" in shape.style]
+    assert texts == ["40", "−20", "0", "0"]
+
+
 def test_values_beyond_the_ends_have_their_shade():
     panel = block_panel("t", np.array([[-0.5, 1.7, np.nan]]), ["encoder.layers.11"], ["a", "b", "c"])
     boxes = [shape for shape in panel.shapes if shape.kind == "box"]

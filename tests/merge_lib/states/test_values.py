@@ -1,9 +1,10 @@
+import resource
 from dataclasses import dataclass
 
 import pytest
 import torch
 
-from merge_lib.errors import CheckpointCorruptError
+from merge_lib.errors import CheckpointCorruptError, CheckpointError
 from merge_lib.states import SpilledStates, flatten, rebuild
 from merge_lib.states.values import tensor_keys
 
@@ -64,3 +65,20 @@ def test_states_are_kept_in_memory_or_in_a_nameless_file(in_memory_bytes, tmp_pa
         assert torch.equal(states[name].one, torch.arange(states[name].count, dtype=torch.float64))
     assert sum(states.describe(name).size_bytes for name in states) == 64
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("entries", [100, 100_000])  # less than a buffer of the file, and more
+def test_a_disk_without_room_for_states_is_told(entries, tmp_path):
+    states = SpilledStates(tmp_path, in_memory_bytes=16)
+    states.put("small", State(torch.zeros(10)))  # lies in the file already
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        with pytest.raises(
+            CheckpointError, match=r"States .* cannot be kept in .*: File too large\. Nothing was"
+        ):
+            states.put("large", State(torch.ones(entries)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(states) == ["small"]
+    assert states["small"].one.tolist() == [0.0] * 10

@@ -47,6 +47,16 @@ def stop_after(tensors, monkeypatch):
     return done
 
 
+def printed_by_a_process(code, *arguments):
+    """The words that code prints, in a process that has imported what a merge needs and no more."""
+    imports = (
+        "import sys; from pathlib import Path; from merge_lib import MergeSpec\n"
+        "from merge_lib.streaming.run import merge_to\n"
+    )
+    command = [sys.executable, "-c", imports + code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
 @pytest.mark.parametrize("tensors", [0, 1, 5, 8])
 def test_an_interrupted_merge_continues_to_the_same_bytes(
@@ -231,15 +241,16 @@ def test_what_another_layout_has_left_goes(make_checkpoints, tmp_path, monkeypat
 
 def test_kernels_are_compiled_in_another_process(make_checkpoints, tmp_path, monkeypatch):
     monkeypatch.setenv("MERGELINE_CACHE", str(tmp_path / "cache"))
+    unused = tmp_path / "cache" / "kernels" / "of other sources"
+    unused.parent.mkdir(parents=True)
+    unused.touch()
+    os.utime(unused, (0, 0))
     _, experts = make_checkpoints(1)
     code = (
-        "import sys; from pathlib import Path; from merge_lib import MergeSpec\n"
-        "from merge_lib.streaming.run import merge_to\n"
         f"merge_to(MergeSpec(method='average', experts=[{str(experts[0])!r}]), Path({str(tmp_path / 'out')!r}))\n"
         "print('numba' in sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.split() == ["False"]
+    assert printed_by_a_process(code) == ["False"]
     assert len(list((tmp_path / "cache" / "kernels").iterdir())) == 1
 
 
@@ -249,24 +260,19 @@ def test_machine_code_runs_alike_as_an_image_and_as_an_object_file(make_checkpoi
     monkeypatch.setenv("MERGELINE_CACHE", str(tmp_path / "cache"))
     base, experts = make_checkpoints(2)
     code = (
-        "import sys; from pathlib import Path; from merge_lib import MergeSpec\n"
-        "from merge_lib.streaming.run import merge_to\n"
         f"spec = MergeSpec(method='dare', base={str(base)!r}, experts={list(map(str, experts))})\n"
         "print(merge_to(spec, Path(sys.argv[1])).digest, 'llvmlite' in sys.modules)"
     )
-
-    def merged(out: str) -> list[str]:
-        command = [sys.executable, "-c", code, str(tmp_path / out)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-
-    digest, has_llvm = merged("first")
+    digest, has_llvm = printed_by_a_process(code, tmp_path / "first")
     is_known = (sys.platform, platform.machine()) == ("linux", "x86_64")
     assert has_llvm == str(not is_known)
     for kept in (tmp_path / "cache" / "kernels").iterdir():
         symbol, machine_code = compile_kernel(kept.name.partition("-")[0])
         body = json.dumps({"symbol": symbol}).encode() + b"\n" + machine_code
         kept.write_bytes(xxhash.xxh3_128_digest(body) + body)
-    assert merged("second") == [digest, "True"]
+        os.utime(kept, (0, 0))
+    assert printed_by_a_process(code, tmp_path / "second") == [digest, "True"]
+    assert all(kept.stat().st_mtime > 0 for kept in (tmp_path / "cache" / "kernels").iterdir())
 
 
 def test_a_kernel_that_cannot_be_compiled_says_so(make_checkpoints, tmp_path, monkeypatch):
@@ -280,15 +286,13 @@ def test_a_kernel_that_cannot_be_compiled_says_so(make_checkpoints, tmp_path, mo
 def test_neither_a_preview_nor_a_merge_imports_torch(make_checkpoints, tmp_path):
     base, experts = make_checkpoints(1)
     code = (
-        "import sys; from pathlib import Path; from merge_lib import MergeSpec\n"
-        "from merge_lib.streaming.preflight import examine; from merge_lib.streaming.run import merge_to\n"
+        "from merge_lib.streaming.preflight import examine\n"
         f"spec = MergeSpec(method='ties', base={str(base)!r}, experts=[{str(experts[0])!r}])\n"
         f"assert not examine(spec, Path({str(tmp_path / 'out')!r})).problems; print('numba' in sys.modules)\n"
         f"merge_to(spec, Path({str(tmp_path / 'out')!r})); print({{'torch', 'numba'}} & set(sys.modules))"
     )
     merge_to(MergeSpec(method="ties", base=base, experts=experts), tmp_path / "compiles the kernels")
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.split() == ["False", "set()"]
+    assert printed_by_a_process(code) == ["False", "set()"]
 
 
 def test_a_disk_that_fails_while_it_is_flushed_is_told(make_checkpoints, tmp_path, monkeypatch):

@@ -53,3 +53,8 @@ def make_workload(data: Path):
         return create(config, tasks=["left-right", "top-bottom"], data=data)
 
     return opened
+
+
+@pytest.fixture
+def base(make_workload, tmp_path):
+    return make_workload().pretrain(tmp_path / "base.safetensors", seed=0, lineage={}).path

@@ -19,11 +19,6 @@ BOTH = ["left-right", "top-bottom"]
 
 
 @pytest.fixture
-def base(make_workload, tmp_path):
-    return make_workload().pretrain(tmp_path / "base.safetensors", seed=0, lineage={}).path
-
-
-@pytest.fixture
 def constant(base, tmp_path):
     """Write a model that gives every image the same logits, in the order of the classes."""
 
