@@ -16,7 +16,6 @@ from merge_lib.forecast.measuring import Candidate, Measured, measure
 from merge_lib.forecast.table import Line
 from merge_lib.spec import MergeSpec
 from merge_lib.workloads import Probing
-from tasks.decoding import is_decoded, specs_of
 from tasks.jobs import Finished, MergeEntry, Scores, Setting
 from tasks.merging import merge_spec
 from tasks.project import Project
@@ -125,7 +124,7 @@ def _answers(
     examiner = Examiner(workload.probe(), tasks, base, states)
     found = {}
     for entry, spec in zip(entries, specs, strict=True):
-        models = specs_of(spec, len(experts))[:-1] if is_decoded(entry) else [spec]
+        models = Candidate(entry.label, spec).models
         merges = merge_in_turn(models, memory_bytes=memory_share(), threads=walked.setting.threads)
         found[entry.label] = examiner.examine([merged.tensors for merged in merges])
     return found

@@ -11,6 +11,7 @@ from torch import Tensor
 from merge_lib.arithmetic import arithmetic_dtype
 from merge_lib.checkpoints import open_checkpoint
 from merge_lib.compatibility import TensorSource, check_compatible
+from merge_lib.diagnostics.auditing import SHARED
 from merge_lib.engine import job_of
 from merge_lib.errors import MethodInputError, SpecError
 from merge_lib.forecast.features import Features, feature_rows
@@ -20,8 +21,6 @@ from merge_lib.layers import describe_layers
 from merge_lib.ops.cores import one_core
 from merge_lib.plan import Job, LoadedTensor, Plan
 from merge_lib.spec import MergeSpec
-
-SHARED = -1  # the parameter `task` of what the tasks of a method that decodes share
 
 
 @dataclass(frozen=True)
