@@ -67,7 +67,7 @@ def load_cells(path: Path, overrides: Sequence[str] = ()) -> list[Cell]:
 
 
 def load_cell(path: Path, overrides: Sequence[str], levels: Mapping[str, str]) -> StudyConfig:
-    """The study at one combination of levels.
+    """The study at one combination of levels; a file without axes needs none.
 
     Raises:
         SpecError: as of `load_cells`, or the levels are not those of the file's axes.
@@ -79,6 +79,32 @@ def load_cell(path: Path, overrides: Sequence[str], levels: Mapping[str, str]) -
         return validated(here)
     except ValidationError as failure:
         raise SpecError(explain(failure, here, StudyConfig)) from failure
+
+
+def narrowed(cells: Sequence[Cell], chosen: Sequence[str]) -> list[Cell]:
+    """The cells at the levels that `AXIS=LEVEL` words name.
+
+    Raises:
+        SpecError: a word has another form, or names what the cells do not have.
+    """
+    kept = list(cells)
+    for word in chosen:
+        axis, equals, level = word.rpartition("=")
+        if not equals or not axis:
+            raise SpecError(f"--level got '{word}'; expected AXIS=LEVEL, such as workload.shared=0.5")
+        if axis not in cells[0].levels:
+            raise SpecError(f"--level {word}: {_no_axis(axis, cells[0].levels)}")
+        known = dict.fromkeys(cell.levels[axis] for cell in cells)
+        if level not in known:
+            raise SpecError(f"--level {word}: axis {axis} has no level '{level}'; {suggest(level, known)}.")
+        kept = [cell for cell in kept if cell.levels[axis] == level]
+    return kept
+
+
+def _no_axis(axis: str, known: Mapping[str, str]) -> str:
+    if not known:
+        return "the study has no `axes`; leave --level out."
+    return f"there is no axis '{axis}'; {suggest(axis, known)}."
 
 
 def _read(path: Path, overrides: Sequence[str]) -> tuple[YamlDocument, tuple[Axis, ...]]:

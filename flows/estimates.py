@@ -1,6 +1,7 @@
 """How long the steps of a study take, from the records of finished work; without any, from rough defaults."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median
@@ -55,6 +56,12 @@ def plan_steps(project: Project, config: StudyConfig) -> tuple[list[PlannedStep]
     for _ in walk(config, stages):
         pass
     return stages.steps, is_known
+
+
+def plan_all(project: Project, studies: Sequence[StudyConfig]) -> tuple[list[PlannedStep], bool]:
+    """The steps of several studies; what is to be done for two of them counts twice, until it is done."""
+    plans = [plan_steps(project, study) for study in studies]
+    return [step for steps, _ in plans for step in steps], all(is_known for _, is_known in plans)
 
 
 def summarise_plan(steps: list[PlannedStep], estimates: Estimates) -> list[dict[str, Any]]:

@@ -11,15 +11,18 @@ from tasks.records import RecordStore
 
 
 def launch(project: Project, asked: dict[str, Any], estimates: Estimates, bars: Progress, bar: TaskID) -> str:
-    """Run the flow; the bar counts in estimated seconds, so that the time left means something."""
-    from flows.study import study_flow
+    """Run the flow of a study, or of a sweep if `asked` names one; the bar counts in estimated seconds."""
+    if "sweep_id" in asked:
+        from flows.sweep import sweep_flow as flow
+    else:
+        from flows.study import study_flow as flow
 
     progress.allow_work()
     RecordStore(project.store).remove_leftovers()
     meter = _Meter(estimates, bars, bar)
     stop_listening = progress.listen(meter.step)
     try:
-        return study_flow(**asked)
+        return flow(**asked)
     finally:
         stop_listening()
 

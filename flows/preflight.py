@@ -2,18 +2,19 @@
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from flows.config import StudyConfig
-from flows.estimates import Estimates, plan_steps, summarise_plan
+from flows.estimates import Estimates, plan_all, summarise_plan
 from merge_lib.errors import CheckpointError, MergeError, SpecError
 from tasks.project import Project
 
 SPARE_BYTES = 50e6  # for the servers' databases, the report and the record
 
 
-def check_before(project: Project, config: StudyConfig) -> Estimates:
-    """Look at the folder, the disk and the user's checkpoint; the estimates of what is to be done.
+def check_before(project: Project, studies: Sequence[StudyConfig]) -> Estimates:
+    """Look at the folder, the disk and the user's checkpoints; the estimates of what is to be done.
 
     Raises:
         SpecError: the project cannot be written.
@@ -21,12 +22,17 @@ def check_before(project: Project, config: StudyConfig) -> Estimates:
         CheckpointError: the base that the study names cannot be read.
     """
     check_writable(project)
-    if config.base.checkpoint is not None:
-        _check_base(project, config.base.checkpoint)
-    steps, _ = plan_steps(project, config)
+    for checkpoint in dict.fromkeys(study.base.checkpoint for study in studies):
+        if checkpoint is not None:
+            _check_base(project, checkpoint)
+    steps, _ = plan_all(project, studies)
     estimates = Estimates.of_project(project, steps)
     needed = sum(line["estimated_bytes"] for line in summarise_plan(steps, estimates)) + SPARE_BYTES
-    remedy = ", or set keep_merged=false, which writes no merges" if config.keep_merged else ""
+    remedy = (
+        ", or set keep_merged=false, which writes no merges"
+        if any(study.keep_merged for study in studies)
+        else ""
+    )
     free = shutil.disk_usage(project.state).free
     if free < needed:
         raise MergeError(

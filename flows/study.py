@@ -1,7 +1,7 @@
 """The main job: from data to a comparison of merge methods."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from prefect.exceptions import UnfinishedRun
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.config import StudyConfig, load_study, restore_study
+from flows.axes import load_cell
+from flows.config import StudyConfig, restore_study
 from flows.stages import PrefectStages, setting_of
 from flows.walk import Cells, Handle, walk
 from merge_lib.errors import MergeError
@@ -29,7 +30,11 @@ logger = logging.getLogger(__name__)
 
 @flow(name="study", flow_run_name="{study}", task_runner=ThreadPoolTaskRunner(max_workers=THREADS))
 def study_flow(
-    study: str, overrides: Sequence[str] = (), run_id: str | None = None, trainer: str | None = None
+    study: str,
+    overrides: Sequence[str] = (),
+    run_id: str | None = None,
+    trainer: str | None = None,
+    levels: Mapping[str, str] | None = None,
 ) -> str:
     """Run a study: version the data, train, merge after every task, evaluate, report.
 
@@ -38,12 +43,13 @@ def study_flow(
         overrides: `key=value` settings that replace those of the file.
         run_id: a run to go on with; None starts a new one.
         trainer: the deployment that fine-tunes, such as `fine-tune/gpu`; None trains in this process.
+        levels: of a file with `axes`, a level of each.
 
     Returns:
         The run's id.
     """
     project = Project.find()
-    run = load_run(project, run_id) if run_id else open_run(project, study, overrides)
+    run = load_run(project, run_id) if run_id else open_run(project, study, overrides, levels or {})
     config = restore_study(project.root, run.config)
     slots.configure(config.resources.parallel, config.resources.threads)
     setting = prepare_data(project, config)
@@ -55,15 +61,18 @@ def study_flow(
     return run.run_id
 
 
-def open_run(project: Project, study: str, overrides: Sequence[str]) -> Run:
+def open_run(project: Project, study: str, overrides: Sequence[str], levels: Mapping[str, str]) -> Run:
     """Check the study and make the folder of its run."""
-    config = load_study(Path(study), overrides)
-    return start_run(project, config.study, config.model_dump(mode="json"), command_of(study, overrides))
+    config = load_cell(Path(study), overrides, levels)
+    command = command_of(study, overrides, levels)
+    return start_run(project, config.study, config.model_dump(mode="json"), command)
 
 
-def command_of(study: str, overrides: Sequence[str]) -> str:
-    """What was typed."""
-    return " ".join(["mergeline run", study, *(f"--set '{override}'" for override in overrides)])
+def command_of(study: str, overrides: Sequence[str], levels: Mapping[str, str]) -> str:
+    """What is typed to run a study."""
+    words = [f"--set '{override}'" for override in overrides]
+    words += [f"--level '{axis}={level}'" for axis, level in levels.items()]
+    return " ".join(["mergeline run", study, *words])
 
 
 def prepare_data(project: Project, config: StudyConfig) -> Setting:

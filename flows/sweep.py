@@ -10,6 +10,7 @@ from prefect import flow
 from flows.axes import load_cells
 from flows.study import command_of, study_flow
 from merge_lib.errors import MergeError
+from tasks.progress import check_stop
 from tasks.project import Project
 from tasks.runs import load_run, start_run
 from tasks.sweep_reporting import report_sweep
@@ -41,6 +42,7 @@ def sweep_flow(
     sweep = load_sweep(project, sweep_id) if sweep_id else open_sweep(project, study, overrides)
     failures: list[str] = []
     for place in range(len(sweep.cells)):
+        check_stop()
         sweep = _with_run(project, sweep, place)
         try:
             _finish_cell(project, sweep.cells[place], trainer)
@@ -59,7 +61,7 @@ def open_sweep(project: Project, study: str, overrides: Sequence[str]) -> Sweep:
     """Check the study at every combination and make the folder of the sweep."""
     cells = load_cells(Path(study), overrides)
     configs = [(cell.levels, cell.study.model_dump(mode="json")) for cell in cells]
-    return start_sweep(project, cells[0].study.study, configs, command_of(study, overrides))
+    return start_sweep(project, cells[0].study.study, configs, command_of(study, overrides, {}))
 
 
 def _with_run(project: Project, sweep: Sweep, place: int) -> Sweep:

@@ -83,6 +83,9 @@ class Row:
     metrics: dict[str, float | None] = field(default_factory=dict)  # merge_lib.metrics.summarise
     audit: AuditSummary | None = None  # of the last merge, where the study asks for it
     facts: RowFacts | None = None  # of merges; None in results that were written before facts were
+    probes: list[dict[str, float]] = field(
+        default_factory=list
+    )  # for each stage, what else was measured, by name
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:

@@ -71,8 +71,10 @@ def evaluate_tensors(setting: Setting, label: str, digest: str, read: Callable[[
         if scores is None:
             report(Step("evaluate", label, 0.0))
             started = time.perf_counter()
-            accuracy = _accuracy(setting, label, read, setting.tasks)
+            measured = _measured(setting, label, read, (*setting.tasks, *probes_of(setting)))
+            accuracy = {task: measured.pop(task) for task in setting.tasks}
             values = {"accuracy": accuracy, "elapsed_s": time.perf_counter() - started}
+            values |= {"probes": measured} if measured else {}
             with setting.store.writing("evaluate", key) as (_, commit):
                 record = commit(inputs=inputs, params=params, values=values)
             scores = _scores(setting, digest, record, reused=False)
@@ -86,7 +88,7 @@ def evaluate_each(
     """The accuracy of a model on some of the tasks, from the finished work where it is known."""
     if (found := find_scores(setting, digest)) is not None:
         return {task: found.accuracy[setting.tasks.index(task)] for task in tasks}
-    return _accuracy(setting, label, lambda: tensors, tasks)
+    return _measured(setting, label, lambda: tensors, tasks)
 
 
 def keep_scores(
@@ -100,16 +102,22 @@ def keep_scores(
     return _scores(setting, digest, record, reused=False)
 
 
-def _accuracy(
-    setting: Setting, label: str, read: Callable[[], StateDict], tasks: Sequence[str]
+def probes_of(setting: Setting) -> tuple[str, ...]:
+    """What the workload measures beside the accuracy on each task."""
+    workload = open_workload(setting)
+    return workload.probes if isinstance(workload, workloads.Measuring) else ()
+
+
+def _measured(
+    setting: Setting, label: str, read: Callable[[], StateDict], names: Sequence[str]
 ) -> dict[str, float]:
-    """On each task; a refusal says of which model it is."""
+    """On each task or probe; a refusal says of which model it is."""
     try:
-        return open_workload(setting).evaluate(read(), tasks)
+        return open_workload(setting).evaluate(read(), names)
     except MergeError as refusal:
         raise type(refusal)(f"{label}: {refusal}") from refusal
 
 
 def _scores(setting: Setting, digest: str, record: Record, *, reused: bool) -> Scores:
     accuracy = tuple(record.values["accuracy"][name] for name in setting.tasks)
-    return Scores(digest, accuracy, record.values["elapsed_s"], reused)
+    return Scores(digest, accuracy, record.values["elapsed_s"], reused, record.values.get("probes", {}))

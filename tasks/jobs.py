@@ -107,6 +107,7 @@ class Scores:
     accuracy: tuple[float, ...]
     elapsed_s: float
     reused: bool
+    probes: dict[str, float] = field(default_factory=dict)  # what else the workload measures, by name
 
 
 @dataclass(frozen=True)

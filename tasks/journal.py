@@ -184,7 +184,7 @@ def journal_of(project: Project, run: Run, setting: Setting) -> Iterator[Journal
 def _digest(rows: Sequence[Row]) -> str:
     """What the rows say, without how long it took."""
     said = [
-        [row.label, row.regime, row.seed, row.accuracy, [ref.digest for ref in row.checkpoints]]
+        [row.label, row.regime, row.seed, row.accuracy, row.probes, [ref.digest for ref in row.checkpoints]]
         for row in rows
     ]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]

@@ -185,6 +185,9 @@ class RunRecorder:
                 for name, value in zip(self.setting.tasks, accuracies, strict=True)
             ]
             points.append(MetricPoint("accuracy_on_seen", sum(accuracies[:stage]) / stage, stage, digest))
+        for stage, probes in enumerate(row.probes, 1):
+            digest = models[min(stage, len(models)) - 1].digest
+            points += [MetricPoint(f"probe/{name}", value, stage, digest) for name, value in probes.items()]
         return points
 
     def _model(self, row: Row, stage: int, done: Finished, params: dict[str, str]) -> ModelPayload:

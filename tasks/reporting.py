@@ -28,13 +28,14 @@ def make_row(
     Coefficients that were found stand among its parameters, as they are at the last stage.
     """
     accuracy = [list(score.accuracy) for score in scores]
+    probes = [score.probes for score in scores] if any(score.probes for score in scores) else []
     if len(accuracy) == 1 < stages:
-        accuracy = accuracy * stages
+        accuracy, probes = accuracy * stages, probes * stages
     refs = [_ref(project, done) for done in checkpoints]
     elapsed_s = sum(done.elapsed_s for done in checkpoints)
     if refs[-1].search is not None:
         fields = {**fields, "params": {**fields["params"], **refs[-1].search.values}}
-    return Row(**fields, accuracy=accuracy, elapsed_s=elapsed_s, checkpoints=refs)
+    return Row(**fields, accuracy=accuracy, elapsed_s=elapsed_s, checkpoints=refs, probes=probes)
 
 
 def _ref(project: Project, done: Finished) -> CheckpointRef:

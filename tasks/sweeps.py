@@ -89,13 +89,9 @@ def load_sweep(project: Project, sweep_id: str) -> Sweep:
 
 def list_sweeps(project: Project) -> list[str]:
     """Names of all sweeps, the oldest first."""
-    return sorted(path.parent.name for path in _folder(project).glob(f"*/{RECORD}"))
+    return sorted(path.parent.name for path in project.runs.glob(f"*/{RECORD}"))
 
 
 def sweep_folder(project: Project, sweep_id: str) -> Path:
-    """Where a sweep's record and report lie."""
-    return _folder(project) / sweep_id
-
-
-def _folder(project: Project) -> Path:
-    return project.state / "sweeps"
+    """Where a sweep's record and report lie, beside the folders of its runs."""
+    return project.runs / sweep_id

@@ -23,24 +23,29 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Look every step of the study up; run nothing."""
-    from flows.config import load_study
+    from flows.axes import load_cells
     from flows.environment import prepare
 
-    config = load_study(study, overrides or ())
+    cells = load_cells(study, overrides or ())
+    config = cells[0].study
     project = Project.find()
     prepare(project)
-    from flows.estimates import Estimates, plan_steps, summarise_plan
+    from flows.estimates import Estimates, plan_all, summarise_plan
 
     with err.status("looking every step up"):
-        steps, is_data_known = plan_steps(project, config)
+        steps, is_data_known = plan_all(project, [cell.study for cell in cells])
         estimates = Estimates.of_project(project, steps)
     lines = summarise_plan(steps, estimates)
     if as_json:
         remarks = {"data_up_to_date": is_data_known, "estimates_measured": estimates.is_measured}
-        remarks["keep_merged"] = config.keep_merged
+        remarks |= {"keep_merged": config.keep_merged, "cells": len(cells)}
         print_json({"study": config.study, "steps": lines, **remarks})
         return
     _show(config.study, lines, is_data_known=is_data_known, is_measured=estimates.is_measured)
+    if len(cells) > 1:
+        out.print(
+            f"{len(cells)} combinations of the axes; what they share counts once for each until it is done."
+        )
     if not config.keep_merged:
         out.print(
             "Merges are evaluated as they are made and not written (keep_merged is false); the states of continual "

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from flows.console import err, out, print_json, shown, work_shown
 from merge_lib.errors import MergeError, SpecError
 from tasks import progress
 from tasks.project import Project
+
+if TYPE_CHECKING:
+    from flows.config import StudyConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -33,35 +36,75 @@ def run(
             "--resume", metavar="RUN", help="Go on with a run that was stopped; `latest` is allowed."
         ),
     ] = None,
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--level", metavar="AXIS=LEVEL", help="Of a study with axes, only the runs at this level."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     is_verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show the log lines of Prefect and its server.")
     ] = False,
 ) -> None:
-    """Run a study."""
-    from flows.config import load_study, restore_study
+    """Run a study, or each study of a file with axes."""
     from flows.environment import prepare
 
     if (study is None) == (resume is None):
         raise SpecError("Give either a study's YAML file or --resume RUN, not both and not neither.")
-    if resume is not None and overrides:
-        raise SpecError("--resume goes on with the settings of that run; start a new run to use --set.")
+    if resume is not None and (overrides or chosen):
+        raise SpecError(
+            "--resume goes on with the settings of that run; start a new run to use --set or --level."
+        )
     project = Project.find()
     prepare(project, is_verbose=is_verbose)
-    from tasks.runs import load_run
-
     if study is not None:
-        config = load_study(study, overrides or ())
-        asked = {"study": str(study), "overrides": tuple(overrides or ())}
+        studies, asked = _asked(study, overrides or [], chosen or [])
     else:
-        earlier = load_run(project, str(resume))
-        config = restore_study(project.root, earlier.config)
-        asked = {"study": earlier.study, "run_id": earlier.run_id}
-    run_id = _run_watched(project, config, asked)
-    _show(project, run_id, as_json=as_json)
+        studies, asked = _to_resume(project, str(resume))
+    run_id = _run_watched(project, studies, asked)
+    if "sweep_id" in asked:
+        from flows.commands.sweeps import show_sweep
+
+        show_sweep(project, run_id, as_json=as_json)
+    else:
+        _show(project, run_id, as_json=as_json)
 
 
-def _run_watched(project: Project, config: Any, asked: dict[str, Any]) -> str:
+def _asked(
+    study: Path, overrides: list[str], chosen: list[str]
+) -> tuple[list["StudyConfig"], dict[str, Any]]:
+    """The studies of a file, and what their flow is called with."""
+    from flows.axes import load_cells, narrowed
+
+    cells = load_cells(study, overrides)
+    asked: dict[str, Any] = {"study": str(study), "overrides": tuple(overrides)}
+    cells = narrowed(cells, chosen)
+    if len(cells) == 1:
+        return [cells[0].study], {**asked, "levels": dict(cells[0].levels)}
+    if chosen:
+        raise SpecError(
+            f"--level leaves {len(cells)} combinations of the axes: {'; '.join(cell.title for cell in cells[:6])} …. "
+            "Name a level of each axis to run one, or none to run all."
+        )
+    return [cell.study for cell in cells], {**asked, "sweep_id": None}
+
+
+def _to_resume(project: Project, resume: str) -> tuple[list["StudyConfig"], dict[str, Any]]:
+    """The studies of a run or sweep that was stopped, and what their flow is called with."""
+    from flows.config import restore_study
+    from tasks.runs import load_run
+    from tasks.sweeps import list_sweeps, load_sweep
+
+    if resume in list_sweeps(project):
+        sweep = load_sweep(project, resume)
+        studies = [restore_study(project.root, cell.config) for cell in sweep.cells]
+        return studies, {"study": sweep.study, "sweep_id": sweep.sweep_id}
+    earlier = load_run(project, resume)
+    return [restore_study(project.root, earlier.config)], {"study": earlier.study, "run_id": earlier.run_id}
+
+
+def _run_watched(project: Project, studies: list["StudyConfig"], asked: dict[str, Any]) -> str:
     """Run the flow under a progress bar; Ctrl-C stops it at the next step."""
     from flows.launch import launch
     from flows.preflight import check_before, check_writable
@@ -70,7 +113,7 @@ def _run_watched(project: Project, config: Any, asked: dict[str, Any]) -> str:
     check_writable(project)
     stop_orphans(project)
     with prefect_for_run(project) as wait_for_prefect:  # it starts while the plan is made
-        estimates = check_before(project, config)
+        estimates = check_before(project, studies)
         started = time.monotonic()
         with (
             _stopping_cleanly(project, asked),
@@ -86,13 +129,14 @@ def _run_watched(project: Project, config: Any, asked: dict[str, Any]) -> str:
 def _stopping_cleanly(project: Project, asked: dict[str, Any]) -> Iterator[None]:
     """Turn the first Ctrl-C into a stop after which everything finished is kept, and say how to go on."""
     from tasks.runs import list_runs
+    from tasks.sweeps import list_sweeps
 
     def stop(_signal: int, _frame: object) -> None:
         progress.request_stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt
 
-    known = set(list_runs(project)) - {asked.get("run_id")}
+    known = {*list_runs(project), *list_sweeps(project)} - {asked.get("run_id"), asked.get("sweep_id")}
     before = signal.signal(signal.SIGINT, stop)
     try:
         yield
@@ -110,8 +154,9 @@ def _stopping_cleanly(project: Project, asked: dict[str, Any]) -> Iterator[None]
 def _how_to_resume(project: Project, known: set[str]) -> str:
     """The command that goes on: with the run that was begun, or with the same words if none was."""
     from tasks.runs import list_runs
+    from tasks.sweeps import list_sweeps
 
-    begun = [name for name in list_runs(project) if name not in known]
+    begun = [name for name in (*list_runs(project), *list_sweeps(project)) if name not in known]
     return f"mergeline run --resume {begun[-1]}" if begun else "the same command"
 
 

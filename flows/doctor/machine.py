@@ -157,14 +157,14 @@ def look_at_torch() -> list[Check]:
 
 def needed_bytes(project: Project) -> float:
     """What the largest study of the project would write, from its plan."""
-    from flows.config import load_study
-    from flows.estimates import Estimates, plan_steps, summarise_plan
+    from flows.axes import load_cells
+    from flows.estimates import Estimates, plan_all, summarise_plan
     from merge_lib.errors import MergeError
 
     needed = []
     for path in sorted((project.root / "studies").glob("*.yaml")):
         try:
-            steps, _ = plan_steps(project, load_study(path))
+            steps, _ = plan_all(project, [cell.study for cell in load_cells(path)])
         except MergeError:
             continue  # `mergeline run` says what is wrong with it
         lines = summarise_plan(steps, Estimates.of_project(project, steps))

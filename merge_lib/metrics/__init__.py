@@ -6,6 +6,7 @@ measured is None or NaN; a metric that needs it is None, never a guess. No funct
 
 from merge_lib.metrics.matrix import AccuracyMatrix, AccuracyVector, MetricInfo, as_matrix, registered
 from merge_lib.metrics.standard import (
+    LEAST_LEARNED,
     average_accuracy,
     average_incremental_accuracy,
     backward_transfer,
@@ -37,6 +38,7 @@ from merge_lib.metrics.variants import (
 )
 
 __all__ = [
+    "LEAST_LEARNED",
     "AccuracyMatrix",
     "AccuracyVector",
     "MetricInfo",

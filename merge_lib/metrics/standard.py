@@ -22,6 +22,7 @@ CHAUDHRY = "Chaudhry et al., Riemannian Walk, ECCV 2018, arXiv:1801.10112, secti
 TWO_TASKS = "there is only one task, or an entry it needs was not measured"
 NEEDS_BASE = "there is only one task, or the accuracy of the base is not known"
 NEEDS_EXPERTS = "the accuracy of each expert alone is not known"
+LEAST_LEARNED = 0.05  # a share of what was learned to less than this accuracy says nothing
 
 
 @metric("Average accuracy", "mean over k of R[L,k]", source=GEM)
@@ -151,14 +152,14 @@ def intransigence(accuracy: AccuracyMatrix, joint: AccuracyVector) -> float | No
     "Retention, mean",
     "mean over k of R[L,k] / R[k,k]",
     source="share kept of what was learned",
-    undefined_when="a task was learned to accuracy 0, or an entry it needs was not measured",
+    undefined_when="a task was learned to less than 5 %, or an entry it needs was not measured",
 )
 def retention_mean(accuracy: AccuracyMatrix) -> float | None:
     """Share of the accuracy at learning time that the last model still has, mean over the tasks.
 
     1/T sum_k R[L,k] / R[k,k].
 
-    Variant: over all T tasks; the last one contributes 1.
+    Variant: over all T tasks; the last one contributes 1; undefined where a task was learned to less than 5 %.
     Reference: none; the multiplicative counterpart of backward transfer.
     """
     return mean_or_none(_retention(as_matrix(accuracy)))
@@ -168,14 +169,14 @@ def retention_mean(accuracy: AccuracyMatrix) -> float | None:
     "Retention, worst task",
     "min over k of R[L,k] / R[k,k]",
     source="share kept of what was learned",
-    undefined_when="a task was learned to accuracy 0, or an entry it needs was not measured",
+    undefined_when="a task was learned to less than 5 %, or an entry it needs was not measured",
 )
 def retention_worst(accuracy: AccuracyMatrix) -> float | None:
     """Share of the accuracy at learning time that the last model still has, on the task that kept least.
 
     min_k R[L,k] / R[k,k].
 
-    Variant: over all T tasks, so at most 1.
+    Variant: over all T tasks, so at most 1; undefined where a task was learned to less than 5 %.
     Reference: none; the worst case of `retention_mean`.
     """
     kept = _retention(as_matrix(accuracy))
@@ -245,4 +246,6 @@ def normalised_improvement(
 
 
 def _retention(matrix: np.ndarray) -> np.ndarray:
-    return ratios(matrix[-1], matrix.diagonal())
+    """R[L,k] / R[k,k]; NaN below LEAST_LEARNED, where a share of next to nothing says nothing."""
+    learned = matrix.diagonal()
+    return ratios(matrix[-1], np.where(learned < LEAST_LEARNED, np.nan, learned))

@@ -63,17 +63,38 @@ def round_range(values: Sequence[float], *, at_most: float | None = None) -> tup
 
 def line_panel(title: str, curves: Sequence[Curve], *, high: float, x_title: str) -> Panel:
     """Curves over the stages 1 to T, in percent."""
-    width, height = 260.0, 178.0
     steps = max((curve.values.shape[1] for curve in curves), default=1)
-    across, up = Axis(1, max(steps, 2), 40, width - 12), Axis(0, high, height - 40, 14)
-    shapes = _horizontal_grid(across, up, high) + _step_ticks(across, steps, height - 24)
+    alt = "; ".join(f"{curve.name}: {_end_text(curve.values)}" for curve in curves)
+    return _curve_panel(title, curves, range(1, steps + 1), high, (x_title, f"At the last stage: {alt}."))
+
+
+def value_panel(
+    title: str, curves: Sequence[Curve], positions: Sequence[float], *, high: float, x_title: str
+) -> Panel:
+    """Curves over the values of a setting, ascending, in percent."""
+    alt = "; ".join(
+        f"{curve.name}: {_end_text(curve.values[:, :1])} to {_end_text(curve.values)}" for curve in curves
+    )
+    return _curve_panel(
+        title, curves, positions, high, (x_title, f"From the first value to the last: {alt}.")
+    )
+
+
+def _curve_panel(
+    title: str, curves: Sequence[Curve], positions: Sequence[float], high: float, texts: tuple[str, str]
+) -> Panel:
+    """The chart of `line_panel` and `value_panel`; `texts` are the title of the axis and the description."""
+    width, height = 260.0, 178.0
+    x_title, alt = texts
+    last = positions[-1] if len(positions) > 1 else positions[0] + 1
+    across, up = Axis(positions[0], last, 40, width - 12), Axis(0, high, height - 40, 14)
+    shapes = _horizontal_grid(across, up, high) + _position_ticks(across, positions, height - 24)
     shapes.append(
         Shape("text", "tick", (across.start + across.end) / 2, height - 7, text=x_title, anchor="middle")
     )
     for curve in curves:
-        shapes += _curve_shapes(curve, across, up)
-    ends = [f"{curve.name}: {_end_text(curve.values)}" for curve in curves]
-    return Panel(title, f"{title}. At the last stage: {'; '.join(ends)}.", width, height, shapes)
+        shapes += _curve_shapes(curve, across, up, positions, x_title)
+    return Panel(title, f"{title}. {alt}", width, height, shapes)
 
 
 def interval_panel(
@@ -188,11 +209,11 @@ def _horizontal_grid(across: Axis, up: Axis, high: float) -> list[Shape]:
     return shapes
 
 
-def _step_ticks(across: Axis, steps: int, y: float) -> list[Shape]:
-    every = -(-steps // 10)
+def _position_ticks(across: Axis, positions: Sequence[float], y: float) -> list[Shape]:
+    every = -(-len(positions) // 10)
     return [
-        Shape("text", "tick", across(step), y, text=str(step), anchor="middle")
-        for step in range(1, steps + 1, every)
+        Shape("text", "tick", across(position), y, text=f"{position:g}", anchor="middle")
+        for position in positions[::every]
     ]
 
 
@@ -207,7 +228,9 @@ def _vertical_grid(across: Axis, low: float, high: float, top: float, bottom: fl
     return shapes
 
 
-def _curve_shapes(curve: Curve, across: Axis, up: Axis) -> list[Shape]:
+def _curve_shapes(
+    curve: Curve, across: Axis, up: Axis, positions: Sequence[float], x_title: str
+) -> list[Shape]:
     shapes = []
     known = ~np.isnan(curve.values).any(axis=0)
     places = np.flatnonzero(known)
@@ -216,17 +239,16 @@ def _curve_shapes(curve: Curve, across: Axis, up: Axis) -> list[Shape]:
     mean, low, high = curve.values.mean(axis=0), curve.values.min(axis=0), curve.values.max(axis=0)
     for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
         if curve.has_band and len(curve.values) > 1 and len(run) > 1:
-            there = [(across(s + 1), up(high[s])) for s in run]
-            back = [(across(s + 1), up(low[s])) for s in run[::-1]]
+            there = [(across(positions[s]), up(high[s])) for s in run]
+            back = [(across(positions[s]), up(low[s])) for s in run[::-1]]
             shapes.append(Shape("path", f"band {curve.style}", d=_path(there + back) + "Z"))
-        shapes.append(
-            Shape("path", f"line {curve.style}", d=_path([(across(s + 1), up(mean[s])) for s in run]))
-        )
+        line = [(across(positions[s]), up(mean[s])) for s in run]
+        shapes.append(Shape("path", f"line {curve.style}", d=_path(line)))
     if "quiet" in curve.style:
         return shapes
     for s in places:
-        tip = f"{curve.name}, after stage {s + 1}: {mean[s] * 100:.1f} %"
-        shapes.append(_marker(curve.style, across(s + 1), up(mean[s]), tip))
+        tip = f"{curve.name}, {x_title} {positions[s]:g}: {mean[s] * 100:.1f} %"
+        shapes.append(_marker(curve.style, across(positions[s]), up(mean[s]), tip))
     return shapes
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from merge_lib.metrics import LEAST_LEARNED
 from merge_lib.report.aggregate import (
     Group,
     aggregate,
@@ -138,11 +139,11 @@ def retention_by_stage(matrices: np.ndarray) -> np.ndarray:
         matrices: [n, T, T], one accuracy matrix for each seed.
 
     Returns:
-        [n, T]; NaN where an entry is missing or a task was learned to accuracy 0.
+        [n, T]; NaN where an entry is missing or a task was learned to less than 5 %.
     """
     learned = np.diagonal(matrices, axis1=1, axis2=2)
     kept = np.full(matrices.shape, np.nan)
-    np.divide(matrices, learned[:, None, :], out=kept, where=learned[:, None, :] != 0)
+    np.divide(matrices, learned[:, None, :], out=kept, where=learned[:, None, :] >= LEAST_LEARNED)
     return np.stack([kept[:, t, : t + 1].mean(axis=1) for t in range(matrices.shape[1])], axis=1)
 
 

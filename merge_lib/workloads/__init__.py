@@ -10,13 +10,14 @@ from typing import Annotated
 from pydantic import BeforeValidator, SerializeAsAny
 
 from merge_lib.probe import Split
-from merge_lib.workloads.protocol import Probing, Progress, TrainReport, Workload
+from merge_lib.workloads.protocol import Measuring, Probing, Progress, TrainReport, Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings, parse, parse_in_study
 from merge_lib.workloads.vision.config import VisionConfig
 
 WorkloadConfig = Annotated[SerializeAsAny[WorkloadSettings], BeforeValidator(parse_in_study)]
 
 __all__ = [
+    "Measuring",
     "Probing",
     "Progress",
     "Split",

@@ -35,6 +35,22 @@ class Probing(Protocol):
 
 
 @runtime_checkable
+class Measuring(Protocol):
+    """A workload that measures more of a model than its accuracy on each task."""
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """Names of the further measurements; none is the name of a task."""
+        ...
+
+    def evaluate(
+        self, tensors: StateDict, tasks: Sequence[str], *, split: Split = "test"
+    ) -> dict[str, float]:
+        """As `Workload.evaluate`, where the names may be those of probes, too; each value in [0, 1]."""
+        ...
+
+
+@runtime_checkable
 class Workload(Protocol):
     """Something that can be pre-trained, fine-tuned on tasks and evaluated on tasks."""
 

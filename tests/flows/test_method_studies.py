@@ -1,20 +1,20 @@
-"""The two studies that compare every method."""
+"""The study that compares every method, on two sequences of tasks."""
 
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from flows.config import load_study
+from flows.axes import load_cells
 from merge_lib import registry
 
 ROOT = Path(__file__).parents[2]
-STUDIES = ("methods-5.yaml", "methods-10.yaml")
+STUDY = ROOT / "studies" / "methods.yaml"
 
 
-@pytest.fixture(params=STUDIES)
+@pytest.fixture(params=("five", "ten"))
 def study(request):
-    return load_study(ROOT / "studies" / request.param)
+    return next(cell.study for cell in load_cells(STUDY) if cell.levels == {"sequence": request.param})
 
 
 def test_every_registered_method_stands_in_it_as_it_comes(study):
@@ -32,7 +32,7 @@ def test_its_tasks_are_made_by_the_data_stages(study):
 
 
 def test_both_ask_for_the_same_rows_with_five_seeds():
-    five, ten = (load_study(ROOT / "studies" / name) for name in STUDIES)
+    five, ten = (cell.study for cell in load_cells(STUDY))
     assert five.methods == ten.methods
     assert five.seeds == ten.seeds == (0, 1, 2, 3, 4)
     assert (len(five.tasks), len(ten.tasks)) == (5, 10)

@@ -137,10 +137,12 @@ def test_without_base_experts_and_joint_what_needs_them_is_undefined():
     }
 
 
-def test_a_task_that_was_never_learned_has_no_retention():
-    matrix = [[0.0, 0.5], [0.4, 0.9]]
+@pytest.mark.parametrize("learned", [0.0, 0.014, 0.049])
+def test_a_task_that_was_hardly_learned_has_no_retention(learned):
+    matrix = [[learned, 0.5], [0.9, 0.9]]
     assert metrics.retention_mean(matrix) is None
     assert metrics.retention_worst(matrix) is None
+    assert metrics.retention_mean([[0.05, 0.5], [0.1, 0.9]]) == pytest.approx(1.5)
 
 
 def test_ratios_to_a_useless_expert_are_undefined():
@@ -175,7 +177,9 @@ def test_invariants(matrix):
     assert summary["forgetting"] >= -summary["backward_transfer"] - 1e-12
     assert summary["forgetting_from_start"] >= summary["forgetting"] - 1e-12
     assert summary["forgetting_avalanche"] == pytest.approx(-summary["backward_transfer"], abs=1e-12)
-    assert summary["retention_worst"] <= 1.0
+    kept = summary["retention_worst"]
+    assert (kept is None) == (min(matrix[k][k] for k in range(size)) < metrics.LEAST_LEARNED)
+    assert kept is None or kept <= 1.0
     learned_is_best = all(
         matrix[k][k] >= max(matrix[t][k] for t in range(k, size - 1)) for k in range(size - 1)
     )
