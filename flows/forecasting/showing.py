@@ -1,6 +1,6 @@
 """A forecast as plain values, and as what the command line says of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ def table_of(forecast: Forecast) -> "Table":
             cells = [one.tasks[task] for task in shown] or [one.tasks[one.worst]]
             named = "" if shown else f"{one.worst}  "
             table.add_row(
-                str(rank), _name(one), f"{one.mean:.1f}", *(f"{named}{_cell(cell)}" for cell in cells)
+                str(rank), _name(one), _one_digit(one.mean), *(f"{named}{_cell(cell)}" for cell in cells)
             )
     return table
 
@@ -68,20 +68,18 @@ def _name(one: Expectation) -> str:
 
 def _cell(found: Prediction) -> str:
     mark = "*" if found.outside else ""
-    return f"{found.loss:.1f}{mark} [{found.low:.0f}, {found.high:.0f}]"
+    return f"{_one_digit(found.loss)}{mark} [{round(found.low)}, {round(found.high)}]"
+
+
+def _one_digit(points: float) -> str:
+    return f"{round(points, 1) or 0.0:.1f}"  # no minus before zero
 
 
 def notes(forecast: Forecast) -> Iterator[str]:
     """What must be known to read it."""
     yield from _worth(forecast)
     yield from _range(forecast)
-    best, *others = (one for one in forecast.expectations if one.tasks)
-    close = [one.label for one in others if one.mean - best.mean < _half_width(best)]
-    if close:
-        yield (
-            f"{len(close)} of {len(others)} others are expected to be within the uncertainty of the best: the order "
-            "among them is a guess."
-        )
+    yield from _closeness([one for one in forecast.expectations if one.tasks])
     if decoding := [one.label for one in forecast.expectations if one.tasks and _needs_task(one)]:
         yield f"{', '.join(decoding)}: a model for each task, whose user must know the task."
     for one in forecast.expectations:
@@ -111,6 +109,17 @@ def _range(forecast: Forecast) -> Iterator[str]:
         f"digits and toys (features outside of the table's range: {', '.join(first)}{more}). There neither the figures "
         "nor the intervals can be relied on; the order may still say something."
     )
+
+
+def _closeness(made: Sequence[Expectation]) -> Iterator[str]:
+    """How many merges the best is not told from."""
+    others = made[1:]
+    close = [one for one in others if one.mean - made[0].mean < _half_width(made[0])]
+    if close:
+        yield (
+            f"{len(close)} of {len(others)} others are expected to be within the uncertainty of the best: the order "
+            "among them is a guess."
+        )
 
 
 def _half_width(one: Expectation) -> float:

@@ -74,7 +74,7 @@ def fit(table: Table, names: Sequence[str], settings: Settings) -> Predictor:
     predicted, residuals = left_out(table, names, settings)
     matrix = table.matrix(names)
     weights = study_weights(table)
-    interval = make_interval(predicted, residuals, weights, studies=len(np.unique(table.studies)))
+    interval = make_interval(predicted, residuals, weights)
     return Predictor(
         tuple(names),
         grow(matrix, soften(table.losses), weights, settings),
@@ -167,16 +167,12 @@ def grow(matrix: np.ndarray, target: np.ndarray, weights: np.ndarray, settings: 
     )
 
 
-def make_interval(
-    predicted: np.ndarray, residuals: np.ndarray, weights: np.ndarray, *, studies: int
-) -> Interval:
+def make_interval(predicted: np.ndarray, residuals: np.ndarray, weights: np.ndarray) -> Interval:
     """Conformal intervals that widen with the prediction.
 
     At each of some quantiles of the predictions: the weighted quantiles of the residuals of the third of all rows
-    whose predictions are nearest. As studies, not rows, are what a new study is one more of, the level is raised from
-    0.8 to 0.8 (K + 1) / K for K studies.
+    whose predictions are nearest.
     """
-    level = min(LEVEL * (studies + 1) / studies, 0.99)
     order = np.argsort(predicted, kind="stable")
     ordered, rest, mass = predicted[order], residuals[order], weights[order]
     at, low, high = [], [], []
@@ -184,7 +180,7 @@ def make_interval(
         nearest = np.argsort(np.abs(ordered - centre), kind="stable")[: max(len(ordered) // 3, 1)]
         at.append(float(centre))
         ends = [
-            weighted_quantile(rest[nearest], mass[nearest], q) for q in ((1 - level) / 2, (1 + level) / 2)
+            weighted_quantile(rest[nearest], mass[nearest], q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
         ]
         low.append(min(ends[0], 0.0))
         high.append(max(ends[1], 0.0))

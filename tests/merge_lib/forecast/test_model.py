@@ -107,7 +107,7 @@ def test_intervals_are_around_the_prediction_and_cover_what_is_left(table):
 def test_an_interval_widens_where_residuals_do():
     predicted = np.linspace(0, 10, 600)
     residuals = np.where(np.arange(600) % 2, 1.0, -1.0) * np.where(predicted > 5, 4.0, 1.0)
-    interval = make_interval(predicted, residuals, np.ones(600), studies=10)
+    interval = make_interval(predicted, residuals, np.ones(600))
     low, high = interval.around(np.array([0.5, 9.5]))
     assert (low - [0.5, 9.5]).tolist() == [-1, -4]
     assert (high - [0.5, 9.5]).tolist() == [1, 4]
