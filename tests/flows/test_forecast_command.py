@@ -8,6 +8,8 @@ import torch
 from typer.testing import CliRunner
 
 from flows.cli import make_app
+from flows.config import load_study
+from flows.forecasting.collecting import lines_of
 from flows.forecasting.rebuild import rebuild
 from merge_lib.checkpoints import write_state_dict
 from merge_lib.errors import DataError, SpecError
@@ -190,3 +192,12 @@ def test_inputs_of_a_study_whose_data_is_not_made(project, recipe):
 def test_a_model_of_three_studies_at_least(project):
     with pytest.raises(SpecError, match="takes three or more; got 1"):
         raise asked(project / "studies" / "digits.yaml", "--rebuild", "--model", "own.json").exception
+
+
+def test_a_study_that_searches_is_refused_before_any_work(project):
+    path = project / "studies" / "forecast" / "one.yaml"
+    searched = "{method: ties, search: {trials: 2, params: {scale: {low: 0.1, high: 1.0}}}}"
+    path.write_text(path.read_text().replace("ties,", f"{searched},"))
+    with pytest.raises(SpecError, match="searches the coefficients of ties, but a forecast learns"):
+        list(lines_of(Project(project), load_study(path)))
+    assert not (project / ".mergeline" / "store" / "pretrain").exists()
