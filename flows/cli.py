@@ -28,6 +28,7 @@ _HOMES = {  # the module of each command, in the order of the help
     "merge": "merge",
     "fold": "fold",
     "observe": "observe",
+    "forecast": "forecast",
     "methods": "methods",
     "convert": "convert",
     "sync": "sync",

@@ -118,7 +118,7 @@ def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells | Sight]:
         if "joint" in study.references:
             joint = _train_jointly(study, stages, base, seed)
             yield _reference("joint", None, seed, joint, stages)
-        entries = tuple(_entry_of(entry) for entry in study.methods)
+        entries = tuple(entry_of(entry) for entry in study.methods)
         for regime, trained in experts.items():
             rows = list(_merge_along(study, stages, base, trained, entries, regime, seed))
             yield from rows
@@ -137,7 +137,8 @@ def _obtain_base(study: StudyConfig, stages: Stages, seed: int | None) -> tuple[
     return base, Cells("base", "reference", "base", None, seed, {}, [base], [scores], None)
 
 
-def _entry_of(entry: MethodEntry) -> MergeEntry:
+def entry_of(entry: MethodEntry) -> MergeEntry:
+    """What travels of an entry of the study."""
     scales = entry.layer_scales and entry.layer_scales.model_dump(mode="json")
     asked = entry.calibration.model_dump(mode="json", exclude_none=True) if entry.calibration else {}
     search = entry.search and entry.search.model_dump(mode="json", exclude_none=True)
