@@ -214,7 +214,7 @@ def _look(
     """What the study wants to see between base, experts and merges of a regime; `rows` are those of the merges."""
     asked, size = study.landscape, len(study.tasks)
     has_surface = asked.surface and size > 1 and seed == study.seeds[0]
-    entries = {entry.label: _entry_of(entry) for entry in study.methods} if has_surface else {}
+    entries = {entry.label: entry_of(entry) for entry in study.methods} if has_surface else {}
     job = LandscapeJob(
         regime,
         seed,
