@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from flows.config import StudyConfig
 from flows.forecasting.direct import DirectStages, open_setting
+from flows.landscape_settings import LandscapeSettings
 from flows.study import resolve
-from flows.walk import entry_of, walk
+from flows.walk import Sight, entry_of, walk
 from merge_lib import merge_in_turn
 from merge_lib.checkpoints import read_state_dict
 from merge_lib.errors import SpecError
@@ -62,11 +63,19 @@ def lines_of(project: Project, config: StudyConfig) -> Iterator[Line]:
             yield from _lines_at(walked, config, entries, place, count)
 
 
+def _unexamined(config: StudyConfig) -> StudyConfig:
+    """The same merges, but nothing is said of them that the table does not need."""
+    unseen = LandscapeSettings(conflicts=False)
+    return config.model_copy(update={"audit": False, "forgetting": False, "landscape": unseen})
+
+
 def _walk(project: Project, config: StudyConfig) -> _Walked:
     setting = open_setting(project, config)
     walked = _Walked(setting)
-    for cells in walk(config, DirectStages(setting)):
-        checkpoints, scores, _ = resolve(cells)
+    for cells in walk(_unexamined(config), DirectStages(setting)):
+        if isinstance(cells, Sight):
+            continue
+        checkpoints, scores, *_ = resolve(cells)
         if cells.method == "base":
             walked.bases[cells.seed] = checkpoints[0]
         elif cells.kind == "merge":

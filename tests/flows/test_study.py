@@ -318,7 +318,7 @@ def test_a_study_goes_on_without_mlflow(project, monkeypatch, run):
     run_id, _ = run("methods=[average]", "regimes=[parallel]")
     assert load_run(project, run_id).status == "finished"
     waiting = list((project.runs / run_id / "tracking").glob("[0-9]*.json"))
-    assert len(waiting) == 2 + 4 + 4 + 4  # the study's begin and end, its rows, their means, the checkpoints
+    assert len(waiting) == 2 + 4 + 4 + 4 + 1  # begin and end, rows, their means, checkpoints, the landscape
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     from tasks.tracking import deliver_all
 
