@@ -73,7 +73,7 @@ class Blobs:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             if progress is not None:
                 progress(step + 1, self.settings.steps)
         return self._write(out, {"weight": weight.detach()}, lineage, losses, started)

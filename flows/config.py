@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from flows.landscape_settings import LandscapeSettings
 from flows.yaml_errors import YamlDocument, explain
 from merge_lib.equalising import Equalise, check_equalised
 from merge_lib.errors import SpecError
@@ -216,6 +217,10 @@ class StudyConfig(Frozen):
     references: tuple[Literal["joint"], ...] = ("joint",)
     keep_merged: bool = True  # False: each merge is evaluated as it is made, and not written
     audit: bool = True  # say what each method's merge after the last task removed
+    landscape: LandscapeSettings = LandscapeSettings()
+    forgetting: bool = (
+        False  # and which directions and examples it forgot; `mergeline forgetting` says it later, too
+    )
     resources: Resources = Resources()
     levels: dict[str, str] = Field(
         default_factory=dict

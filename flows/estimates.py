@@ -13,7 +13,18 @@ from flows.walk import walk
 from tasks.project import Project
 from tasks.records import RecordStore
 
-GUESSES_S = {"pretrain": 40.0, "train": 3.0, "trial": 0.1, "merge": 0.05, "evaluate": 0.1, "audit": 0.1}
+GUESSES_S = {
+    **{
+        "pretrain": 40.0,
+        "train": 3.0,
+        "trial": 0.1,
+        "merge": 0.05,
+        "evaluate": 0.1,
+        "audit": 0.1,
+        "forgetting": 0.2,
+    },
+    **{"conflicts": 0.3, "path": 2.0, "surface": 4.0, "marks": 0.3},
+}
 SAMPLE = 40  # records looked at for each kind
 
 

@@ -14,7 +14,7 @@ from flows.synthetic import Llama, make_checkpoints
 from merge_lib import registry
 from merge_lib.layers import describe_layers
 from merge_lib.spec import MergeSpec
-from merge_lib.streaming.allocator import give_back_freed_memory
+from merge_lib.streaming.allocator import give_back_freed_memory, trim_freed_memory
 from merge_lib.streaming.memory_bound import bound_memory, resident_bytes
 from merge_lib.streaming.planning import MergePlan, make_plan
 from merge_lib.streaming.run import MergeOptions, merge_to
@@ -126,6 +126,7 @@ class _Asked:
 
     def peak(self, folder: Path, threads: int) -> int:
         """Bytes of the resident size beyond those before the merge."""
+        trim_freed_memory()  # so that what earlier merges left is not taken for nothing
         before = resident_bytes()
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now
         self._merge(folder, threads)

@@ -9,12 +9,15 @@ from tasks.facts import is_folded
 from tasks.jobs import (
     Audited,
     Finished,
+    Forgot,
     Found,
+    LandscapeJob,
     MergeEntry,
     MergeJob,
     Scores,
     SearchJob,
     Setting,
+    Surveyed,
     TrainingJob,
 )
 from tasks.project import Project
@@ -76,6 +79,26 @@ class PrefectStages:
 
         return audit_merges.submit(self.setting, job, base, experts, merged, found)
 
+    def look(
+        self,
+        job: LandscapeJob,
+        base: Handle,
+        experts: list[Handle],
+        merged: list[tuple[Handle, int]],
+    ) -> Handle:
+        """Look at what lies between the checkpoints."""
+        from tasks.landscapes import survey_landscape
+
+        return survey_landscape.submit(self.setting, job, base, experts, merged)
+
+    def compare(
+        self, job: MergeJob, base: Handle, experts: list[Handle], merged: Handle, found: list[Handle]
+    ) -> Handle:
+        """Compare the job's merges with their experts, once they are made."""
+        from tasks.forgetting import compare_merges
+
+        return compare_merges.submit(self.setting, job, base, experts, merged, found)
+
     def evaluate(self, label: str, checkpoints: Handle) -> Handle:
         """Evaluate on every task."""
         from tasks.evaluation import evaluate_checkpoints
@@ -87,7 +110,7 @@ class PrefectStages:
 class PlannedStep:
     """One step as the plan sees it."""
 
-    kind: str  # pretrain, train, trial, merge, evaluate, audit
+    kind: str  # pretrain, train, trial, merge, evaluate, audit, forgetting, conflicts, path, surface, marks
     label: str
     is_cached: bool
     files: int = 0  # of about a checkpoint's size that it is to write
@@ -175,6 +198,43 @@ class PlanningStages:
             key = auditing_key(self.setting, entry, job.seed, *digests)[0] if digests else None
             is_cached = key is not None and recorded_audit(self.setting, key) is not None
             self.steps.append(PlannedStep("audit", f"{entry.label} · {job.label}", is_cached))
+        return [None] * len(job.entries)
+
+    def look(
+        self,
+        job: LandscapeJob,
+        base: Finished | None,
+        experts: list[Finished | None],
+        merged: list[tuple[list[Finished | None], int]],
+    ) -> Surveyed | None:
+        """Look every map up."""
+        from tasks.landscape_keys import maps_of
+
+        done = [one for one in experts if one is not None]
+        is_whole = base is not None and len(done) == len(experts) and self.is_data_known
+        merges = [found[place] for found, place in merged]
+        keys = maps_of(self.setting, job, base, done, merges) if is_whole else {}
+        for kind in job.kinds:
+            record = self.setting.store.find(kind, keys[kind]) if kind in keys else None
+            self.steps.append(PlannedStep(kind, job.label, record is not None))
+        return None
+
+    def compare(
+        self,
+        job: MergeJob,
+        base: Finished | None,
+        experts: list[Finished | None],
+        merged: list[Finished | None],  # noqa: ARG002 -- it is known by what its merge is made from
+        found: list[Found | None],
+    ) -> list[Forgot | None]:
+        """Look up what every entry's merge forgot."""
+        from tasks.forgetting import forgetting_key, recorded_forgetting
+
+        for entry in job.settled(one for one in found if one is not None).entries:
+            digests = _inputs_of(entry, base, experts) if self.is_data_known else None
+            key = forgetting_key(self.setting, entry, job.seed, *digests)[0] if digests else None
+            is_cached = key is not None and recorded_forgetting(self.setting, key) is not None
+            self.steps.append(PlannedStep("forgetting", f"{entry.label} · {job.label}", is_cached))
         return [None] * len(job.entries)
 
     def evaluate(self, label: str, checkpoints: list[Finished | None]) -> list[Scores | None]:

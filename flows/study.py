@@ -13,13 +13,14 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.axes import load_cell
 from flows.config import StudyConfig, restore_study
 from flows.stages import PrefectStages, setting_of
-from flows.walk import Cells, Handle, walk
+from flows.walk import Cells, Handle, Sight, walk
 from merge_lib.errors import MergeError
 from tasks import slots
 from tasks.artifacts import link_report
 from tasks.data import push_data, version_data
-from tasks.jobs import Audited, Finished, Scores, Setting
+from tasks.jobs import Audited, Finished, Forgot, Scores, Setting
 from tasks.journal import Journal, journal_of
+from tasks.landscapes import check_landscape
 from tasks.project import Project
 from tasks.runs import Run, load_run, start_run
 
@@ -53,6 +54,8 @@ def study_flow(
     config = restore_study(project.root, run.config)
     slots.configure(config.resources.parallel, config.resources.threads)
     setting = prepare_data(project, config)
+    if config.landscape.shows_examples:
+        check_landscape(setting)
     with journal_of(project, run, setting) as journal:
         rows = list(walk(config, PrefectStages(setting, trainer)))
         collect(rows, journal)
@@ -89,8 +92,8 @@ def prepare_data(project: Project, config: StudyConfig) -> Setting:
     return setting_of(project, config, hashes)
 
 
-def collect(rows: Sequence[Cells], journal: Journal) -> None:
-    """Wait for each row and journal it; a step that failed stops only what needs its result.
+def collect(rows: Sequence[Cells | Sight], journal: Journal) -> None:
+    """Wait for each row and each landscape and journal it; a step that failed stops only what needs its result.
 
     Raises:
         MergeError: steps failed; everything that does not need them is finished first.
@@ -98,7 +101,10 @@ def collect(rows: Sequence[Cells], journal: Journal) -> None:
     failures: dict[str, BaseException] = {}
     for cells in rows:
         try:
-            checkpoints, scores, audit = resolve(cells)
+            if isinstance(cells, Sight):
+                journal.look(_result(cells.landscape))
+                continue
+            checkpoints, scores, audit, forgot = resolve(cells)
         except UnfinishedRun:
             continue  # it waited for a step that failed, which is told by that step's own row
         except MergeError as failure:
@@ -108,18 +114,19 @@ def collect(rows: Sequence[Cells], journal: Journal) -> None:
             name: getattr(cells, name)
             for name in ("label", "kind", "method", "regime", "seed", "params", "facts")
         }
-        journal.add(fields, checkpoints, scores, audit)
+        journal.add(fields, checkpoints, scores, audit, forgot)
     if failures:
         raise MergeError("\n".join(failures)) from next(iter(failures.values()))
 
 
-def resolve(cells: Cells) -> tuple[list[Finished], list[Scores], Audited | None]:
-    """The checkpoints and scores of a row, and the audit of its last merge, once its steps are done."""
+def resolve(cells: Cells) -> tuple[list[Finished], list[Scores], Audited | None, Forgot | None]:
+    """The checkpoints and scores of a row, the audit of its last merge and what it forgot, once its steps are done."""
     position = cells.pick if cells.pick is not None else 0
     checkpoints = [_result(handle) for handle in cells.checkpoints]
     picked = [item if cells.pick is None else item[position] for item in checkpoints]
     audit = None if cells.audits is None else _result(cells.audits)[position]
-    return picked, [_result(handle)[position] for handle in cells.scores], audit
+    forgot = None if cells.forgot is None else _result(cells.forgot)[position]
+    return picked, [_result(handle)[position] for handle in cells.scores], audit, forgot
 
 
 def _result(handle: Handle) -> Any:

@@ -11,7 +11,7 @@ from flows.config import MethodEntry, StudyConfig
 from merge_lib.results import Regime, RowFacts
 from merge_lib.search import Search
 from tasks.facts import facts_of
-from tasks.jobs import MergeEntry, MergeJob, SearchJob, TrainingJob
+from tasks.jobs import LandscapeJob, MergeEntry, MergeJob, SearchJob, TrainingJob
 
 Handle = Any  # a result, or something that stands for one that is still to come
 
@@ -48,6 +48,25 @@ class Stages(Protocol):
         """What each of the job's merges removed; handle of a list of Audited."""
         ...
 
+    def look(
+        self,
+        job: LandscapeJob,
+        base: Handle,
+        experts: list[Handle],
+        merged: list[tuple[Handle, int]],
+    ) -> Handle:
+        """What lies between the checkpoints; handle of a Surveyed.
+
+        `merged` has lists of Finished, and a place in each.
+        """
+        ...
+
+    def compare(
+        self, job: MergeJob, base: Handle, experts: list[Handle], merged: Handle, found: list[Handle]
+    ) -> Handle:
+        """What each of the job's merges forgot; handle of a list of Forgot."""
+        ...
+
     def evaluate(self, label: str, checkpoints: Handle) -> Handle:
         """Scores of each checkpoint, or of each merge that is not kept; handle of a list of Scores."""
         ...
@@ -68,9 +87,17 @@ class Cells:
     pick: int | None  # position in a merge's list; None where the checkpoint handle is not a list
     facts: RowFacts | None = None  # of merges
     audits: Handle | None = None  # of the last stage, a merge each
+    forgot: Handle | None = None  # likewise
 
 
-def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
+@dataclass(frozen=True)
+class Sight:
+    """The handle of what lies between the checkpoints of one regime with one seed."""
+
+    landscape: Handle
+
+
+def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells | Sight]:
     """Set everything going, in order, and name the rows as soon as their handles exist."""
     if not study.base.per_seed:
         base, cells = _obtain_base(study, stages, None)
@@ -91,11 +118,15 @@ def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells]:
         if "joint" in study.references:
             joint = _train_jointly(study, stages, base, seed)
             yield _reference("joint", None, seed, joint, stages)
-        entries = tuple(_entry_of(entry) for entry in study.methods)
+        entries = tuple(entry_of(entry) for entry in study.methods)
         for regime, trained in experts.items():
-            yield from _merge_along(study, stages, base, trained, entries, regime, seed)
+            rows = list(_merge_along(study, stages, base, trained, entries, regime, seed))
+            yield from rows
+            yield from _look(study, stages, (base, trained), rows, regime, seed)
         if "merged" in study.regimes:
-            yield from _merge_and_train(study, stages, base, entries, seed)
+            rows = list(_merge_and_train(study, stages, base, entries, seed))
+            yield from rows
+            yield from _look(study, stages, (base, rows[0].checkpoints), rows[1:], "merged", seed)
 
 
 def _obtain_base(study: StudyConfig, stages: Stages, seed: int | None) -> tuple[Handle, Cells]:
@@ -106,7 +137,8 @@ def _obtain_base(study: StudyConfig, stages: Stages, seed: int | None) -> tuple[
     return base, Cells("base", "reference", "base", None, seed, {}, [base], [scores], None)
 
 
-def _entry_of(entry: MethodEntry) -> MergeEntry:
+def entry_of(entry: MethodEntry) -> MergeEntry:
+    """What travels of an entry of the study."""
     scales = entry.layer_scales and entry.layer_scales.model_dump(mode="json")
     asked = entry.calibration.model_dump(mode="json", exclude_none=True) if entry.calibration else {}
     search = entry.search and entry.search.model_dump(mode="json", exclude_none=True)
@@ -166,8 +198,36 @@ def _merge_along(
             merged.append(stages.merge(job, base, experts[: stage + 1], found))
             scores.append(stages.evaluate(label, merged[-1]))
         audits = stages.audit(job, base, experts, merged[-1], found) if study.audit else None
+        forgot = stages.compare(job, base, experts, merged[-1], found) if study.forgetting else None
         for position, entry in enumerate(group):
-            yield _row_of(entry, regime, seed, merged, scores, position, audits)
+            yield _row_of(entry, regime, seed, merged, scores, position, audits, forgot)
+
+
+def _look(
+    study: StudyConfig,
+    stages: Stages,
+    unmerged: tuple[Handle, list[Handle]],
+    rows: Sequence[Cells],
+    regime: Regime,
+    seed: int,
+) -> Iterator[Sight]:
+    """What the study wants to see between base, experts and merges of a regime; `rows` are those of the merges."""
+    asked, size = study.landscape, len(study.tasks)
+    has_surface = asked.surface and size > 1 and seed == study.seeds[0]
+    entries = {entry.label: entry_of(entry) for entry in study.methods} if has_surface else {}
+    job = LandscapeJob(
+        regime,
+        seed,
+        f"{regime} · seed {seed}",
+        conflicts=asked.conflicts and size > 1,
+        points=asked.paths,
+        size=asked.surface if has_surface else 0,
+        examples=asked.examples,
+        entries=tuple(entries[row.label] for row in rows if has_surface),
+    )
+    merged = [(row.checkpoints[1], row.pick or 0) for row in rows if has_surface]  # of the first two experts
+    if job.conflicts or job.points or job.size:
+        yield Sight(stages.look(job, *unmerged, merged))
 
 
 def _together(entries: Sequence[MergeEntry]) -> list[tuple[MergeEntry, ...]]:
@@ -184,9 +244,10 @@ def _row_of(
     scores: list[Handle],
     position: int,
     audits: Handle | None,
+    forgot: Handle | None,
 ) -> Cells:
     named = (entry.label, "merge", entry.method, regime, seed, entry.params)
-    return Cells(*named, merged, scores, position, facts_of(entry), audits)
+    return Cells(*named, merged, scores, position, facts_of(entry), audits, forgot)
 
 
 @dataclass
@@ -234,6 +295,7 @@ def _merge_and_train(
         start = stages.only(merged[-1])
     yield _reference("latest", "merged", seed, experts, stages)
     audits = stages.audit(job, base, experts, merged[-1], found) if study.audit else None
-    yield _row_of(leader, "merged", seed, merged, scores, 0, audits)
+    forgot = stages.compare(job, base, experts, merged[-1], found) if study.forgetting else None
+    yield _row_of(leader, "merged", seed, merged, scores, 0, audits, forgot)
     if others:
         yield from _merge_along(study, stages, base, experts, others, "merged", seed)

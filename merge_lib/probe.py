@@ -8,6 +8,7 @@ from merge_lib.errors import DataError
 from merge_lib.types import StateDict
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
 
 Split = Literal["train", "validation", "test"]
@@ -22,11 +23,13 @@ class Batch:
         inputs: what the workload's model takes.
         labels: [b], the right outputs of `Probe.logits`.
         is_token: [b, s], False where a position is padding; None where there is none.
+        places: [b], where each example lies in its split; None where that is not known.
     """
 
     inputs: Any
     labels: "Tensor"
     is_token: "Tensor | None" = None
+    places: "Tensor | None" = None
 
 
 @runtime_checkable
@@ -44,6 +47,36 @@ class Probe(Protocol):
     def logits(self, model: "Model", batch: Batch, task: str) -> "Tensor":
         """[b, c], one column for each answer that the task allows; differentiable in the model's parameters."""
         ...
+
+
+@runtime_checkable
+class Picturing(Protocol):
+    """A probe whose examples are pictures."""
+
+    def picture(self, inputs: Any, row: int) -> "np.ndarray":
+        """One example of a batch's inputs as people see it: uint8, [h, w] in grey or [h, w, 3]."""
+        ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A probe whose examples are texts."""
+
+    def text(self, inputs: Any, row: int) -> str:
+        """One example of a batch's inputs as people read it."""
+        ...
+
+
+@runtime_checkable
+class Naming(Protocol):
+    """A probe whose outputs have names."""
+
+    def outputs(self, task: str) -> tuple[str, ...]:
+        """What each column of `Probe.logits` stands for on a task."""
+        ...
+
+
+Showing = Picturing | Telling
 
 
 def drawn(probe: Probe, task: str, *, split: Split, count: int, seed: int, size: int) -> list[Batch]:

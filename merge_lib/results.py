@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from merge_lib.maps import Landscape
 from merge_lib.types import Data
 
 Regime = Literal["sequential", "parallel", "merged"]
@@ -68,6 +69,35 @@ class AuditSummary:
 
 
 @dataclass(frozen=True)
+class ForgettingSummary:
+    """What the last merge of a row forgot."""
+
+    record: str  # "<kind>/<key>" of the tables in the project's store
+    tasks: dict[
+        str, dict[str, float]
+    ]  # task -> accuracies, shares of examples, measures of merge_lib.forgetting
+    blocks: dict[str, dict[str, dict[str, float]]]  # block -> task -> what of both parts is kept
+
+    def of_tasks(self, measure: str) -> list[float]:
+        """A measure of every task for which it is defined."""
+        return [found[measure] for found in self.tasks.values() if measure in found]
+
+
+@dataclass(frozen=True)
+class ForgottenExample:
+    """An example that merges answer wrongly, though the expert of its task was right."""
+
+    task: str
+    example: int  # where it lies in its split
+    truth: str
+    answer: str  # of the merges, the most frequent one
+    merges: int  # how many forgot it
+    of: int
+    picture: str  # PNG in base64; empty where there is none
+    text: str  # likewise
+
+
+@dataclass(frozen=True)
 class Row:
     """One method (or one reference) in one regime with one seed."""
 
@@ -83,6 +113,7 @@ class Row:
     metrics: dict[str, float | None] = field(default_factory=dict)  # merge_lib.metrics.summarise
     audit: AuditSummary | None = None  # of the last merge, where the study asks for it
     facts: RowFacts | None = None  # of merges; None in results that were written before facts were
+    forgetting: ForgettingSummary | None = None  # of the last merge, where the study asks for it
     probes: list[dict[str, float]] = field(
         default_factory=list
     )  # for each stage, what else was measured, by name
@@ -94,7 +125,17 @@ class Row:
         checkpoints = [CheckpointRef.from_dict(ref) for ref in fields["checkpoints"]]
         known = None if facts is None else RowFacts(**facts)
         summary = None if audit is None else AuditSummary(**audit)
-        return cls(**{**fields, "checkpoints": checkpoints, "facts": known, "audit": summary})
+        told = fields.get("forgetting")
+        forgotten = None if told is None else ForgettingSummary(**told)
+        return cls(
+            **{
+                **fields,
+                "checkpoints": checkpoints,
+                "facts": known,
+                "audit": summary,
+                "forgetting": forgotten,
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -115,6 +156,8 @@ class StudyResults:
     started_at: str  # ISO 8601, UTC
     elapsed_s: float
     rows: list[Row]
+    landscapes: list[Landscape] = field(default_factory=list)  # by seed and regime
+    forgotten: list[ForgottenExample] = field(default_factory=list)  # most often, by its merges
 
     def save(self, path: Path) -> None:
         """Write as JSON with sorted keys."""
@@ -125,4 +168,6 @@ class StudyResults:
         """Read what `save` wrote."""
         fields = json.loads(path.read_text(encoding="utf-8"))
         rows = [Row.from_dict(row) for row in fields.pop("rows")]
-        return cls(rows=rows, **fields)
+        landscapes = [Landscape.from_dict(one) for one in fields.pop("landscapes", ())]
+        forgotten = [ForgottenExample(**one) for one in fields.pop("forgotten", [])]
+        return cls(rows=rows, landscapes=landscapes, forgotten=forgotten, **fields)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from merge_lib.results import AuditSummary, Regime, SearchRef
+from merge_lib.maps import Landscape
+from merge_lib.results import AuditSummary, ForgettingSummary, Regime, SearchRef
 from tasks.records import Record, RecordStore
 
 
@@ -117,6 +118,55 @@ class Audited:
     key: str
     path: str  # of the whole table
     summary: AuditSummary
+    elapsed_s: float
+    reused: bool  # found, not made now
+
+
+@dataclass(frozen=True)
+class LandscapeJob:
+    """Look at what lies between base, experts and merges of one regime with one seed.
+
+    Attributes:
+        conflicts: whether each pair of experts is compared, layer by layer.
+        points: of each leg of the path from the base through all experts; 0: no path.
+        size: points along each side of the surface over base and the first two experts; 0: no surface.
+        examples: of each task, that losses are measured on.
+        entries: whose merges are marked on the surface.
+    """
+
+    regime: Regime
+    seed: int
+    label: str
+    conflicts: bool = False
+    points: int = 0
+    size: int = 0
+    examples: int = 128
+    entries: tuple[MergeEntry, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of finished work that it comes to."""
+        asked = {"conflicts": self.conflicts, "path": self.points, "surface": self.size, "marks": self.size}
+        return tuple(kind for kind, is_asked in asked.items() if is_asked)
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What was looked at."""
+
+    landscape: Landscape
+    files: tuple[str, ...]  # of the maps
+    elapsed_s: float
+    reused: bool  # all of it was found, not made now
+
+
+@dataclass(frozen=True)
+class Forgot:
+    """What a merge forgot."""
+
+    key: str
+    paths: tuple[str, ...]  # of tables and drawings
+    summary: ForgettingSummary
     elapsed_s: float
     reused: bool  # found, not made now
 

@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from merge_lib.maps import Landscape
 from merge_lib.report import build_report
 from merge_lib.results import Row, StudyResults
 from tasks import reporting
 from tasks.delivery import Courier
-from tasks.jobs import Audited, Finished, Scores, Setting
+from tasks.forgetting import most_forgotten
+from tasks.jobs import Audited, Finished, Forgot, Scores, Setting, Surveyed
 from tasks.payloads import RunPayload
 from tasks.progress import StoppedError
 from tasks.project import Project
@@ -36,6 +38,7 @@ class Journal:
         self.project, self.run, self.setting = project, run, setting
         self.started = time.monotonic()
         self.rows: list[Row] = []
+        self.landscapes: list[Landscape] = []
         self.metrics = reporting.Metrics()
         self.recorder = RunRecorder(run, setting, _milliseconds(run.started_at))
         self.courier = Courier(project, run.run_id)
@@ -50,24 +53,35 @@ class Journal:
         checkpoints: Sequence[Finished],
         scores: Sequence[Scores],
         audit: Audited | None = None,
+        forgot: Forgot | None = None,
     ) -> None:
         """One row is finished: work out its metrics and tell MLflow."""
         stages = len(self.setting.tasks)
         row = self.metrics.fill(reporting.make_row(self.project, fields, checkpoints, scores, stages))
-        row = replace(row, audit=audit and audit.summary)
+        row = replace(row, audit=audit and audit.summary, forgetting=forgot and forgot.summary)
         self.rows.append(row)
         now_ms = reporting.now_ms()
-        self.children.append(self.recorder.row(row, checkpoints, now_ms, audit))
+        self.children.append(self.recorder.row(row, checkpoints, now_ms, audit, forgot))
         if row.kind == "reference" and row.method != "base":
             trained = enumerate(checkpoints)
             self.children.extend(self.recorder.expert(row, stage, done, now_ms) for stage, done in trained)
         searches = {ref.search.record: ref.search for ref in row.checkpoints if ref.search is not None}
         told = [self.recorder.search(row, search, now_ms) for search in searches.values()]
         self.children.extend(payload for payload in told if payload is not None)
-        for name, item in _steps(checkpoints, scores, audit):
+        for name, item in _steps(checkpoints, scores, audit, forgot):
             if not item.reused:
                 self.is_unchanged = False
                 self.timings[name] = self.timings.get(name, 0.0) + item.elapsed_s
+        if not self.is_unchanged:
+            self._send_children()
+
+    def look(self, surveyed: Surveyed) -> None:
+        """What lies between the checkpoints of a regime is known: keep it and tell MLflow."""
+        self.landscapes.append(surveyed.landscape)
+        self.children.append(self.recorder.landscape(surveyed, reporting.now_ms()))
+        if not surveyed.reused:
+            self.is_unchanged = False
+            self.timings["landscape"] = self.timings.get("landscape", 0.0) + surveyed.elapsed_s
         if not self.is_unchanged:
             self._send_children()
 
@@ -95,7 +109,7 @@ class Journal:
             data=self.setting.data,
             unchanged_since=earlier,
             elapsed_s=results.elapsed_s,
-            results_digest=_digest(self.rows),
+            results_digest=_digest(self.rows, self.landscapes),
             timings=self.timings,
         )
         return results
@@ -145,11 +159,13 @@ class Journal:
             started_at=self.run.started_at,
             elapsed_s=time.monotonic() - self.started,
             rows=self.rows,
+            landscapes=self.landscapes,
+            forgotten=most_forgotten(self.setting.store, self.rows),
         )
 
     def _earlier_run(self) -> str | None:
         """The first finished run of this study with the same rows whose record was delivered to the same place."""
-        digest = _digest(self.rows)
+        digest = _digest(self.rows, self.landscapes)
         for name in list_runs(self.project):
             other = load_run(self.project, name)
             is_same = other.status == "finished" and other.results_digest == digest
@@ -159,12 +175,13 @@ class Journal:
 
 
 def _steps(
-    checkpoints: Sequence[Finished], scores: Sequence[Scores], audit: Audited | None
-) -> Iterator[tuple[str, Finished | Scores | Audited]]:
+    checkpoints: Sequence[Finished], scores: Sequence[Scores], audit: Audited | None, forgot: Forgot | None
+) -> Iterator[tuple[str, Finished | Scores | Audited | Forgot]]:
     """The steps that a row comes from, each with its kind."""
     yield from ((done.kind, done) for done in checkpoints)
     yield from (("evaluate", done) for done in scores)
     yield from () if audit is None else (("audit", audit),)
+    yield from () if forgot is None else (("forgetting", forgot),)
 
 
 @contextmanager
@@ -181,12 +198,13 @@ def journal_of(project: Project, run: Run, setting: Setting) -> Iterator[Journal
         raise
 
 
-def _digest(rows: Sequence[Row]) -> str:
-    """What the rows say, without how long it took."""
-    said = [
+def _digest(rows: Sequence[Row], landscapes: Sequence[Landscape]) -> str:
+    """What the rows say, and which maps were drawn, without how long it took."""
+    said: list[Any] = [
         [row.label, row.regime, row.seed, row.accuracy, row.probes, [ref.digest for ref in row.checkpoints]]
         for row in rows
     ]
+    said += [[one.regime, one.seed, one.records] for one in landscapes]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
 

@@ -1,17 +1,21 @@
 """What MLflow is told of a study: names, tags, parameters and metrics chosen for its comparison pages."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from merge_lib.results import AuditSummary, Row, SearchRef, StudyResults
+from merge_lib.maps import MEAN, Landscape
+from merge_lib.results import AuditSummary, ForgettingSummary, Row, SearchRef, StudyResults
 from tasks.comparison import HEADLINE, comparison_runs, experiment_tags, summary_note
-from tasks.jobs import Audited, Finished, Setting
+from tasks.jobs import Audited, Finished, Forgot, Setting, Surveyed
 from tasks.payloads import DatasetPayload, MetricPoint, ModelPayload, RunPayload
 from tasks.records import RECORD, Record
 from tasks.runs import Run, keeping
+
+FORGETTING_METRICS = ("forgotten", "gained", "shared_share", "shared_kept", "specific_kept")
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,12 @@ class RunRecorder:
         )
 
     def row(
-        self, row: Row, checkpoints: Sequence[Finished], now_ms: int, audit: Audited | None = None
+        self,
+        row: Row,
+        checkpoints: Sequence[Finished],
+        now_ms: int,
+        audit: Audited | None = None,
+        forgot: Forgot | None = None,
     ) -> RunPayload:
         """A method (or reference) in one regime with one seed: its accuracies by stage and all its metrics."""
         regime, seed = row.regime or "any", "any" if row.seed is None else str(row.seed)
@@ -62,10 +71,14 @@ class RunRecorder:
             params=params,
             started_ms=now_ms - round(row.elapsed_s * 1000),
             ended_ms=now_ms,
-            metrics=(*self._row_metrics(row, models), *_audit_metrics(row.audit)),
+            metrics=(
+                *self._row_metrics(row, models),
+                *_audit_metrics(row.audit),
+                *_forgetting_metrics(row.forgetting),
+            ),
             models=tuple(models),
             datasets=self._datasets(self.setting.tasks),
-            artifacts={} if audit is None else {audit.path: "audit"},
+            artifacts=_artifacts(audit, forgot),
         )
 
     def search(self, row: Row, told: SearchRef, now_ms: int) -> RunPayload | None:
@@ -98,6 +111,24 @@ class RunRecorder:
             ended_ms=now_ms,
             metrics=(*points, MetricPoint("elapsed_s", told.elapsed_s)),
             datasets=self._datasets(self.setting.tasks[: told.experts]),
+        )
+
+    def landscape(self, surveyed: Surveyed, now_ms: int) -> RunPayload:
+        """What lies between the checkpoints of one regime with one seed: maps as files, their figures as metrics."""
+        found = surveyed.landscape
+        regime, seed = found.regime, str(found.seed)
+        return RunPayload(
+            key=f"{self.run.run_id}/landscape/{regime}/{seed}",
+            experiment=self.run.study,
+            name=f"landscape · {regime} · seed {seed}",
+            parent=self.run.run_id,
+            tags=self._tags("landscape", "landscape", regime, seed),
+            params={"regime": regime, "seed": seed},
+            started_ms=now_ms - round(surveyed.elapsed_s * 1000),
+            ended_ms=now_ms,
+            metrics=tuple(_landscape_metrics(found)),
+            datasets=self._datasets(self.setting.tasks) if found.path or found.surface else (),
+            artifacts=dict.fromkeys(surveyed.files, "landscape"),
         )
 
     def expert(self, row: Row, stage: int, done: Finished, now_ms: int) -> RunPayload:
@@ -246,6 +277,41 @@ def _audit_metrics(audit: AuditSummary | None) -> list[MetricPoint]:
         MetricPoint("audit/energy_kept_min", min(kept)),
         MetricPoint("audit/outvoted_energy_mean", sum(outvoted) / len(outvoted)),
     ]
+
+
+def _landscape_metrics(found: Landscape) -> list[MetricPoint]:
+    """Means over the pairs of experts, barriers by leg, the loss and accuracy of every point along the path."""
+    points = []
+    for measure in ("cosine", "sign conflict", "overlap"):
+        value = found.conflicts and found.conflicts.mean(measure)
+        if value is not None:
+            points.append(MetricPoint(f"conflicts/{measure.replace(' ', '_')}_mean", value))
+    if (path := found.path) is not None:
+        barriers = path.barriers()
+        points += [MetricPoint("path/barrier", value, leg) for leg, value in enumerate(barriers, 1)]
+        if all(map(math.isfinite, barriers)):
+            points.append(MetricPoint("path/barrier_max", max(barriers)))
+        for name, values in (("loss", path.loss_on(MEAN)), ("accuracy", path.accuracy_on(MEAN))):
+            points += [MetricPoint(f"path/{name}", value, step) for step, value in enumerate(values)]
+    return [point for point in points if math.isfinite(point.value)]
+
+
+def _forgetting_metrics(forgetting: ForgettingSummary | None) -> list[MetricPoint]:
+    """What the last merge forgot, on average over the tasks."""
+    if forgetting is None:
+        return []
+    measured = {name: forgetting.of_tasks(name.replace("_", " ")) for name in FORGETTING_METRICS}
+    return [
+        MetricPoint(f"forgetting/{name}_mean", sum(values) / len(values))
+        for name, values in measured.items()
+        if values
+    ]
+
+
+def _artifacts(audit: Audited | None, forgot: Forgot | None) -> dict[str, str]:
+    """The files of a row, each with its folder."""
+    audits = {} if audit is None else {audit.path: "audit"}
+    return audits | dict.fromkeys(forgot.paths if forgot else (), "forgetting")
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:

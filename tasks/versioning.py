@@ -39,7 +39,8 @@ def version_of(project: Project, needed: Sequence[str]) -> DataVersion:
     if missing := [name for name in needed if name not in version.hashes]:
         raise DataError(
             f"The study needs the data snapshots {', '.join(missing)}, which no stage of dvc.yaml makes. "
-            f"It makes: {', '.join(sorted(version.hashes))}. Name one of these or add a task to params.yaml."
+            f"It makes: {', '.join(sorted(version.hashes))}. Name one of these, or describe yours under `tasks`, "
+            "`drawn` or `hub` in params.yaml (data/README.md)."
         )
     return version
 

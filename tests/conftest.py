@@ -30,6 +30,7 @@ install_import_hook(
         "merge_lib.methods",
         "merge_lib.mergekit.methods",
         "merge_lib.continual",
+        "merge_lib.landscape.measuring",
         "merge_lib.ops",
         "merge_lib.workloads",
     ],

@@ -81,11 +81,11 @@ def _selected(source: str, label: str | None, regime: str | None) -> "list[Selec
             "--label and --regime choose among a run's merges; a recipe is one merge. Leave them out."
         )
     spec = load_auditable(path)
-    with amounts_shown("auditing", _bytes_of(spec)) as advance:
+    with amounts_shown("auditing", bytes_of(spec)) as advance:
         return audit_of_recipe(spec, advance)
 
 
-def _bytes_of(spec: "MergeSpec") -> int:
+def bytes_of(spec: "MergeSpec") -> int:
     """Of the checkpoints that will be read, for the progress bar."""
     places = [path for path in (spec.base, *spec.experts) if path is not None]
     files = [

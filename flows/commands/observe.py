@@ -59,7 +59,7 @@ def observe(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     config = load_study(study, overrides or ())
     _check(config, task, kind, split)
     memory_bytes = parse_size(memory)
-    setting = _setting(config)
+    setting = prepared_setting(config)
     from merge_lib.calibration.collect import Calibration
     from tasks.observing import EXAMPLES, observe_checkpoint
 
@@ -99,7 +99,7 @@ def _check(config: "StudyConfig", task: str, kind: str, split: str) -> None:
         raise SpecError("\n".join(wrong))
 
 
-def _setting(config: "StudyConfig") -> "Setting":
+def prepared_setting(config: "StudyConfig") -> "Setting":
     """The study's workload, its data brought up to date."""
     from flows.environment import prepare
     from flows.stages import setting_of

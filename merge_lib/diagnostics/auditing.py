@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from merge_lib.diagnostics.measures import OF_THE_MERGE, measures, tally
 from merge_lib.diagnostics.table import Line, make_table
 from merge_lib.engine import job_of
 from merge_lib.errors import MethodInputError, SpecError
+from merge_lib.layers import Layer
 from merge_lib.ops.cores import one_core
 from merge_lib.ops.lengths import Lengths
 from merge_lib.plan import Job, LoadedTensor, Plan
@@ -60,12 +61,43 @@ def audit(
         CheckpointError: a checkpoint is missing or damaged, or does not match the others.
         MethodInputError: an expert or the merge is not finite, or a note fits no expert.
     """
-    names = _named(spec, tasks)
+    names = name_experts(spec, tasks)
     with ExitStack() as stack:
         audited = _Audited.open(stack, spec, merged)
         head = (spec.method, label or spec.method)
         with one_core() if audited.plan.works_on_rows else nullcontext():
             return make_table([(*head, *line) for line in audited.lines(names, progress)])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One tensor of a merge beside those of its experts.
+
+    Attributes:
+        stored: the merged tensor as it is stored; of a method that gives a model for each task, one for each.
+        layer: what is known of it; None where it is no floating tensor that all have alike.
+        task_vectors: [n, *shape], in the dtype of the merge's arithmetic; None likewise.
+        changes: [m, *shape], Δ; None likewise.
+        lengths: of the task vectors, where the merge equalised them.
+    """
+
+    name: str
+    stored: tuple[Tensor, ...]
+    layer: Layer | None = None
+    task_vectors: Tensor | None = None
+    changes: Tensor | None = None
+    lengths: Lengths | None = None
+
+
+def compared(
+    spec: MergeSpec, merged: Path | None = None, progress: Callable[[int], None] = lambda _bytes: None
+) -> Iterator[Compared]:
+    """Every tensor of a merge beside its experts; arguments and errors are those of `audit`."""
+    name_experts(spec, ())
+    with ExitStack() as stack:
+        audited = _Audited.open(stack, spec, merged)
+        with one_core() if audited.plan.works_on_rows else nullcontext():
+            yield from audited.compared(progress)
 
 
 class _Audited:
@@ -91,20 +123,29 @@ class _Audited:
 
     def lines(self, tasks: Sequence[str], progress: Callable[[int], None]) -> Iterator[Line]:
         """All lines, tensor by tensor, without the merge's name."""
+        for one in self.compared(progress):
+            if one.layer is not None:
+                yield from self._tensor_lines(one, one.layer, tasks)
+
+    def compared(self, progress: Callable[[int], None]) -> Iterator[Compared]:
+        """All tensors."""
         if self.merged is None:
             self.plan.gather_statistics()
         for name in self.plan.names:
             loaded = self.plan.load(name)
+            stored = self._stored(loaded)
             if self._is_comparable(name):
-                yield from self._tensor_lines(loaded, tasks)
+                given = self.plan.inputs(0, loaded)
+                own = replace(given, lengths=None)  # each task vector as long as it is
+                changes = _changes(stored, own)
+                yield Compared(name, stored, own.layer, own.task_vectors, changes, given.lengths)
+            else:
+                yield Compared(name, stored)
             progress(self._stored_bytes(loaded))
 
-    def _tensor_lines(self, loaded: LoadedTensor, tasks: Sequence[str]) -> Iterator[Line]:
-        given = self.plan.inputs(0, loaded)
-        inputs = replace(given, lengths=None)  # each task vector as long as it is
-        found = measures(tally(inputs.task_vectors, self._changes(loaded, inputs)))
-        notes = self._notes(loaded.name, given.lengths)
-        layer = inputs.layer
+    def _tensor_lines(self, one: Compared, layer: Layer, tasks: Sequence[str]) -> Iterator[Line]:
+        found = measures(tally(one.task_vectors, one.changes))  # type: ignore[arg-type]
+        notes = self._notes(one.name, one.lengths)
         place = (layer.name, layer.role, layer.place)
         for quantity, values in found.items():
             is_whole = quantity == "entries" or (quantity in OF_THE_MERGE and len(values) == 1)
@@ -114,14 +155,14 @@ class _Audited:
             for expert, value in by_expert.items():
                 yield (*place, expert, _task(tasks, expert), "note", quantity, value)  # type: ignore[misc]
 
-    def _changes(self, loaded: LoadedTensor, inputs: Inputs) -> Tensor:
-        """[m, *shape], Δ as it is stored."""
-        if self.merged is not None:
-            stored = [self.merged.tensor(loaded.name)]
-            check_finite(loaded.name, stored[0], self.merged.label)
-        else:
-            stored = [self.plan.result(index, loaded) for index in range(len(self.plan.jobs))]
-        return torch.stack([one.to(inputs.dtype) for one in stored]).sub_(inputs.wide_base)
+    def _stored(self, loaded: LoadedTensor) -> tuple[Tensor, ...]:
+        """The merged tensor, or that of each task."""
+        if self.merged is None:
+            return tuple(self.plan.result(index, loaded) for index in range(len(self.plan.jobs)))
+        stored = self.merged.tensor(loaded.name)
+        if stored.is_floating_point():
+            check_finite(loaded.name, stored, self.merged.label)
+        return (stored,)
 
     def _notes(self, name: str, lengths: Lengths | None) -> Notes:
         if self.plan.is_excluded(0, name):
@@ -168,6 +209,11 @@ class _Audited:
         return math.prod(shape) * dtype.itemsize * (1 + len(loaded.experts))
 
 
+def _changes(stored: Sequence[Tensor], inputs: Inputs) -> Tensor:
+    """[m, *shape], Δ as it is stored."""
+    return torch.stack([one.to(inputs.dtype) for one in stored]).sub_(inputs.wide_base)
+
+
 def _read(method: str, tensor: str, pages: Sequence, count: int, *, by_step: bool) -> Notes:  # type: ignore[type-arg]
     """The notes of all pages; a single number of a step is said of the expert that was folded in."""
     notes: Notes = {}
@@ -198,7 +244,7 @@ def _task(tasks: Sequence[str], expert: int) -> str:
     return "" if expert == WHOLE else tasks[expert]
 
 
-def _named(spec: MergeSpec, tasks: Sequence[str]) -> list[str]:
+def name_experts(spec: MergeSpec, tasks: Sequence[str]) -> list[str]:
     """A name for each expert."""
     if spec.base is None:
         raise SpecError(

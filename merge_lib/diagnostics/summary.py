@@ -40,6 +40,9 @@ class Part:
         return self.measured.get(quantity, 0.0)
 
 
+Total = Callable[[Iterable[Part]], dict[str, float]]
+
+
 @dataclass(frozen=True)
 class Loss:
     """One expert's tensor among those that lost most.
@@ -102,16 +105,16 @@ def totals(parts: Iterable[Part]) -> dict[str, float]:
     return {quantity: value for quantity, value in found.items() if math.isfinite(value)}
 
 
-def by_task(parts: list[Part]) -> dict[str, dict[str, float]]:
-    """The measures of the whole model, for each task."""
-    return {task: totals(some) for task, some in _grouped(parts, lambda part: part.task).items()}
+def by_task(parts: list[Part], total: Total = totals) -> dict[str, dict[str, float]]:
+    """The measures of the whole model, for each task; `total` makes them of tensors together."""
+    return {task: total(some) for task, some in _grouped(parts, lambda part: part.task).items()}
 
 
-def by_block(parts: list[Part]) -> dict[str, dict[str, dict[str, float]]]:
+def by_block(parts: list[Part], total: Total = totals) -> dict[str, dict[str, dict[str, float]]]:
     """The measures of each block, from the first to the last and then what is outside, for each task."""
     blocks = _grouped(parts, lambda part: part.block)
     ordered = sorted(blocks, key=_depth)
-    return {block or OUTSIDE: by_task(blocks[block]) for block in ordered}
+    return {block or OUTSIDE: by_task(blocks[block], total) for block in ordered}
 
 
 def largest_losses(parts: list[Part], count: int = 10) -> list[Loss]:

@@ -57,7 +57,7 @@ def write_table(table: pa.Table, path: Path) -> Path:
     return path
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path, schema: pa.Schema = SCHEMA) -> pa.Table:
     """Read what `write_table` wrote as parquet.
 
     Raises:
@@ -69,7 +69,7 @@ def read_table(path: Path) -> pa.Table:
         raise CheckpointCorruptError(
             f"The audit {path} cannot be read: {exc}. Run the study again; only the audit is made anew."
         ) from exc
-    missing = set(SCHEMA.names) - set(table.column_names)
+    missing = set(schema.names) - set(table.column_names)
     if missing:
         raise CheckpointCorruptError(
             f"{path} is no audit: it has no columns {', '.join(sorted(missing))}. Give a table of `mergeline audit`."

@@ -5,6 +5,7 @@ measured is None or NaN; a metric that needs it is None, never a guess. No funct
 """
 
 from merge_lib.metrics.matrix import AccuracyMatrix, AccuracyVector, MetricInfo, as_matrix, registered
+from merge_lib.metrics.retention import Retention, retention_score, retention_scores
 from merge_lib.metrics.standard import (
     LEAST_LEARNED,
     average_accuracy,
@@ -42,6 +43,7 @@ __all__ = [
     "AccuracyMatrix",
     "AccuracyVector",
     "MetricInfo",
+    "Retention",
     "average_accuracy",
     "average_accuracy_continuum",
     "average_incremental_accuracy",
@@ -67,6 +69,8 @@ __all__ = [
     "plasticity_gap",
     "remembering",
     "retention_mean",
+    "retention_score",
+    "retention_scores",
     "retention_worst",
     "summarise",
     "worst_task_accuracy",

@@ -141,21 +141,34 @@ def heat_panel(title: str, matrix: np.ndarray, tasks: Sequence[str]) -> Panel:
     return Panel(title, f"{title}: after the last stage {final}.", left + side + 6, top + side + 6, shapes)
 
 
-def block_panel(title: str, values: np.ndarray, blocks: Sequence[str], tasks: Sequence[str]) -> Panel:
-    """Shares from 0 to 1, [blocks, tasks]: rows are blocks, columns tasks, darker for more."""
+def block_panel(
+    title: str,
+    values: np.ndarray,
+    blocks: Sequence[str],
+    tasks: Sequence[str],
+    *,
+    heading: str = "on task",
+    is_named: bool = False,
+) -> Panel:
+    """Shares from 0 to 1, [blocks, tasks]: rows are blocks, columns tasks, darker for more.
+
+    Columns have numbers, or their names where `is_named`; those may stand for something else than tasks.
+    """
     left, top, width, height = 96.0, 30.0, 208.0 / max(len(tasks), 1), 26.0
     middle = left + 104.0
-    shapes = [Shape("text", "tick", middle, 11, text="on task", anchor="middle")]
+    shapes = [Shape("text", "tick", middle, 11, text=heading, anchor="middle")]
     every = -(-len(tasks) // 10)
     for place in range(0, len(tasks), every):
         x = left + (place + 0.5) * width
-        shapes.append(Shape("text", "tick", x, 24, text=str(place + 1), anchor="middle"))
+        name = tasks[place] if is_named else str(place + 1)
+        shapes.append(Shape("text", "tick", x, 24, text=name, anchor="middle"))
     for row, block in enumerate(blocks):
         y = top + row * height
         shapes.append(Shape("text", "tick", left - 7, y + 16, text=_end_of(block), anchor="end"))
         for column, task in enumerate(tasks):
             box = (left + column * width, y, width, height)
-            shapes += _shaded(values[row, column], f"{block}, on {task}", box, has_text=len(tasks) <= 8)
+            where = f"{block}, {task}" if is_named else f"{block}, on {task}"
+            shapes += _shaded(values[row, column], where, box, has_text=len(tasks) <= 8)
     spans = [f"{task} {_range_text(values[:, column])}" for column, task in enumerate(tasks)]
     alt = f"{title}. From the least to the most of all blocks: {'; '.join(spans)}."
     return Panel(title, alt, left + 214, top + len(blocks) * height + 6, shapes)

@@ -67,13 +67,13 @@ class Table:
 class Shape:
     """A mark of a panel in the panel's own coordinates."""
 
-    kind: Literal["path", "circle", "diamond", "box", "text"]
+    kind: Literal["path", "circle", "diamond", "box", "text", "image"]
     style: str  # class names, coloured by the style sheet in light and in dark
     x: float = 0.0
     y: float = 0.0
     width: float = 0.0
     height: float = 0.0
-    d: str = ""
+    d: str = ""  # of a path; of an image its PNG in base64
     text: str = ""  # of a text; otherwise shown on hover
     anchor: Literal["start", "middle", "end"] = "start"
 

@@ -25,6 +25,7 @@ class Theme:
     expert: str
     joint: str
     heat: tuple[str, str, str]  # ends and middle of the ramp
+    both: tuple[str, str, str]  # of the ramp with a neutral middle: blue for good, orange for bad
 
 
 LIGHT = Theme(
@@ -41,6 +42,7 @@ LIGHT = Theme(
     expert="#00795a",
     joint="#8a4f86",
     heat=("#f1f4f7", "#7fb1d6", "#0a3f70"),
+    both=("#1f78b4", "#f4f5f6", "#d55e00"),
 )
 DARK = Theme(
     paper="#11151b",
@@ -56,12 +58,22 @@ DARK = Theme(
     expert="#3cc79d",
     joint="#d39ccf",
     heat=("#1f2630", "#2a6593", "#a5d8fb"),
+    both=("#4fa3dc", "#232a34", "#e0782a"),
 )
 
 
 def heat_ramp(theme: Theme) -> list[tuple[str, str]]:
     """Fill and text colour of every step of the heat map, from 0 to 1."""
-    fills = [_mix(theme.heat, step / (SHADES - 1)) for step in range(SHADES)]
+    return _ramp(theme.heat)
+
+
+def both_ramp(theme: Theme) -> list[tuple[str, str]]:
+    """Fill and text colour of every step of a map with a neutral middle."""
+    return _ramp(theme.both)
+
+
+def _ramp(anchors: tuple[str, str, str]) -> list[tuple[str, str]]:
+    fills = [_mix(anchors, step / (SHADES - 1)) for step in range(SHADES)]
     return [(fill, "#000000" if _luminance(fill) > 0.179 else "#ffffff") for fill in fills]
 
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ class ReportFiles:
 
 
 @dataclass(frozen=True)
-class _Sheet:
+class Sheet:
     """A figure laid out for a file of its own."""
 
     width: float
@@ -57,7 +58,7 @@ def write_figure(figure: Figure, path: Path) -> Path:
     """One SVG file that follows the reader's light or dark appearance."""
     path.parent.mkdir(parents=True, exist_ok=True)
     template = _environment(escaped=True).get_template("sheet.svg.j2")
-    path.write_text(template.render(figure=figure, sheet=_lay_out(figure)), encoding="utf-8")
+    path.write_text(template.render(figure=figure, sheet=lay_out(figure)), encoding="utf-8")
     return path
 
 
@@ -84,6 +85,7 @@ def fence(text: str) -> str:
     return "`" * max(3, longest + 1)
 
 
+@cache
 def _environment(*, escaped: bool) -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -102,12 +104,13 @@ def _environment(*, escaped: bool) -> "Environment":
         "light": palette.LIGHT,
         "dark": palette.DARK,
         "heat_ramp": palette.heat_ramp,
+        "both_ramp": palette.both_ramp,
         "kind_of": lambda block: type(block).__name__,
     }
     return environment
 
 
-def _lay_out(figure: Figure) -> _Sheet:
+def lay_out(figure: Figure) -> Sheet:
     """Panels in rows of equal height, the legend below the title."""
     columns = min(figure.columns, len(figure.panels))
     wide = max(panel.width for panel in figure.panels)
@@ -126,4 +129,4 @@ def _lay_out(figure: Figure) -> _Sheet:
         for place in range(len(figure.panels))
     ]
     rows = -(-len(figure.panels) // columns)
-    return _Sheet(width, top + rows * (tall + PANEL_GAP), places, legend)
+    return Sheet(width, top + rows * (tall + PANEL_GAP), places, legend)

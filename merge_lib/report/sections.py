@@ -9,6 +9,8 @@ from merge_lib.report.aggregate import Group, gather, merges_of, references_of
 from merge_lib.report.audits import removed
 from merge_lib.report.figures import figures_of
 from merge_lib.report.findings import headline
+from merge_lib.report.forgetting import forgotten
+from merge_lib.report.landscape import where_merges_lie
 from merge_lib.report.layout import UNDEFINED, Cell, Code, Column, Figure, Report, Section, Table
 from merge_lib.results import CheckpointRef, StudyResults
 
@@ -25,6 +27,8 @@ def compose(results: StudyResults) -> Report:
         _over_time(figures, len(results.tasks)),
         _matrices(figures),
         removed(groups, results.tasks, results.run_id),
+        where_merges_lie(results.landscapes, results.run_id),
+        forgotten(groups, results),
         Section("cost", "Cost", ["What each row took on the machine below."], [tables.cost(groups)]),
         _lineage(groups, results),
         Section("metrics", "Metrics", ["How every number is computed."], [tables.definitions()]),

@@ -10,6 +10,7 @@ from merge_lib.metrics import describe
 from merge_lib.report.aggregate import Group, gather, marked, merges_of, number, p_value
 from merge_lib.report.charts import Curve, value_panel
 from merge_lib.report.findings import compare_regimes
+from merge_lib.report.knowledge import ages, along_tasks
 from merge_lib.report.layout import UNDEFINED, Cell, Column, Figure, Finding, Panel, Report, Section, Table
 from merge_lib.results import Row
 from merge_lib.sweep_table import MeasuredCell
@@ -53,6 +54,7 @@ def compose_sweep(sweep: Sweep) -> Report:
         _claims(sweep),
         _paths(sweep),
         _over_axes(sweep),
+        _knowledge(sweep),
         _cells(sweep),
         _regimes(sweep),
         _runs(sweep),
@@ -208,6 +210,14 @@ def _over_axes(sweep: Sweep) -> Section | None:
     if not figures:
         return None
     return Section("axes", "Over the axes", ["How each method fares as one setting changes."], list(figures))
+
+
+def _knowledge(sweep: Sweep) -> Section | None:
+    figures = [figure for figure in (ages(sweep.cells), along_tasks(sweep.cells)) if figure is not None]
+    if not figures:
+        return None
+    lead = "What each method keeps of the oldest and the newest tasks, and of what they have in common."
+    return Section("knowledge", "Where knowledge goes", [lead], list(figures))
 
 
 def _axis_figure(sweep: Sweep, axis: str) -> Figure | None:

@@ -1,7 +1,9 @@
 """How the C library keeps memory that was freed."""
 
 import ctypes
+import gc
 import sys
+from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt
 LARGE = 8 << 20  # bytes; the arrays of a piece are smaller, and are used again and again
@@ -26,3 +28,11 @@ def give_back_freed_memory(large: int = LARGE, kept: int = KEPT) -> None:
         library.mallopt(_M_TRIM_THRESHOLD, kept)
     except (OSError, AttributeError):  # another C library
         return
+
+
+def trim_freed_memory() -> None:
+    """Give back now what was freed earlier and kept, wherever it lies between blocks that are in use."""
+    gc.collect()
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)

@@ -254,7 +254,7 @@ def _check_mlflow(project: Project, first: str, second: str) -> None:
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[first].info.run_id]
     assert not [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[second].info.run_id]
     kinds = Counter(run.data.tags["mergeline.kind"] for run in children)
-    assert kinds == {"merge": 4, "reference": 4, "expert": 6, "comparison": 8}
+    assert kinds == {"merge": 4, "reference": 4, "expert": 6, "comparison": 8, "landscape": 2}
     merge = next(
         run
         for run in children
@@ -318,7 +318,7 @@ def test_a_study_goes_on_without_mlflow(project, monkeypatch, run):
     run_id, _ = run("methods=[average]", "regimes=[parallel]")
     assert load_run(project, run_id).status == "finished"
     waiting = list((project.runs / run_id / "tracking").glob("[0-9]*.json"))
-    assert len(waiting) == 2 + 4 + 4 + 4  # the study's begin and end, its rows, their means, the checkpoints
+    assert len(waiting) == 2 + 4 + 4 + 4 + 1  # begin and end, rows, their means, checkpoints, the landscape
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     from tasks.tracking import deliver_all
 

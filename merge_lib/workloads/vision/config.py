@@ -15,6 +15,8 @@ Scenario = Literal["task-incremental", "domain-incremental", "class-incremental"
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Channels = Annotated[Literal[1, 3], Field(exclude_if=lambda count: count == 1)]
+"""Grey, or red, green and blue; grey is not written down, so that settings from before colour stay as they are."""
 
 
 class ViTConfig(BaseModel):
@@ -28,6 +30,7 @@ class ViTConfig(BaseModel):
     depth: Count = 4
     heads: Count = 4
     mlp_ratio: Count = 2
+    channels: Channels = 1
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> "ViTConfig":

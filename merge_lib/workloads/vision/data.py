@@ -1,10 +1,9 @@
-"""Raw images to task snapshots: duplicates removed, stratified, no image in two splits. Needs numpy only.
+"""Task snapshots: duplicates removed, stratified, no image in two splits. Needs numpy only.
 
-A snapshot is one safetensors file with `<split>.images` (uint8 [n, h, w], 0 = paper) and `<split>.labels`
-(int64 [n], index into `classes`) for each split, and one metadata key, "mergeline", of sorted JSON.
+A snapshot is one safetensors file with `<split>.images` (uint8 [n, h, w], 0 = paper, or [n, h, w, 3] in colour) and
+`<split>.labels` (int64 [n], index into `classes`) for each split, and one metadata key, "mergeline", of sorted JSON.
 """
 
-import gzip
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from safetensors import SafetensorError
 from safetensors.numpy import save as to_safetensors
 
@@ -25,9 +24,8 @@ logger = logging.getLogger(__name__)
 
 METADATA_KEY = "mergeline"
 DIGITS_WHITE = 16  # the handwritten digits have 17 grey levels: pixels set in a block of 4 x 4
-FOLDER_WHITE = 255
 
-Images = UInt8[np.ndarray, "n h w"]
+Images = UInt8[np.ndarray, "n h w *k"]  # *k: 3 for red, green, blue; nothing for grey
 Labels = Int64[np.ndarray, " n"]
 
 
@@ -45,7 +43,8 @@ class RawImages:
     images: Images
     labels: Labels
     classes: tuple[str, ...]  # the name of each label
-    white: int  # the largest grey value
+    white: int  # the largest value of a pixel
+    is_test: Bool[np.ndarray, " n"] | None = None  # the source's own test images; None: it has no such part
 
 
 @dataclass(frozen=True)
@@ -59,61 +58,6 @@ class Snapshot:
     origin: Mapping[str, object]  # how it was made: seed, shares, counts
 
 
-def read_digits(path: Path) -> RawImages:
-    """The handwritten digits: gzipped CSV, 64 grey values from 0 to 16 and the label in each row."""
-    try:
-        with gzip.open(path, "rt", encoding="ascii") as lines:
-            table = np.loadtxt(lines, delimiter=",", dtype=np.int64, ndmin=2)
-    except FileNotFoundError as exc:
-        msg = f"Raw data '{path}' does not exist. Restore it (`git checkout -- {path}`) or name another file."
-        raise DataError(msg) from exc
-    except (OSError, EOFError, zlib.error, ValueError) as exc:
-        msg = (
-            f"Raw data '{path}' cannot be read ({exc}). It must be a gzipped CSV of 64 grey values (0 to 16) "
-            "and a label in each row; restore the file or point `raw` at another."
-        )
-        raise DataError(msg) from exc
-    if table.shape[1] != 65 or table.min() < 0 or table[:, :64].max() > DIGITS_WHITE:
-        msg = (
-            f"Raw data '{path}' has {table.shape[1]} columns of values from {table.min()} to {table.max()}, "
-            "but a row must hold 64 grey values from 0 to 16 and a label. Restore the file."
-        )
-        raise DataError(msg)
-    found, labels = np.unique(table[:, 64], return_inverse=True)
-    images = table[:, :64].astype(np.uint8).reshape(-1, 8, 8)
-    return RawImages(images, labels.astype(np.int64), tuple(map(str, found)), DIGITS_WHITE)
-
-
-def read_image_folder(path: Path, *, size: int) -> RawImages:
-    """A folder with one sub-folder of PNG or JPEG files a class, in grey, resized to size x size."""
-    from PIL import Image, UnidentifiedImageError
-
-    classes = sorted(
-        entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
-    images, labels = [], []
-    for label, name in enumerate(classes):
-        for file in sorted((path / name).iterdir()):
-            if file.suffix.lower() not in {".png", ".jpg", ".jpeg"}:
-                continue
-            try:
-                with Image.open(file) as image:
-                    images.append(np.asarray(image.convert("L").resize((size, size), Image.Resampling.BOX)))
-            except (UnidentifiedImageError, OSError) as exc:
-                msg = f"Image '{file}' cannot be read ({exc}). Replace it or take it out of the folder."
-                raise DataError(msg) from exc
-            labels.append(label)
-    if not images:
-        msg = f"Folder '{path}' holds no images. It needs one sub-folder of PNG or JPEG files a class."
-        raise DataError(msg)
-    return RawImages(np.stack(images), np.array(labels, dtype=np.int64), tuple(classes), FOLDER_WHITE)
-
-
-def read_raw(path: Path, *, size: int) -> RawImages:
-    """Labelled images from a folder of images, or else from a file in the format of the digits."""
-    return read_image_folder(path, size=size) if path.is_dir() else read_digits(path)
-
-
 def drop_duplicates(raw: RawImages) -> RawImages:
     """Each image once; an image that carries two different labels not at all."""
     flat = raw.images.reshape(len(raw.images), -1)
@@ -125,7 +69,8 @@ def drop_duplicates(raw: RawImages) -> RawImages:
         logger.info(
             "%d of %d images are duplicates and are left out", len(raw.images) - len(keep), len(raw.images)
         )
-    return RawImages(raw.images[keep], raw.labels[keep], raw.classes, raw.white)
+    is_test = None if raw.is_test is None else raw.is_test[keep]
+    return RawImages(raw.images[keep], raw.labels[keep], raw.classes, raw.white, is_test)
 
 
 def split_class(n: int, *, seed: int, name: str, validation: float, test: float) -> dict[str, list[int]]:
@@ -158,7 +103,7 @@ def make_task(
             msg = f"Task '{name}' needs class '{class_name}', which the raw data lacks; {hint}."
             raise DataError(msg)
         members = np.flatnonzero(distinct.labels == raw.classes.index(class_name))
-        chosen = split_class(len(members), seed=seed, name=class_name, validation=validation, test=test)
+        chosen = _split_members(distinct, members, seed, class_name, validation, test)
         empty = [split for split, rows in chosen.items() if not rows]
         if empty:
             msg = (
@@ -168,7 +113,7 @@ def make_task(
             )
             raise DataError(msg)
         for split, rows in chosen.items():
-            parts[split].append((members[rows], label))
+            parts[split].append((rows, label))
     splits = {
         split: Examples(
             distinct.images[np.concatenate([rows for rows, _ in part])],
@@ -178,6 +123,18 @@ def make_task(
     }
     origin = {"seed": seed, "validation": validation, "test": test}
     return Snapshot(name, tuple(classes), raw.white, splits, origin)
+
+
+def _split_members(
+    raw: RawImages, members: np.ndarray, seed: int, name: str, validation: float, test: float
+) -> dict[str, list[int]]:
+    """Which rows of a class go to which split; the source's own test part, if there is one, is the test split."""
+    if raw.is_test is None:
+        places = split_class(len(members), seed=seed, name=name, validation=validation, test=test)
+        return {split: members[rows].tolist() for split, rows in places.items()}
+    own, rest = members[raw.is_test[members]], members[~raw.is_test[members]]
+    places = split_class(len(rest), seed=seed, name=name, validation=validation, test=0.0)
+    return {split: rest[rows].tolist() for split, rows in places.items()} | {"test": own.tolist()}
 
 
 def write_snapshot(snapshot: Snapshot, path: Path) -> None:
@@ -237,7 +194,8 @@ def read_snapshot(path: Path) -> Snapshot:
 def _check_consistent(snapshot: Snapshot) -> None:
     """Raise a ValueError where images and labels of a split do not belong together."""
     for split, (images, labels) in snapshot.splits.items():
-        if images.ndim != 3 or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
+        is_image = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
+        if not is_image or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
             msg = f"{split} has images {images.dtype}{images.shape} and labels {labels.dtype}{labels.shape}"
             raise ValueError(msg)
         if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(snapshot.classes):

@@ -1,4 +1,4 @@
-"""The pre-training set: digits and letters rendered from the fonts that come with matplotlib.
+"""The pre-training set, and tasks like it: digits and letters rendered from the fonts that come with matplotlib.
 
 An image is made as the handwritten digits were: a bitmap of 4s x 4s black and white pixels, cut into s x s
 blocks of 4 x 4, each replaced by its number of set pixels (0 to 16).
@@ -45,9 +45,19 @@ class Variation:
 
 
 def make_glyphs(
-    count: int, *, size: int, seed: int, validation: float, variation: Variation | None = None
+    count: int,
+    *,
+    size: int,
+    seed: int,
+    validation: float,
+    test: float = 0.0,
+    name: str = "glyphs",
+    variation: Variation | None = None,
 ) -> Snapshot:
-    """`count` glyphs, equally many of each class, as a snapshot with the splits train and validation."""
+    """`count` glyphs, equally many of each class, as a snapshot with the splits train and validation.
+
+    Where `test` is not 0 there is a split of that share of them, too. An image that occurs in a split is in no other.
+    """
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count, dtype=np.int64) % len(CLASSES))
     drawn = [
@@ -56,13 +66,22 @@ def make_glyphs(
     ]
     images = np.concatenate(drawn)
     cut = round(count * validation)
-    fresh = ~_occurs_in(images[cut:], images[:cut])  # a bare "l" may come out twice
+    end = cut + round(count * test)
+    origin: dict[str, object] = {"seed": seed, "count": count, "validation": validation, "fonts": list(FONTS)}
     splits = {
-        "train": Examples(images[cut:][fresh], labels[cut:][fresh]),
+        "train": _fresh(images, labels, end, count),  # a bare "l" may come out twice
         "validation": Examples(images[:cut], labels[:cut]),
     }
-    origin = {"seed": seed, "count": count, "validation": validation, "fonts": list(FONTS)}
-    return Snapshot("glyphs", CLASSES, DIGITS_WHITE, splits, origin)
+    if test:
+        splits["test"] = _fresh(images, labels, cut, end)
+        origin["test"] = test
+    return Snapshot(name, CLASSES, DIGITS_WHITE, splits, origin)
+
+
+def _fresh(images: np.ndarray, labels: np.ndarray, start: int, end: int) -> Examples:
+    """The examples from start to end that do not occur before."""
+    fresh = ~_occurs_in(images[start:end], images[:start])
+    return Examples(images[start:end][fresh], labels[start:end][fresh])
 
 
 def draw(

@@ -1,6 +1,7 @@
 """A small vision transformer (pre-norm, class token, learned positions) with Hugging Face's parameter names.
 
-Legend: n images, h = w image size, s patches and the class token, d width, a heads, c classes.
+Legend: n images, k channels (no such dimension where the model is grey), h = w image size, s patches and the class
+token, d width, a heads, c classes.
 Reference: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv:2010.11929, section 3.1.
 """
 
@@ -25,14 +26,15 @@ class Embeddings(nn.Module):
         patches = (config.image_size // config.patch_size) ** 2
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.position_embeddings = nn.Parameter(torch.empty(1, patches + 1, config.width))
-        self.projection = nn.Linear(config.patch_size**2, config.width)
+        self.projection = nn.Linear(config.channels * config.patch_size**2, config.width)
 
-    def forward(self, images: Float[Tensor, "n h w"]) -> Float[Tensor, "n s d"]:
-        """[n, h, w] to [n, s, d]."""
-        n, h, w = images.shape
+    def forward(self, images: Float[Tensor, "n *k h w"]) -> Float[Tensor, "n s d"]:
+        """[n, h, w] or [n, k, h, w] to [n, s, d]."""
+        n, *_, h, w = images.shape
         p = self.patch_size
-        blocks = images.reshape(n, h // p, p, w // p, p).transpose(2, 3)  # [n, h/p, w/p, p, p]
-        tokens = self.projection(blocks.reshape(n, -1, p * p))  # [n, s-1, d]
+        blocks = images.reshape(n, -1, h // p, p, w // p, p)  # [n, k, h/p, p, w/p, p]
+        blocks = blocks.permute(0, 2, 4, 1, 3, 5)  # [n, h/p, w/p, k, p, p]
+        tokens = self.projection(blocks.flatten(3).flatten(1, 2))  # [n, s-1, k p p] -> [n, s-1, d]
         return torch.cat([self.cls_token.expand(n, -1, -1), tokens], dim=1) + self.position_embeddings
 
 
@@ -100,7 +102,7 @@ class ViT(nn.Module):
         self.layernorm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, classes)
 
-    def forward(self, images: Float[Tensor, "n h w"]) -> Float[Tensor, "n c"]:
+    def forward(self, images: Float[Tensor, "n *k h w"]) -> Float[Tensor, "n c"]:
         """Logits from the class token."""
         tokens = self.encoder(self.embeddings(images))
         return self.head(self.layernorm(tokens[:, 0]))

@@ -1,6 +1,7 @@
-"""Command line of the data stages: `python -m merge_lib.workloads.vision.prepare glyphs|task NAME`.
+"""Command line of the data stages: `python -m merge_lib.workloads.vision.prepare glyphs|drawn NAME|task NAME`.
 
-Settings come from `params.yaml`, whose sections `glyphs`, `split` and `tasks` the stages in `dvc.yaml` name.
+Settings come from `params.yaml`, whose sections `glyphs`, `drawn`, `split`, `tasks` and `hub` the stages in
+`dvc.yaml` name.
 """
 
 import argparse
@@ -14,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML, YAMLError
 
 from merge_lib.errors import DataError, MergeError, SpecError, suggest
-from merge_lib.workloads.vision.data import Snapshot, make_task, read_raw, write_snapshot
+from merge_lib.workloads.vision.data import Snapshot, make_task, write_snapshot
+from merge_lib.workloads.vision.sources import read_raw
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -30,6 +32,12 @@ class GlyphParams(BaseModel):
     validation: Share
 
 
+class DrawnParams(GlyphParams):
+    """One entry of section `drawn`: a task of all 62 digits and letters, with a test split."""
+
+    test: Share
+
+
 class SplitParams(BaseModel):
     """Section `split`: how the images of each class are divided; the rest is for training."""
 
@@ -40,14 +48,28 @@ class SplitParams(BaseModel):
     test: Share
 
 
-class TaskParams(BaseModel):
-    """One entry of section `tasks`: where the images come from and which classes it brings."""
+class ImageParams(BaseModel):
+    """What of a source of labelled images a task takes, and how."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    raw: Path
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # None: all that there are
     size: Annotated[int, Field(ge=4)] = 8  # side of the images, where the raw data is a folder
+    colour: bool = False  # red, green and blue rather than grey
+    image: str | None = None  # column with the images, where the raw data is a data set that does not say
+    label: str | None = None  # likewise
+
+
+class TaskParams(ImageParams):
+    """One entry of section `tasks`: where the images come from and which classes it brings."""
+
+    raw: Path
+
+
+class HubParams(ImageParams):
+    """One entry of section `hub`: a data set that the Hugging Face hub's own tools have put on this machine."""
+
+    dataset: str
 
 
 class Params(BaseModel):
@@ -56,8 +78,10 @@ class Params(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     glyphs: GlyphParams
+    drawn: dict[str, DrawnParams] = {}
     split: SplitParams
     tasks: dict[str, TaskParams]
+    hub: dict[str, HubParams] = {}
 
 
 def read_params(path: Path) -> Params:
@@ -84,16 +108,38 @@ def prepare_glyphs(params: Params) -> Snapshot:
     return make_glyphs(**params.glyphs.model_dump())
 
 
-def prepare_task(params: Params, name: str) -> Snapshot:
-    """The snapshot of the task that section `tasks` describes under that name."""
-    if name not in params.tasks:
-        msg = f"Section `tasks` of the parameters has no task '{name}'; {suggest(name, params.tasks)}."
+def prepare_drawn(params: Params, name: str) -> Snapshot:
+    """The task of drawn characters that section `drawn` describes under that name."""
+    from merge_lib.workloads.vision.glyphs import make_glyphs
+
+    if name not in params.drawn:
+        msg = f"Section `drawn` of the parameters has no task '{name}'; {suggest(name, params.drawn)}."
         raise SpecError(msg)
-    task = params.tasks[name]
+    return make_glyphs(**params.drawn[name].model_dump(), name=name)
+
+
+def prepare_task(params: Params, name: str) -> Snapshot:
+    """The snapshot of the task that section `tasks` or `hub` describes under that name."""
+    known = {**params.hub, **params.tasks}
+    if name not in known:
+        msg = f"Section `tasks` of the parameters has no task '{name}'; {suggest(name, known)}."
+        raise SpecError(msg)
+    task = known[name]
+    columns = (task.image, task.label)
+    raw = read_raw(_place_of(task, name), size=task.size, colour=task.colour, columns=columns)
+    return make_task(raw, name, task.classes or raw.classes, **params.split.model_dump())
+
+
+def _place_of(task: TaskParams | HubParams, name: str) -> Path:
+    """The file or folder of the task's raw data."""
+    if isinstance(task, HubParams):
+        from merge_lib.workloads.vision.hub import hub_folder
+
+        return hub_folder(task.dataset)
     if not task.raw.exists():
         msg = f"Raw data '{task.raw}' of task '{name}' does not exist. Restore it or correct its `raw`."
         raise DataError(msg)
-    return make_task(read_raw(task.raw, size=task.size), name, task.classes, **params.split.model_dump())
+    return task.raw
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,8 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     stages = parser.add_subparsers(dest="stage", required=True)
     stages.add_parser("glyphs", help="render the pre-training set")
+    stages.add_parser("drawn", help="render a task").add_argument("name", help="key in `drawn`")
     stages.add_parser("task", help="split the raw images of one task").add_argument(
-        "name", help="key in `tasks`"
+        "name", help="key in `tasks` or `hub`"
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -117,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.stage == "glyphs":
             write_snapshot(prepare_glyphs(params), options.data / "pretraining" / "glyphs.safetensors")
         else:
-            snapshot = prepare_task(params, options.name)
+            prepare = prepare_drawn if options.stage == "drawn" else prepare_task
+            snapshot = prepare(params, options.name)
             write_snapshot(snapshot, options.data / "tasks" / f"{options.name}.safetensors")
     except (MergeError, OSError) as exc:
         sys.stderr.write(f"error: {exc}\n")

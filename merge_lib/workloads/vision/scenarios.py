@@ -42,6 +42,7 @@ class ScenarioMap:
                 self._mask[t, o, [used.index(member) for member in members]] = 0.0
         self.chance = tuple(1.0 / len(outputs) for outputs in groups)
         self._targets = [_targets(scenario, tasks, t) for t in range(len(tasks))]
+        self._groups, self._own = groups, [frozenset(members) for members in tasks]
 
     def outputs(self, logits: Float[Tensor, "n c"], task: Int64[Tensor, " n"]) -> Float[Tensor, "n o"]:
         """The outputs of each example, given its logits and the index of its task."""
@@ -51,6 +52,19 @@ class ScenarioMap:
     def targets(self, labels: Int64[Tensor, " n"], task: int) -> Int64[Tensor, " n"]:
         """The output that is right for each example of one task, given its label in the snapshot."""
         return torch.tensor(self._targets[task])[labels]
+
+    def names(self, task: int, classes: Sequence[str]) -> tuple[str, ...]:
+        """What each output of one task stands for: a class, the task's own one where there are several.
+
+        Args:
+            task: its index.
+            classes: names of all classes of the base's head.
+        """
+        named = []
+        for members in self._groups[task]:
+            own = [member for member in members if member in self._own[task]] if len(members) > 1 else members
+            named.append("/".join(classes[member] for member in own or members))
+        return tuple(named)
 
 
 def _groups(scenario: Scenario, tasks: Sequence[Sequence[int]], t: int) -> list[list[int]]:

@@ -17,13 +17,15 @@ from merge_lib.workloads.vision.config import TrainingConfig
 PROGRESS_STEPS = 10  # a progress report at least every so many steps
 
 Outputs = Callable[[Float[Tensor, "n c"], Int64[Tensor, " n"]], Float[Tensor, "n o"]]
+Stamp = Callable[[Float[Tensor, "n *k h w"], Int64[Tensor, " n"]], Float[Tensor, "n *k h w"]]
+"""What is written over augmented images, given their rows in the training set."""
 
 
 @dataclass(frozen=True)
 class TrainingSet:
     """Images in [-1, 1], the output that is right for each, and the index of the task each belongs to."""
 
-    images: Float[Tensor, "n h w"]
+    images: Float[Tensor, "n *k h w"]
     targets: Int64[Tensor, " n"]
     task: Int64[Tensor, " n"]
 
@@ -35,6 +37,7 @@ def train(
     *,
     outputs: Outputs,
     generator: torch.Generator,
+    stamp: Stamp | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
     """Train the model in place; the mean loss of each epoch.
@@ -55,6 +58,7 @@ def train(
     losses: list[float] = []
     for step, rows in enumerate(_batches(n, config, generator)):
         images = shifted(examples.images[rows], config.shift, generator)
+        images = images if stamp is None else stamp(images, rows)
         scores = outputs(model(images), examples.task[rows])
         loss = functional.cross_entropy(
             scores, examples.targets[rows], label_smoothing=config.label_smoothing
@@ -96,16 +100,19 @@ def trainable_parameters(model: nn.Module, freeze: Sequence[str]) -> list[nn.Par
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def shifted(images: Float[Tensor, "n h w"], most: int, generator: torch.Generator) -> Float[Tensor, "n h w"]:
+def shifted(
+    images: Float[Tensor, "n *k h w"], most: int, generator: torch.Generator
+) -> Float[Tensor, "n *k h w"]:
     """Each image moved by up to `most` pixels each way, with paper moving in at the border."""
     if most == 0:
         return images
-    n, h, w = images.shape
+    n, *channels, h, w = images.shape
     padded = functional.pad(images, (most, most, most, most), value=-1.0)
     down, right = torch.randint(2 * most + 1, (2, n), generator=generator)
     rows = (down[:, None] + torch.arange(h))[:, :, None]  # [n, h, 1]
     columns = (right[:, None] + torch.arange(w))[:, None, :]  # [n, 1, w]
-    return padded[torch.arange(n)[:, None, None], rows, columns]
+    moved = padded[torch.arange(n)[:, None, None], ..., rows, columns]  # [n, h, w, *k]
+    return moved.movedim(-1, 1) if channels else moved
 
 
 def _batches(n: int, config: TrainingConfig, generator: torch.Generator) -> Iterator[Int64[Tensor, " b"]]:

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from merge_lib.checkpoints import read_state_dict, write_state_dict
-from merge_lib.errors import DataError, SpecError, UnknownMethodError, suggest
+from merge_lib.checkpoints import read_state_dict
+from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.probe import Split
 from merge_lib.workloads.protocol import Progress, TrainReport
 from merge_lib.workloads.vision.config import VisionConfig
 from merge_lib.workloads.vision.data import Examples, Snapshot, read_snapshot
-from merge_lib.workloads.vision.model import ViT, check_state, empty_model, initial_model
+from merge_lib.workloads.vision.model import ViT, initial_model
+from merge_lib.workloads.vision.models import logits_of, model_of, write_model
+from merge_lib.workloads.vision.pictures import check_snapshot, scaled
 from merge_lib.workloads.vision.probe import VisionProbe
 from merge_lib.workloads.vision.scenarios import ScenarioMap
 from merge_lib.workloads.vision.training import TrainingSet, step_count, train
@@ -45,9 +46,9 @@ class VisionWorkload:
         self._snapshots = {task: read_snapshot(data / "tasks" / f"{task}.safetensors") for task in tasks}
         self._pretraining = data / "pretraining" / f"{config.pretraining.snapshot}.safetensors"
         self._glyphs = read_snapshot(self._pretraining)
-        _check_snapshot(self._glyphs, config.model.image_size, {"train", "validation"})
+        check_snapshot(self._glyphs, config.model, {"train", "validation"})
         for snapshot in self._snapshots.values():
-            _check_snapshot(snapshot, config.model.image_size, {"train", "validation", "test"})
+            check_snapshot(snapshot, config.model, {"train", "validation", "test"})
         indices = [[self.classes.index(c) for c in s.classes] for s in self._snapshots.values()]
         self._scenario = ScenarioMap(config.scenario, indices)
 
@@ -76,7 +77,7 @@ class VisionWorkload:
         model = initial_model(self.config.model, classes=len(self.classes), generator=generator)
         examples, held_out = self._glyphs.splits["train"], self._glyphs.splits["validation"]
         labels = torch.from_numpy(examples.labels)
-        training_set = TrainingSet(scaled(examples, self._glyphs), labels, torch.zeros_like(labels))
+        training_set = TrainingSet(self._scaled(examples, self._glyphs), labels, torch.zeros_like(labels))
         losses = train(
             model,
             training_set,
@@ -85,10 +86,12 @@ class VisionWorkload:
             generator=generator,
             progress=progress,
         )
-        guesses = _logits(model, scaled(held_out, self._glyphs)).argmax(1).numpy()
+        guesses = logits_of(model, self._scaled(held_out, self._glyphs)).argmax(1).numpy()
         accuracy = float((guesses == held_out.labels).mean())
         steps = step_count(len(labels), self.config.pretraining)
-        return _write(model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy)
+        return write_model(
+            model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
+        )
 
     def fine_tune(
         self,
@@ -118,7 +121,9 @@ class VisionWorkload:
         )
         accuracy = float(np.mean([self._accuracy(model, task, "validation") for task in tasks]))
         steps = step_count(len(training_set.images), config)
-        return _write(model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy)
+        return write_model(
+            model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
+        )
 
     def evaluate(
         self, tensors: Mapping[str, Tensor], tasks: Sequence[str], *, split: Split = "test"
@@ -138,7 +143,7 @@ class VisionWorkload:
     def probe(self) -> VisionProbe:
         """The model and the tasks' images, as data-dependent merging sees them."""
         return VisionProbe(
-            self.config.model, len(self.classes), self._scenario, self._tasks, self._evaluation_sets
+            self.config.model, self.classes, self._scenario, self._tasks, self._evaluation_sets
         )
 
     def _position(self, task: str) -> int:
@@ -157,7 +162,7 @@ class VisionWorkload:
         parts = [(self._snapshots[task], self._snapshots[task].splits["train"]) for task in tasks]
         labels = [torch.from_numpy(examples.labels) for _, examples in parts]
         return TrainingSet(
-            torch.cat([scaled(examples, snapshot) for snapshot, examples in parts]),
+            torch.cat([self._scaled(examples, snapshot) for snapshot, examples in parts]),
             torch.cat([self._scenario.targets(part, t) for part, t in zip(labels, positions, strict=True)]),
             torch.cat([torch.full_like(part, t) for part, t in zip(labels, positions, strict=True)]),
         )
@@ -166,7 +171,7 @@ class VisionWorkload:
         """Share of the split's images whose highest output is the right one."""
         position = self._position(task)
         images, targets = self._evaluation_sets[task, split]
-        outputs = self._scenario.outputs(_logits(model, images), torch.full_like(targets, position))
+        outputs = self._scenario.outputs(logits_of(model, images), torch.full_like(targets, position))
         return float((outputs.argmax(1) == targets).double().mean())
 
     @cached_property
@@ -175,59 +180,17 @@ class VisionWorkload:
         splits: tuple[Split, ...] = ("train", "validation", "test")
         return {
             (task, split): (
-                scaled(snapshot.splits[split], snapshot),
+                self._scaled(snapshot.splits[split], snapshot),
                 self._scenario.targets(torch.from_numpy(snapshot.splits[split].labels), position),
             )
             for position, (task, snapshot) in enumerate(self._snapshots.items())
             for split in splits
         }
 
+    def _scaled(self, examples: Examples, snapshot: Snapshot) -> Tensor:
+        """The images as the model takes them."""
+        return scaled(examples, snapshot, channels=self.config.model.channels)
+
     def _model(self, state: Mapping[str, Tensor], called: str) -> ViT:
         """A model in float32 with these values, which it shares where they are float32 already."""
-        model = empty_model(self.config.model, classes=len(self.classes))
-        check_state(state, model.state_dict(), called)
-        model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
-        return model.requires_grad_(True)
-
-
-def scaled(examples: Examples, snapshot: Snapshot) -> Float[Tensor, "n h w"]:
-    """The images as numbers from -1 (paper) to 1."""
-    return torch.from_numpy(examples.images).float() * (2.0 / snapshot.white) - 1.0
-
-
-def _logits(model: ViT, images: Float[Tensor, "n h w"]) -> Float[Tensor, "n c"]:
-    """The model's logits, without gradients."""
-    model.eval()
-    with torch.inference_mode():
-        return model(images)
-
-
-def _write(
-    model: ViT,
-    out: Path,
-    lineage: dict[str, Any],
-    *,
-    started: float,
-    steps: int,
-    losses: list[float],
-    accuracy: float,
-) -> TrainReport:
-    """Write the trained model and say how its training went."""
-    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    written = write_state_dict(out, tensors, lineage=lineage)
-    elapsed_s = time.perf_counter() - started
-    return TrainReport(written.path, written.digest, written.size_bytes, elapsed_s, steps, losses, accuracy)
-
-
-def _check_snapshot(snapshot: Snapshot, size: int, splits: set[str]) -> None:
-    """Refuse a snapshot that lacks a split or whose images the model cannot take."""
-    if missing := sorted(splits - snapshot.splits.keys()):
-        msg = f"Snapshot '{snapshot.name}' lacks {', '.join(missing)}; delete it and run `dvc repro`."
-        raise DataError(msg)
-    shapes = {examples.images.shape[1:] for examples in snapshot.splits.values()}
-    if shapes != {(size, size)}:
-        msg = (
-            f"Snapshot '{snapshot.name}' has images of {sorted(shapes)} pixels, but the model takes "
-            f"({size}, {size}). Set `model.image_size` to the snapshots' size, or make them anew."
-        )
-        raise DataError(msg)
+        return model_of(self.config.model, state, classes=len(self.classes), called=called)

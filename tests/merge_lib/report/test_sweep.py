@@ -80,7 +80,7 @@ def test_an_axis_of_numbers_is_drawn_in_their_order(sweep):
 def test_an_axis_of_names_is_not_drawn(sweep):
     named = [replace(cell, levels={"training": f"t{place}"}) for place, cell in enumerate(sweep.cells)]
     anchors = [section.anchor for section in compose_sweep(replace(sweep, cells=named)).sections]
-    assert anchors == ["claims", "paths", "cells", "regimes", "runs"]
+    assert anchors == ["claims", "paths", "knowledge", "cells", "regimes", "runs"]
 
 
 def test_every_cell_has_its_rows_and_its_run(sweep, tmp_path):

@@ -14,12 +14,11 @@ from merge_lib.workloads.vision.data import (
     Snapshot,
     drop_duplicates,
     make_task,
-    read_digits,
-    read_raw,
     read_snapshot,
     split_class,
     write_snapshot,
 )
+from merge_lib.workloads.vision.sources import read_digits, read_raw
 
 RAW = Path("data/raw/digits.csv.gz")
 SHARES = {"seed": 0, "validation": 0.1, "test": 0.4}

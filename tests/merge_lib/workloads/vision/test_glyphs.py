@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from merge_lib.workloads.vision.data import read_digits
 from merge_lib.workloads.vision.glyphs import (
     BLOCK,
     CLASSES,
@@ -17,6 +16,7 @@ from merge_lib.workloads.vision.glyphs import (
     draw,
     make_glyphs,
 )
+from merge_lib.workloads.vision.sources import read_digits
 
 STILL = Variation(
     rotation=0, slant=0, height=(1, 1), width=(0.8, 0.8), shift=0, thickness=(0, 0), warp=0, noise=0
@@ -93,3 +93,16 @@ def test_validation_holds_no_training_image(glyphs):
     assert not parts[0] & parts[1]
     assert len(glyphs.splits["validation"].images) == 1240
     assert len(glyphs.splits["train"].images) > 11000
+
+
+def test_a_task_of_glyphs_has_a_test_split_of_its_own():
+    plain = make_glyphs(620, size=8, seed=0, validation=0.1)
+    task = make_glyphs(620, size=8, seed=0, validation=0.1, test=0.5, name="letters")
+    assert (task.name, plain.name) == ("letters", "glyphs")
+    assert {split: len(part.labels) for split, part in task.splits.items()} == pytest.approx(
+        {"train": 248, "validation": 62, "test": 310}, abs=12
+    )
+    parts = [{image.tobytes() for image in part.images} for part in task.splits.values()]
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    assert task.splits["validation"].images.tobytes() == plain.splits["validation"].images.tobytes()
+    assert "test" not in plain.origin

@@ -1,0 +1,1 @@
+"""The forecast from the command line: recipes read, and the studies that its table is made from."""

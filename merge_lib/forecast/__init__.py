@@ -1,0 +1,1 @@
+"""What a merge is expected to lose, before it is evaluated."""
