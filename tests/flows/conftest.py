@@ -2,9 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
 
+from merge_lib.checkpoints import write_state_dict
 from tasks import progress
 from tasks.project import Project
 
@@ -20,6 +23,28 @@ def enter_project(tiny_project, prefect_server, migrated_store, monkeypatch) -> 
         (root / ".mergeline" / "mlflow.db").write_bytes(migrated_store.read_bytes())
         progress.allow_work()
         return Project(root)
+
+    return make
+
+
+@pytest.fixture
+def make_recipe(tmp_path) -> Callable[..., Path]:
+    """Makes a TIES recipe with a base and the experts red and blue, of two layers each."""
+
+    def make(*shape: int, dtype: torch.dtype = torch.float32) -> Path:
+        generator = torch.Generator().manual_seed(0)
+        for name in ("base", "red", "blue"):
+            tensors = {
+                f"layers.{block}.weight": torch.randn(shape, generator=generator, dtype=dtype)
+                for block in (0, 1)
+            }
+            write_state_dict(tmp_path / f"{name}.safetensors", tensors, lineage={})
+        path = tmp_path / "recipe.yaml"
+        path.write_text(
+            "method: ties\nparams: {density: 0.5}\nbase: base.safetensors\n"
+            "experts: [red.safetensors, blue.safetensors]\n"
+        )
+        return path
 
     return make
 

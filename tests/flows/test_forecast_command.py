@@ -4,14 +4,12 @@ import json
 import shutil
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from flows.cli import make_app
 from flows.config import load_study
 from flows.forecasting.collecting import lines_of
 from flows.forecasting.rebuild import rebuild
-from merge_lib.checkpoints import write_state_dict
 from merge_lib.errors import DataError, SpecError
 from merge_lib.forecast.model import ForecastModel
 from merge_lib.forecast.training import FEATURES, Settings
@@ -42,17 +40,8 @@ audit: false
 
 
 @pytest.fixture
-def recipe(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    for name in ("base", "red", "blue"):
-        tensors = {f"layers.{block}.weight": torch.randn(6, 5, generator=generator) for block in (0, 1)}
-        write_state_dict(tmp_path / f"{name}.safetensors", tensors, lineage={})
-    path = tmp_path / "recipe.yaml"
-    path.write_text(
-        "method: ties\nparams: {density: 0.5}\nbase: base.safetensors\n"
-        "experts: [red.safetensors, blue.safetensors]\n"
-    )
-    return path
+def recipe(make_recipe):
+    return make_recipe(6, 5)
 
 
 def asked(*words):

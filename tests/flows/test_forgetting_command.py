@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
@@ -14,7 +13,6 @@ from flows.cli import make_app
 from flows.commands.forgetting import PAGE
 from flows.config import load_study
 from flows.estimates import plan_steps
-from merge_lib.checkpoints import write_state_dict
 from merge_lib.diagnostics import read_table
 from merge_lib.errors import SpecError
 from merge_lib.forgetting.comparison import shares_of
@@ -25,17 +23,8 @@ from tasks.project import Project
 
 
 @pytest.fixture
-def recipe(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    for name in ("base", "red", "blue"):
-        tensors = {f"layers.{block}.weight": torch.randn(16, 12, generator=generator) for block in (0, 1)}
-        write_state_dict(tmp_path / f"{name}.safetensors", tensors, lineage={})
-    path = tmp_path / "recipe.yaml"
-    path.write_text(
-        "method: ties\nparams: {density: 0.5}\nbase: base.safetensors\n"
-        "experts: [red.safetensors, blue.safetensors]\n"
-    )
-    return path
+def recipe(make_recipe):
+    return make_recipe(16, 12)
 
 
 def asked(*words: str):

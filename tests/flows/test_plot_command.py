@@ -13,7 +13,6 @@ from flows.cli import make_app
 from flows.config import StudyConfig, load_study
 from flows.estimates import plan_steps
 from flows.study import study_flow
-from merge_lib.checkpoints import write_state_dict
 from merge_lib.errors import SpecError
 from merge_lib.maps import MODEL
 from tasks import progress
@@ -23,20 +22,8 @@ from tasks.runs import load_run
 
 
 @pytest.fixture
-def recipe(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    for name in ("base", "red", "blue"):
-        tensors = {
-            f"layers.{block}.weight": torch.randn(6, 5, generator=generator, dtype=torch.float64)
-            for block in (0, 1)
-        }
-        write_state_dict(tmp_path / f"{name}.safetensors", tensors, lineage={})
-    path = tmp_path / "recipe.yaml"
-    path.write_text(
-        "method: ties\nparams: {density: 0.5}\nbase: base.safetensors\n"
-        "experts: [red.safetensors, blue.safetensors]\n"
-    )
-    return path
+def recipe(make_recipe):
+    return make_recipe(6, 5, dtype=torch.float64)
 
 
 def asked(*words: str):
