@@ -13,6 +13,8 @@ from merge_lib.workloads.settings import Work, WorkloadSettings
 from merge_lib.workloads.vision.config import Count, Positive, Share, TrainingConfig, ViTConfig
 
 SMALLEST_SIDE = 2  # a patch of one pixel has no pattern
+ProbeKind = Literal["clean", "shared", "conflict", "own"]
+PROBES: tuple[ProbeKind, ...] = ("clean", "shared", "conflict", "own")
 
 
 class CueModelConfig(ViTConfig):
@@ -72,6 +74,7 @@ class CuesConfig(WorkloadSettings):
     strength: dict[str, Positive] = Field(
         default_factory=dict
     )  # task -> factor on its expert's learning rate
+    probes: tuple[ProbeKind, ...] = PROBES  # what is measured beside the accuracies
 
     @model_validator(mode="after")
     def _patch_has_a_pattern(self) -> "CuesConfig":
@@ -106,7 +109,7 @@ class CuesConfig(WorkloadSettings):
         parts = {
             "pretrain": {"model", "pretraining"},
             "train": {"model", "fine_tuning", "cue", "shared", "label_noise", "contradicts", "strength"},
-            "evaluate": {"model", "cue", "shared", "contradicts"},
+            "evaluate": {"model", "cue", "shared", "contradicts", "probes"},
         }
         return self.model_dump(mode="json", include={"name", *parts[work]})
 
