@@ -12,6 +12,7 @@ from merge_lib.report.charts import Curve, value_panel
 from merge_lib.report.findings import compare_regimes
 from merge_lib.report.knowledge import ages, along_tasks
 from merge_lib.report.layout import UNDEFINED, Cell, Column, Figure, Finding, Panel, Report, Section, Table
+from merge_lib.report.levels import shift_table, shifts
 from merge_lib.results import Row
 from merge_lib.sweep_table import MeasuredCell
 
@@ -23,6 +24,7 @@ ASKED = {
 }
 ANSWERS = {"confirmed": "Confirmed here", "refuted": "Refuted here", "undecided": "Undecided here"}
 MOST_PANELS = 24  # of one figure
+FEWEST_LEVELS = 3  # of a curve
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def compose_sweep(sweep: Sweep) -> Report:
         _claims(sweep),
         _paths(sweep),
         _over_axes(sweep),
+        _levels(sweep),
         _knowledge(sweep),
         _cells(sweep),
         _regimes(sweep),
@@ -220,13 +223,31 @@ def _knowledge(sweep: Sweep) -> Section | None:
     return Section("knowledge", "Where knowledge goes", [lead], list(figures))
 
 
-def _axis_figure(sweep: Sweep, axis: str) -> Figure | None:
-    levels = sweep.axes[axis]
+def _levels(sweep: Sweep) -> Section | None:
+    """Every level against the first, of axes that are not drawn as curves."""
+    tables = [
+        shift_table(axis, levels[0], found)
+        for axis, levels in sweep.axes.items()
+        if not _positions(levels) and (found := shifts(_lines_along(sweep, axis)))
+    ]
+    if not tables:
+        return None
+    return Section("levels", "Level by level", ["What each level changes for every merge."], list(tables))
+
+
+def _positions(levels: Sequence[str]) -> list[float]:
+    """The levels as numbers; empty where they are none, or fewer than a curve needs."""
     try:
         positions = [float(level) for level in levels]
     except ValueError:
-        return None
-    if len(positions) < 3:
+        return []
+    return positions if len(positions) >= FEWEST_LEVELS else []
+
+
+def _axis_figure(sweep: Sweep, axis: str) -> Figure | None:
+    levels = sweep.axes[axis]
+    positions = _positions(levels)
+    if not positions:
         return None
     order = np.argsort(positions)
     panels = [

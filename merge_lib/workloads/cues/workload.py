@@ -72,7 +72,7 @@ class CuesWorkload:
 
     @property
     def probes(self) -> tuple[str, ...]:
-        """Of the kinds asked for: `clean`, `shared` if there is such a cue, `conflict-<task>`, `own-<task>` if untrained."""
+        """Those asked for of `clean`, `shared` if there is such a cue, `conflict-<task>`, `own-<task>` if untrained."""
         kinds = self.config.probes
         return tuple(
             name for name in self._views if name not in self._tasks and name.partition("-")[0] in kinds
