@@ -15,7 +15,6 @@ from merge_lib.sweep_table import MeasuredCell
 SHARED = "shared"  # the probe of a cue that all tasks have
 FEWEST = 3  # tasks from which on there are ages to speak of
 MOST_PANELS = 24
-LEAST = -0.99  # that a square has room for
 NOTE = (
     "Share of an expert's gain over the base that is left, in %: 100 is all of it, 0 is the base again. Mean over the "
     "seeds; left out where the expert gained less than five points."
@@ -68,7 +67,7 @@ def ages(cells: Sequence[MeasuredCell]) -> Figure | None:
     panels = [panel for cell in cells if len(cell.results.tasks) >= FEWEST for panel in _age_panels(cell)]
     if not panels:
         return None
-    caption = f"Columns: tasks from the oldest to the newest. {NOTE} −99 is that or less.{_cut(panels)}"
+    caption = f"Columns: tasks from the oldest to the newest. {NOTE}{_cut(panels)}"
     title = "What is left of each task, by its age"
     return Figure("ages", title, title, caption, panels[:MOST_PANELS], [], 3)
 
@@ -86,8 +85,7 @@ def _age_panels(cell: MeasuredCell) -> Iterator[Panel]:
             ]
         )
         if not np.isnan(kept).all():
-            shown = np.maximum(kept, LEAST)
-            yield block_panel(_title(regime, cell), shown, [group.label for group in members], tasks)
+            yield block_panel(_title(regime, cell), kept, [group.label for group in members], tasks)
 
 
 def along_tasks(cells: Sequence[MeasuredCell]) -> Figure | None:

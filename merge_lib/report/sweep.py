@@ -9,7 +9,7 @@ from merge_lib.claims import Check, Claim
 from merge_lib.metrics import describe
 from merge_lib.report.aggregate import gather, marked, merges_of, number, p_value
 from merge_lib.report.curves import curve_figure, metric_panels, path_panels
-from merge_lib.report.findings import compare_regimes
+from merge_lib.report.findings import compare_regimes, headline
 from merge_lib.report.knowledge import ages, along_tasks
 from merge_lib.report.layout import UNDEFINED, Cell, Column, Figure, Finding, Report, Section, Table
 from merge_lib.report.levels import shift_table, shifts
@@ -67,6 +67,13 @@ def compose_sweep(sweep: Sweep) -> Report:
         [_finding(claim) for claim in sweep.claims],
         [section for section in sections if section is not None],
     )
+
+
+def best_of(cell: MeasuredCell) -> str:
+    """Which merge is the most accurate there, and how sure that is, in a sentence or two."""
+    first = next(iter(headline(gather(cell.results))), None)
+    said = "" if first is None else f" {first.question}: {first.answer}. {first.value} {first.certainty}"
+    return f"{cell.title}.{said}"
 
 
 def _facts(sweep: Sweep) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import pytest
 
 from merge_lib.claims import MergePath, judge
 from merge_lib.report.render import write_html, write_markdown
-from merge_lib.report.sweep import Sweep, compose_sweep
+from merge_lib.report.sweep import Sweep, best_of, compose_sweep
 from merge_lib.sweep_table import MeasuredCell
 
 POSITIONS = (0.0, 0.5, 1.0)
@@ -117,3 +117,9 @@ def test_every_cell_has_its_rows_and_its_run(sweep, tmp_path):
     figures = {figure.name: tmp_path / f"{figure.name}.svg" for figure in report.figures}
     text = write_markdown(report, tmp_path / "report.md", figures).read_text(encoding="utf-8")
     assert "Is shared knowledge kept?" in text
+
+
+def test_a_cell_is_told_by_its_best_merge(sweep):
+    said = best_of(sweep.cells[0])
+    assert said.startswith("epochs = 10. Most accurate at the end: ")
+    assert "95 % interval" in said
