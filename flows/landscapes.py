@@ -216,7 +216,7 @@ def _setting_of_study(study: Path, config: StudyConfig) -> Setting:
 
     project = Project.find(study.resolve().parent)
     needed = config.workload.task_snapshots(config.tasks)
-    hashes = recorded_hashes(project) or {} if needed else {}
+    hashes = recorded_hashes(project, needed) or {} if needed else {}
     if missing := [name for name in needed if name not in hashes]:
         raise SpecError(
             f"The data of {study} is not up to date: {', '.join(missing)}. Run the study, or `dvc repro`, first."
