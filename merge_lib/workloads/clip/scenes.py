@@ -5,10 +5,10 @@ that has these.
 """
 
 import string
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int64
+from torch import Tensor
 
 from merge_lib.workloads.vision.glyphs import CLASSES, FONTS
 
@@ -29,24 +29,6 @@ FORMS = (
     ("a {kind} in {style} {family}", ("kind", "style", "family")),
 )
 """Of captions, with the aspects that each tells."""
-
-
-@dataclass(frozen=True)
-class Captions:
-    """One caption a picture.
-
-    Attributes:
-        texts: [n].
-        scenes: [n, aspects], the numbers of what each tells, -1 for what it does not.
-    """
-
-    texts: tuple[str, ...]
-    scenes: Int64[np.ndarray, "n aspects"]
-
-    def true_of(self, scenes: Int64[np.ndarray, "m aspects"]) -> Bool[np.ndarray, "m n"]:
-        """Whether the caption (column) is true of the picture (row)."""
-        told = self.scenes[None]
-        return ((told < 0) | (told == scenes[:, None])).all(2)
 
 
 def name_of(character: str) -> str:
@@ -81,12 +63,23 @@ def scenes_of(
     return np.concatenate([of_character[characters], of_font[fonts]], axis=1)
 
 
-def captions_of(scenes: Int64[np.ndarray, "n aspects"], rng: np.random.Generator) -> Captions:
-    """A caption of a random form for each picture."""
+def captions_of(
+    scenes: Int64[np.ndarray, "n aspects"], rng: np.random.Generator
+) -> tuple[list[str], Int64[np.ndarray, "n aspects"]]:
+    """A caption of a random form for each picture, and what it tells: the scene, -1 for what it leaves out."""
     forms = rng.integers(len(FORMS), size=len(scenes))
-    told = np.stack([[aspect in aspects for aspect in ASPECTS] for _, aspects in FORMS])[forms]
-    texts = (FORMS[form][0].format(**_words(scene)) for form, scene in zip(forms, scenes.tolist(), strict=True))
-    return Captions(tuple(texts), np.where(told, scenes, -1))
+    told = np.array([[aspect in aspects for aspect in ASPECTS] for _, aspects in FORMS])[forms]
+    texts = [
+        FORMS[form][0].format(**_words(scene)) for form, scene in zip(forms, scenes.tolist(), strict=True)
+    ]
+    return texts, np.where(told, scenes, -1)
+
+
+def true_of(
+    told: Int64[Tensor, "c aspects"], scenes: Int64[Tensor, "p aspects"]
+) -> Bool[Tensor, "p c"]:
+    """Whether a caption (column) is true of a picture (row)."""
+    return ((told < 0) | (told == scenes[:, None])).all(2)
 
 
 def all_captions() -> tuple[str, ...]:
