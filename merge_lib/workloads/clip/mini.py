@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from merge_lib.ops.cores import one_core
+from merge_lib.workloads.clip.mini_config import MiniParams, Sizes
 from merge_lib.workloads.clip.pictures import Normal, pixels
 from merge_lib.workloads.clip.scenes import all_captions, captions_of, scenes_of, true_of
 from merge_lib.workloads.clip.tokens import make_tokenizer
 from merge_lib.workloads.protocol import Progress
-from merge_lib.workloads.training.config import TrainingConfig
 from merge_lib.workloads.training.loop import train
 from merge_lib.workloads.vision.data import DIGITS_WHITE
 from merge_lib.workloads.vision.glyphs import CHUNK, CLASSES, FONTS, Variation, distance_maps, render
@@ -29,18 +29,6 @@ if TYPE_CHECKING:
 
 LENGTH = 16  # tokens of a text
 MOST_SEED = 2**31
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Of the two encoders."""
-
-    image_size: int = 12
-    patch_size: int = 4
-    width: int = 64
-    depth: int = 2  # layers of the image encoder
-    text_depth: int = 2
-    heads: int = 4
 
 
 @dataclass(frozen=True)
@@ -83,33 +71,27 @@ class Pictures:
         return len(batch["scenes"])
 
 
-def make_mini(
-    folder: Path, *, sizes: Sizes, count: int, seed: int, training: TrainingConfig, progress: Progress | None = None
-) -> None:
+def make_mini(folder: Path, wanted: MiniParams, *, progress: Progress | None = None) -> None:
     """Train a mini-CLIP and write it as `save_pretrained` does, with its tokenizer and image processor.
 
     Args:
         folder: that it is written to.
-        sizes: of the encoders.
-        count: pictures that it is trained on, equally many of each digit and letter.
-        seed: decides pictures, captions and first weights.
-        training: how long, how fast.
+        wanted: sizes, pictures and training.
         progress: told how many steps of how many are made.
     """
     from transformers import CLIPImageProcessorPil
 
+    side = wanted.sizes.image_size
     with one_core():
         tokenizer = make_tokenizer(all_captions(), length=LENGTH)
-        normal = Normal()
-        lesson = Pictures(*_drawn(count, sizes.image_size, seed), tokenizer, normal)
-        model = _initial(sizes, tokenizer, seed)
-        train(model, lesson, training, generator=torch.Generator().manual_seed(seed), progress=progress)
-        model.eval().save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        side = sizes.image_size
-        CLIPImageProcessorPil(
-            size={"shortest_edge": side}, crop_size={"height": side, "width": side}
-        ).save_pretrained(folder)
+        lesson = Pictures(*_drawn(wanted.count, side, wanted.seed), tokenizer, Normal())
+        model = _initial(wanted.sizes, tokenizer, wanted.seed)
+        generator = torch.Generator().manual_seed(wanted.seed)
+        train(model, lesson, wanted, generator=generator, progress=progress)
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    sides = {"height": side, "width": side}
+    CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=sides).save_pretrained(folder)
 
 
 def _found(logits: Float[Tensor, "b b"], is_true: Bool[Tensor, "b b"]) -> Tensor:
@@ -125,7 +107,9 @@ def _drawn(count: int, size: int, seed: int) -> tuple[UInt8[np.ndarray, "n s s"]
     fonts = rng.integers(len(FONTS), size=count)
     maps = distance_maps()
     drawn = [
-        render(maps[fonts[at : at + CHUNK], characters[at : at + CHUNK]], rng, size=size, variation=Variation())
+        render(
+            maps[fonts[at : at + CHUNK], characters[at : at + CHUNK]], rng, size=size, variation=Variation()
+        )
         for at in range(0, count, CHUNK)
     ]
     return np.concatenate(drawn), torch.from_numpy(scenes_of(fonts, characters))

@@ -5,7 +5,6 @@ Legend: b images, p texts, l tokens, c classes, d width of the common space, s s
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
@@ -34,15 +33,15 @@ class Clip(CLIPModel):
         """
         images = texts = None
         if pixel_values is not None:
-            images = functional.normalize(self.get_image_features(pixel_values=pixel_values).pooler_output, dim=-1)
+            images = functional.normalize(
+                self.get_image_features(pixel_values=pixel_values).pooler_output, dim=-1
+            )
         if input_ids is not None:
             texts = functional.normalize(self.get_text_features(input_ids=input_ids).pooler_output, dim=-1)
         return Embedded(images, texts, self.logit_scale.exp())
 
 
-def class_weights(
-    texts: Float[Tensor, "p d"], average: Float[Tensor, "c p"]
-) -> Float[Tensor, "c d"]:
+def class_weights(texts: Float[Tensor, "p d"], average: Float[Tensor, "c p"]) -> Float[Tensor, "c d"]:
     """A zero-shot head: of each class the mean of its texts' features, as a unit vector."""
     return functional.normalize(average.to(texts) @ texts, dim=-1)
 
@@ -52,11 +51,3 @@ def class_logits(
 ) -> Float[Tensor, "b c"]:
     """CLIP's logits: cosines, scaled."""
     return scale * images @ weights.T
-
-
-def encode_in_parts(
-    model: Clip, ids: Int64[Tensor, "p l"], *, at_once: int
-) -> Float[Tensor, "p d"]:
-    """Features of many texts, without gradients."""
-    with torch.inference_mode():
-        return torch.cat([model(input_ids=part).texts for part in ids.split(at_once)])

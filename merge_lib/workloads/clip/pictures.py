@@ -24,12 +24,16 @@ class Normal:
 
     def applied(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """(image - mean) / deviation."""
-        mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(values, device=images.device).view(3, 1, 1) for values in (self.mean, self.std)
+        )
         return (images - mean) / std
 
     def undone(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Back to [0, 1]."""
-        mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(values, device=images.device).view(3, 1, 1) for values in (self.mean, self.std)
+        )
         return (images * std + mean).clamp(0.0, 1.0)
 
 

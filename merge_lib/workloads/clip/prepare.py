@@ -4,21 +4,20 @@ Settings come from `params.yaml`, whose sections `rendered` and `mini_clip` the 
 """
 
 import argparse
-import logging
 import string
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from merge_lib.errors import MergeError, SpecError, suggest
+from merge_lib.workloads.clip.mini_config import MiniParams
 from merge_lib.workloads.clip.rendering import Rendering, Showing, make_rendered
 from merge_lib.workloads.vision.data import Snapshot, write_snapshot
 from merge_lib.workloads.vision.glyphs import FONTS
-from merge_lib.workloads.vision.prepare import Share, Template
+from merge_lib.workloads.vision.prepare import Share, Template, read_section
 
 ALPHABETS = {
     "digits": string.digits,
@@ -33,7 +32,9 @@ class RenderedParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     characters: Annotated[str, Field(min_length=1)]  # an alphabet's name, or the characters themselves
-    names: tuple[str, ...] = ()  # of the characters, in order, where they are neither digits nor Latin letters
+    names: tuple[
+        str, ...
+    ] = ()  # of the characters, in order, where they are neither digits nor Latin letters
     fonts: tuple[str, ...] | None = None  # None: all; else those whose file's name begins with one of these
     tells: Literal["character", "style"] = "character"
     count: Annotated[int, Field(ge=20)]
@@ -86,3 +87,62 @@ class RenderedParams(BaseModel):
             showing=Showing(self.turn // 90, self.mirrored, self.negative, self.noise),
             templates=self.templates,
         )
+
+
+class Params(BaseModel):
+    """What the data stages read from `params.yaml`; other sections are for others."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rendered: dict[str, RenderedParams] = {}
+    mini_clip: dict[str, MiniParams] = {}
+
+
+def prepare_rendered(params: Params, name: str) -> Snapshot:
+    """The task that section `rendered` describes under that name."""
+    return make_rendered(name, _entry("rendered", params.rendered, name).rendering())
+
+
+def prepare_model(params: Params, name: str, folder: Path) -> None:
+    """Train the model that section `mini_clip` describes under that name."""
+    from merge_lib.workloads.clip.mini import make_mini
+
+    wanted = _entry("mini_clip", params.mini_clip, name)
+    make_mini(folder, wanted)
+
+
+def _entry(section: str, entries: dict[str, Any], name: str) -> Any:
+    if name not in entries:
+        msg = f"Section `{section}` of the parameters has no '{name}'; {suggest(name, entries)}."
+        raise SpecError(msg)
+    return entries[name]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write one snapshot or model; 0 if that worked, else 1 and the reason on standard error."""
+    parser = argparse.ArgumentParser(prog="merge_lib.workloads.clip.prepare", description=__doc__)
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="settings (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="where to write (default: %(default)s)"
+    )
+    stages = parser.add_subparsers(dest="stage", required=True)
+    stages.add_parser("rendered", help="render a task").add_argument("name", help="key in `rendered`")
+    stages.add_parser("model", help="train a model").add_argument("name", help="key in `mini_clip`")
+    options = parser.parse_args(arguments)
+    try:
+        params = read_section(Params, options.params)
+        if options.stage == "rendered":
+            snapshot = prepare_rendered(params, options.name)
+            write_snapshot(snapshot, options.data / "tasks" / f"{options.name}.safetensors")
+        else:
+            prepare_model(params, options.name, options.data / "models" / options.name)
+    except (MergeError, OSError) as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -94,4 +94,9 @@ def _drawn(
     labels = rng.permutation(np.arange(wanted.count) % len(known))
     groups = [np.flatnonzero(np.array(styles) == style) for style in known]
     fonts = np.array([rng.choice(groups[label]) for label in labels])
-    return fonts, rng.integers(len(wanted.characters), size=wanted.count), labels, tuple(STYLES[s] for s in known)
+    return (
+        fonts,
+        rng.integers(len(wanted.characters), size=wanted.count),
+        labels,
+        tuple(STYLES[s] for s in known),
+    )

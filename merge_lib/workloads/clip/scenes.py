@@ -40,7 +40,11 @@ def name_of(character: str) -> str:
 
 def style_of(font: str) -> str:
     """The style of a font that comes with matplotlib, by its file's name."""
-    words = [word for word, marks in (("bold", ("Bol", "cmb")), ("italic", ("Ita", "Obl", "cmti"))) if _has(font, marks)]
+    words = [
+        word
+        for word, marks in (("bold", ("Bol", "cmb")), ("italic", ("Ita", "Obl", "cmti")))
+        if _has(font, marks)
+    ]
     return " ".join(words) or "upright"
 
 
@@ -58,7 +62,9 @@ def scenes_of(
     letters = [character.lower() for character in CLASSES]
     known = list(dict.fromkeys(letters))
     kinds = [0 if c in string.digits else 1 if c.isupper() else 2 for c in CLASSES]
-    of_character = np.array([[k, known.index(x), kind] for k, (x, kind) in enumerate(zip(letters, kinds, strict=True))])
+    of_character = np.array(
+        [[k, known.index(x), kind] for k, (x, kind) in enumerate(zip(letters, kinds, strict=True))]
+    )
     of_font = np.array([[STYLES.index(style_of(f)), FAMILIES.index(family_of(f))] for f in FONTS])
     return np.concatenate([of_character[characters], of_font[fonts]], axis=1)
 
@@ -75,9 +81,7 @@ def captions_of(
     return texts, np.where(told, scenes, -1)
 
 
-def true_of(
-    told: Int64[Tensor, "c aspects"], scenes: Int64[Tensor, "p aspects"]
-) -> Bool[Tensor, "p c"]:
+def true_of(told: Int64[Tensor, "c aspects"], scenes: Int64[Tensor, "p aspects"]) -> Bool[Tensor, "p c"]:
     """Whether a caption (column) is true of a picture (row)."""
     return ((told < 0) | (told == scenes[:, None])).all(2)
 

@@ -59,7 +59,9 @@ class Snapshot:
     splits: Mapping[str, Examples]
     origin: Mapping[str, object]  # how it was made: seed, shares, counts
     names: tuple[str, ...] = ()  # how texts call each class; empty: as `classes` do
-    templates: tuple[str, ...] = ()  # of texts about an image, each with {} for its class; empty: none are known
+    templates: tuple[
+        str, ...
+    ] = ()  # of texts about an image, each with {} for its class; empty: none are known
 
 
 def drop_duplicates(raw: RawImages) -> RawImages:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML, YAMLError
@@ -20,6 +20,7 @@ from merge_lib.workloads.vision.data import Snapshot, make_task, write_snapshot
 from merge_lib.workloads.vision.sources import Fit, Form, read_raw
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+Wanted = TypeVar("Wanted", bound=BaseModel)
 Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]
 
 
@@ -95,8 +96,17 @@ def read_params(path: Path) -> Params:
     Raises:
         SpecError: the file is missing, is no YAML, or holds wrong settings (all are listed).
     """
+    return read_section(Params, path)
+
+
+def read_section(wanted: type[Wanted], path: Path) -> Wanted:
+    """What a kind of data stage reads of the settings.
+
+    Raises:
+        SpecError: the file is missing, is no YAML, or holds wrong settings (all are listed).
+    """
     try:
-        return Params.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+        return wanted.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
     except (OSError, YAMLError) as exc:
         msg = f"Parameters '{path}' cannot be read ({exc}). Restore the file or name another with --params."
         raise SpecError(msg) from exc

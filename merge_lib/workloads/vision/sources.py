@@ -97,7 +97,9 @@ def decode(file: Any, called: str, form: Form) -> np.ndarray:
     try:
         with Image.open(file) as image:
             plain = image.convert("RGB" if form.colour else "L")
-            return np.asarray(_cropped(plain, form.size) if form.fit == "crop" else _stretched(plain, form.size))
+            return np.asarray(
+                _cropped(plain, form.size) if form.fit == "crop" else _stretched(plain, form.size)
+            )
     except (UnidentifiedImageError, OSError) as exc:
         msg = f"{called} cannot be read ({exc}). Replace it or take it out of the folder."
         raise DataError(msg) from exc
