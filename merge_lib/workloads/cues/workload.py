@@ -20,10 +20,11 @@ from merge_lib.workloads.cues.measuring import View, share_answered, views_of
 from merge_lib.workloads.cues.places import CueName, Family, places
 from merge_lib.workloads.cues.probe import CueProbe
 from merge_lib.workloads.protocol import Progress, TrainReport
+from merge_lib.workloads.states import write_trained
 from merge_lib.workloads.vision.config import TrainingConfig
 from merge_lib.workloads.vision.data import read_snapshot
 from merge_lib.workloads.vision.model import ViT, initial_model
-from merge_lib.workloads.vision.models import model_of, write_model
+from merge_lib.workloads.vision.models import model_of
 from merge_lib.workloads.vision.pictures import check_snapshot, scaled
 from merge_lib.workloads.vision.training import TrainingSet, step_count, train
 
@@ -109,8 +110,8 @@ class CuesWorkload:
         )
         accuracy = share_answered(model, *held_out, View(None), torch.arange(len(self.classes)))
         steps = step_count(len(examples[1]), config)
-        return write_model(
-            model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
+        return write_trained(
+            model.state_dict(), out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
         )
 
     def fine_tune(
@@ -143,8 +144,8 @@ class CuesWorkload:
         )
         accuracy = float(np.mean([*self._measured(model, tasks, "validation").values()]))
         steps = step_count(len(training_set.targets), config)
-        return write_model(
-            model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
+        return write_trained(
+            model.state_dict(), out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
         )
 
     def evaluate(

@@ -14,10 +14,11 @@ from merge_lib.checkpoints import read_state_dict
 from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.probe import Split
 from merge_lib.workloads.protocol import Progress, TrainReport
+from merge_lib.workloads.states import write_trained
 from merge_lib.workloads.vision.config import VisionConfig
 from merge_lib.workloads.vision.data import Examples, Snapshot, read_snapshot
 from merge_lib.workloads.vision.model import ViT, initial_model
-from merge_lib.workloads.vision.models import logits_of, model_of, write_model
+from merge_lib.workloads.vision.models import logits_of, model_of
 from merge_lib.workloads.vision.pictures import check_snapshot, scaled
 from merge_lib.workloads.vision.probe import VisionProbe
 from merge_lib.workloads.vision.scenarios import ScenarioMap
@@ -89,8 +90,8 @@ class VisionWorkload:
         guesses = logits_of(model, self._scaled(held_out, self._glyphs)).argmax(1).numpy()
         accuracy = float((guesses == held_out.labels).mean())
         steps = step_count(len(labels), self.config.pretraining)
-        return write_model(
-            model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
+        return write_trained(
+            model.state_dict(), out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
         )
 
     def fine_tune(
@@ -121,8 +122,8 @@ class VisionWorkload:
         )
         accuracy = float(np.mean([self._accuracy(model, task, "validation") for task in tasks]))
         steps = step_count(len(training_set.images), config)
-        return write_model(
-            model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
+        return write_trained(
+            model.state_dict(), out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
         )
 
     def evaluate(
