@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.workloads.states import check_state
+from merge_lib.workloads.training.devices import device_of
 from merge_lib.workloads.vision.config import ViTConfig
 from merge_lib.workloads.vision.model import ViT, empty_model
 
@@ -44,7 +45,7 @@ def own_model(config: ViTConfig, state: Mapping[str, Tensor], *, classes: int) -
 
 
 def logits_of(model: ViT, images: Float[Tensor, "n *k h w"]) -> Float[Tensor, "n c"]:
-    """The model's logits, without gradients."""
+    """The model's logits on the CPU, without gradients."""
     model.eval()
     with torch.inference_mode():
-        return model(images)
+        return model(images.to(device_of(model))).cpu()
