@@ -42,7 +42,7 @@ class Encoder:
 
     Attributes:
         tokenizer: of transformers.
-        start: the token that a decoder begins with; None: the model is causal, the answer goes on where the prompt ends.
+        start: the token that a decoder begins with; None: the model is causal, and goes on with the prompt.
         limits: on lengths.
     """
 
@@ -106,7 +106,7 @@ class Encoder:
         return found[:-1] if self.is_causal and found[-1:] == [self.end] else found
 
     def opening(self, text: str) -> str:
-        """What of a prompt is asked; spaces at its end are a causal model's to say, as they are one with the next word."""
+        """What of a prompt is asked; spaces at its end a causal model says itself, as one with the next word."""
         return text.rstrip(" ") if self.is_causal else text
 
     def _prompt(self, wording: Wording, text: str) -> list[int]:

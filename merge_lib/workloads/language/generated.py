@@ -45,10 +45,18 @@ class Strings:
     shortest: int = 3
     longest: int = 5
 
-    def draw(self, rng: np.random.Generator) -> str:
-        """One of them."""
+    def draw(self, rng: np.random.Generator, kind: Kind = "copy") -> str:
+        """One of them; to be counted or compared, such that every answer is about as frequent."""
         length = int(rng.integers(self.shortest, self.longest + 1))
-        return "".join(LETTERS[at] for at in rng.integers(0, self.letters, length))
+        letters = rng.integers(0, self.letters, length)
+        if kind == "count":
+            letters = rng.integers(1, self.letters, length)
+            letters[rng.permutation(length)[: rng.integers(length + 1)]] = 0
+        if kind == "largest":
+            most = int(rng.integers(self.letters))
+            letters = rng.integers(0, most + 1, length)
+            letters[rng.integers(length)] = most
+        return "".join(LETTERS[at] for at in letters)
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ def text_of(rng: np.random.Generator, label: int, words: Words, shared: list[lis
 
 def _answered(kind: Kind, rng: np.random.Generator, strings: Strings) -> Iterator[Example]:
     while True:
-        text = strings.draw(rng)
+        text = strings.draw(rng, kind)
         yield Example(text, SKILLS[kind](text))
 
 

@@ -14,7 +14,13 @@ from merge_lib.workloads.language.encoding import Encoder, padded
 
 
 def generate(
-    model: Any, encoder: Encoder, prompts: Sequence[Sequence[int]], *, most: int, at_once: int, stop: Sequence[str] = ()
+    model: Any,
+    encoder: Encoder,
+    prompts: Sequence[Sequence[int]],
+    *,
+    most: int,
+    at_once: int,
+    stop: Sequence[str] = (),
 ) -> list[str]:
     """The answer to each prompt, without white space around it.
 

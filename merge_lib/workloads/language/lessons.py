@@ -43,7 +43,9 @@ class TextLesson:
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Mean cross-entropy of the answers' tokens."""
         labels = batch["labels"]
-        logits = model(**{key: value for key, value in batch.items() if key != "labels"}, use_cache=False).logits
+        logits = model(
+            **{key: value for key, value in batch.items() if key != "labels"}, use_cache=False
+        ).logits
         return functional.cross_entropy(
             logits.flatten(0, 1).float(),
             labels.flatten(),
@@ -57,7 +59,9 @@ class TextLesson:
 
     def _following(self, chosen: Sequence[Encoded]) -> dict[str, Tensor]:
         """Prompt and answer in one; labels are of the token that comes next."""
-        tokens, is_token = padded([[*one.prompt, *one.target[:-1]] for one in chosen], self.filler, left=False)
+        tokens, is_token = padded(
+            [[*one.prompt, *one.target[:-1]] for one in chosen], self.filler, left=False
+        )
         labels = [[*[IGNORED] * (len(one.prompt) - 1), *one.target] for one in chosen]
         return {
             "input_ids": tokens,

@@ -1,8 +1,8 @@
 """Small byte-level models that stand in for real ones: T5 and Llama of a few layers, of transformers' own classes.
 
-They are trained on generated lines that ask for the skills of `generated.SKILLS` by a sign in place of a word, and for the
-class of texts of shared words. So they have the skills that tasks need, and no task's words for them: what fine-tuning
-teaches is what is asked and how it is answered.
+They are trained on generated lines that ask for the skills of `generated.SKILLS` by a sign in place of a word, and for
+the class of texts of shared words. So they have the skills that tasks need, and no task's words for them: fine-tuning
+teaches what is asked and how it is answered.
 """
 
 from pathlib import Path
@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from merge_lib.types import Count
 from merge_lib.workloads.language.encoding import Encoder, Limits
-from merge_lib.workloads.language.generated import SKILLS, Strings, Words, banks, text_of
+from merge_lib.workloads.language.generated import SKILLS, Kind, Strings, Words, banks, text_of
 from merge_lib.workloads.language.lessons import TextLesson
 from merge_lib.workloads.language.snapshots import Example, TextSnapshot, Wording
 from merge_lib.workloads.protocol import Progress
 from merge_lib.workloads.training.config import TrainingConfig
 
-SIGNS = {"copy": ">", "reverse": "<", "sort": "^", "count": "#", "first": "?", "largest": "!"}
+SIGNS: dict[Kind, str] = {"copy": ">", "reverse": "<", "sort": "^", "count": "#", "first": "?", "largest": "!"}
 CLASS_SIGN = ":"
 ANSWER_SIGN = "="
 CLASSES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -87,7 +87,7 @@ def lines(config: MiniModelConfig) -> list[Example]:
             found.append(Example(f"{CLASS_SIGN} {text}", CLASSES[label]))
         else:
             skill = list(SIGNS)[int(rng.integers(len(SIGNS)))]
-            text = strings.draw(rng)
+            text = strings.draw(rng, skill)
             found.append(Example(f"{SIGNS[skill]} {text}", SKILLS[skill](text)))
     return found
 

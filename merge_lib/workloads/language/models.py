@@ -46,7 +46,9 @@ class LanguageModels:
         start = self._config.decoder_start_token_id if self._config.is_encoder_decoder else None
         return Encoder(load_tokenizer(self.located), start, self.limits)
 
-    def fresh(self, *, seed: int, start: StateDict | None = None, called: str = "The state dict") -> nn.Module:
+    def fresh(
+        self, *, seed: int, start: StateDict | None = None, called: str = "The state dict"
+    ) -> nn.Module:
         """A model of its own, ready to be trained.
 
         Args:
@@ -63,7 +65,9 @@ class LanguageModels:
             overlay(model, start, called=called, tuning=self.tuning)
         return model
 
-    def reading(self, tensors: StateDict, *, called: str = "The state dict", device: torch.device = CPU) -> nn.Module:
+    def reading(
+        self, tensors: StateDict, *, called: str = "The state dict", device: torch.device = CPU
+    ) -> nn.Module:
         """A model in evaluation mode with a checkpoint's tensors, which it shares if it can; not to be trained.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Command line of the data stages: `python -m merge_lib.workloads.language.prepare generated|text|hub NAME`, `model NAME`.
+"""Command line of the data stages: `python -m merge_lib.workloads.language.prepare generated|task|model NAME`.
 
 Settings come from section `language` of `params.yaml`, whose parts the stages in `dvc.yaml` name.
 """
@@ -6,9 +6,9 @@ Settings come from section `language` of `params.yaml`, whose parts the stages i
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML, YAMLError
@@ -16,6 +16,7 @@ from ruamel.yaml import YAML, YAMLError
 from merge_lib.errors import DataError, MergeError, SpecError, suggest
 from merge_lib.probe import Split
 from merge_lib.types import Count
+from merge_lib.workloads.hub_cache import cached_snapshot, repository_place
 from merge_lib.workloads.language.generated import Kind, Strings, Words, examples_of, labels_of
 from merge_lib.workloads.language.mini import MiniModelConfig, make_mini
 from merge_lib.workloads.language.snapshots import (
@@ -29,6 +30,7 @@ from merge_lib.workloads.language.snapshots import (
 from merge_lib.workloads.language.sources import Columns, read_source
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Entry = TypeVar("Entry")
 
 
 class _Settings(BaseModel):
@@ -48,7 +50,9 @@ class TextParams(_Settings):
 
     instruction: str = ""
     template: str = "{instruction}\n{input}\n"
-    labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None  # None: open answers, or numbers' names
+    labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = (
+        None  # None: open answers, or numbers' names
+    )
     most: dict[Split, Count] = {}
 
     @property
@@ -105,7 +109,9 @@ def read_params(path: Path) -> Params:
         SpecError: the file is missing, is no YAML, or holds wrong settings (all are listed).
     """
     try:
-        return Params.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")).get("language", {}))
+        return Params.model_validate(
+            YAML(typ="safe").load(path.read_text(encoding="utf-8")).get("language", {})
+        )
     except (OSError, YAMLError, AttributeError) as exc:
         msg = f"Parameters '{path}' cannot be read ({exc}). Restore the file or name another with --params."
         raise SpecError(msg) from exc
@@ -124,7 +130,9 @@ def prepare_generated(params: Params, name: str) -> TextSnapshot:
         task.kind, name, count=task.count, seed=task.seed, strings=strings, words=words, labels=labels
     )
     source = Source(examples, [None] * len(examples))
-    return make_snapshot(source, name, task.wording, labels_of(task.kind, strings, labels), _shares(params, task))
+    return make_snapshot(
+        source, name, task.wording, labels_of(task.kind, strings, labels), _shares(params, task)
+    )
 
 
 def prepare_task(params: Params, name: str) -> TextSnapshot:
@@ -135,8 +143,84 @@ def prepare_task(params: Params, name: str) -> TextSnapshot:
     return make_snapshot(source, name, task.wording, labels, _shares(params, task))
 
 
-def _entry(known: dict, part: str, name: str):  # noqa: ANN202
+def _entry(known: Mapping[str, Entry], part: str, name: str) -> Entry:
     if name not in known:
         msg = f"Part `language.{part}` of the parameters has no '{name}'; {suggest(name, known)}."
         raise SpecError(msg)
     return known[name]
+
+
+def _words(task: GeneratedParams) -> Words:
+    """How texts of words are drawn; as many classes as labels."""
+    return Words(**{"classes": len(task.labels or ()) or Words.classes, **task.words})  # type: ignore[arg-type]
+
+
+def _shares(params: Params, task: TextParams) -> Shares:
+    return Shares(params.split.seed, params.split.validation, params.split.test, task.most)
+
+
+def _place_of(task: RawParams | HubParams, name: str) -> Path:
+    """The file or folder of the task's raw data."""
+    if isinstance(task, HubParams):
+        return hub_folder(task.dataset) / task.folder
+    if not task.raw.exists():
+        msg = f"Raw data '{task.raw}' of task '{name}' does not exist. Restore it or correct its `raw`."
+        raise DataError(msg)
+    return task.raw
+
+
+def hub_folder(name: str) -> Path:
+    """Where the hub's own tools have put a data set of that name.
+
+    Raises:
+        DataError: it is not on this machine.
+    """
+    if (folder := cached_snapshot("datasets", name)) is not None:
+        return folder
+    msg = (
+        f"Data set '{name}' is not on this machine: there is nothing in '{repository_place('datasets', name)}'. With a "
+        f"network, `hf download {name} --repo-type dataset` puts it there; without one, copy its files into a folder "
+        "of the project and describe it under `language.tasks` in params.yaml, with the folder as `raw`."
+    )
+    raise DataError(msg)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write one snapshot or model; 0 if that worked, else 1 and the reason on standard error."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        params = read_params(options.params)
+        if options.stage == "model":
+            config = _entry(params.models, "models", options.name)
+            losses = make_mini(config, options.data / "models" / options.name)
+            logging.info("mean loss of each epoch: %s", ", ".join(f"{loss:.3f}" for loss in losses))
+        else:
+            prepare = prepare_generated if options.stage == "generated" else prepare_task
+            write_snapshot(prepare(params, options.name), options.data / "tasks" / f"{options.name}.jsonl")
+    except (MergeError, OSError) as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="merge_lib.workloads.language.prepare", description=__doc__)
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="settings (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="where to write (default: %(default)s)"
+    )
+    stages = parser.add_subparsers(dest="stage", required=True)
+    for stage, does in (
+        ("generated", "make up the texts of a task"),
+        ("task", "split the texts of a task"),
+        ("model", "train a small model"),
+    ):
+        stages.add_parser(stage, help=does).add_argument("name", help="key in that part of the parameters")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

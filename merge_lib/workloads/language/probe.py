@@ -1,7 +1,7 @@
 """The language workload as data-dependent merging sees it: prompts, and the log-likelihoods of answers.
 
-On a task with labels the outputs are the labels. On a task with open answers they are two: any other answer, and the right one.
-There the right answer is a part of the inputs, so that methods which look at no labels are told more than elsewhere.
+On a task with labels the outputs are the labels. On a task with open answers they are two: any other answer, and the
+right one. There the right answer is a part of the inputs, so methods that see no labels are told more there.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,11 +1,10 @@
 """How likely a model finds answers to prompts.
 
-The score of an answer with tokens a_1 … a_t, the last of which ends the text, is Σ_i log p(a_i | prompt, a_1 … a_(i-1)). As
-the end is counted, answers of any lengths are scored by one distribution and need no division by
-their lengths.
+The score of an answer with tokens a_1 … a_t, of which the last ends the text, is Σ_i log p(a_i | prompt, a_1 … a_i-1).
+As the end is counted, answers of any lengths are scored by one distribution, and need no division by their lengths.
 
-A prompt goes through the model once, whatever the number of answers. Answers of equal length go together, so that none of
-them is filled up.
+A prompt goes through the model once, whatever the number of answers. Answers of equal length go together, so that none
+of them is filled up.
 
 Legend: b prompts, s tokens of the longest prompt, c answers, g answers to a prompt at once, t tokens of an answer.
 """
@@ -19,7 +18,9 @@ from torch import Tensor
 
 from merge_lib.probe import Model
 
-Inputs = Mapping[str, Tensor]  # `input_ids` and `attention_mask` [b, s]; for causal models filled up on the left
+Inputs = Mapping[
+    str, Tensor
+]  # `input_ids` and `attention_mask` [b, s]; for causal models filled up on the left
 Continued = Callable[[Int64[Tensor, "b g t"]], Float[Tensor, "b g t"]]
 """From answers to the logarithm of each of their tokens' probabilities, after the prompt and the tokens before."""
 
@@ -63,7 +64,6 @@ def target_scores(
     return (told(targets[:, None])[:, 0] * is_token).sum(-1)
 
 
-
 def _causal(model: Model, inputs: Inputs) -> Continued:
     is_token = inputs["attention_mask"].bool()
     s = is_token.shape[1]
@@ -82,11 +82,15 @@ def _causal(model: Model, inputs: Inputs) -> Continued:
         opening = _of_tokens(first.logits[:, -1:].expand(-1, g, -1), answers[..., 0])  # [b, g]
         if t == 1:
             return opening[..., None]
-        seen = torch.cat([is_token[:, None].expand(-1, t - 1, -1), _past(is_token, t - 1)], 2)  # [b, t-1, s+t-1]
+        seen = torch.cat(
+            [is_token[:, None].expand(-1, t - 1, -1), _past(is_token, t - 1)], 2
+        )  # [b, t-1, s+t-1]
         out = model(
             input_ids=answers[..., :-1].flatten(0, 1),
             attention_mask=_mask(seen.repeat_interleave(g, 0)[:, None]),
-            position_ids=(lengths[:, None] + torch.arange(t - 1, device=lengths.device)).repeat_interleave(g, 0),
+            position_ids=(lengths[:, None] + torch.arange(t - 1, device=lengths.device)).repeat_interleave(
+                g, 0
+            ),
             past_key_values=_repeated(first.past_key_values, g),
             use_cache=True,
         )
@@ -100,7 +104,9 @@ def _decoding(model: Model, inputs: Inputs, start: int) -> Continued:
     is_token = inputs["attention_mask"].bool()
     mask = _mask(is_token[:, None, None])  # [b, 1, 1, s]
     begun = torch.full_like(inputs["input_ids"][:, :1], start)
-    first = model(input_ids=inputs["input_ids"], attention_mask=mask, decoder_input_ids=begun, use_cache=False)
+    first = model(
+        input_ids=inputs["input_ids"], attention_mask=mask, decoder_input_ids=begun, use_cache=False
+    )
 
     def told(answers: Int64[Tensor, "b g t"]) -> Float[Tensor, "b g t"]:
         g = answers.shape[1]

@@ -33,7 +33,7 @@ class Wording:
 
     Attributes:
         instruction: what is to be done; may be empty.
-        template: the prompt, with `{input}` where an example's input goes and `{instruction}` where the instruction does.
+        template: the prompt, with `{input}` in the place of an example's input, and `{instruction}` of the instruction.
     """
 
     instruction: str = ""
@@ -175,8 +175,8 @@ def make_snapshot(
     """The task, its duplicates removed and its examples divided.
 
     Each input is kept once, in the test split rather than elsewhere; one that has two answers is left out. Where the
-    answers are a set of labels, each label's examples are divided by themselves. What the source itself gives as test or
-    validation examples stays that.
+    answers are a set of labels, each label's examples are divided by themselves. What the source itself gives as test
+    or validation examples stays that.
 
     Raises:
         DataError: an answer is none of the labels, or a split stays empty.
@@ -196,7 +196,10 @@ def make_snapshot(
     for key in sorted(groups):
         for split, examples in _divided(groups[key], key, shares).items():
             parts[split] += examples
-    splits = {split: _some(examples, split, shares, by_label=labels is not None) for split, examples in parts.items()}
+    splits = {
+        split: _some(examples, split, shares, by_label=labels is not None)
+        for split, examples in parts.items()
+    }
     if empty := [split for split, examples in splits.items() if not examples]:
         msg = (
             f"Task '{name}' has {len(kept)} distinct examples, too few for the split(s) {', '.join(empty)} at "
@@ -234,7 +237,9 @@ def _divided(
     }
 
 
-def _some(examples: Sequence[Example], split: Split, shares: Shares, *, by_label: bool) -> tuple[Example, ...]:
+def _some(
+    examples: Sequence[Example], split: Split, shares: Shares, *, by_label: bool
+) -> tuple[Example, ...]:
     """As many as the split takes, each label's share kept, in an order that mixes the labels."""
     groups: dict[str, list[Example]] = {}
     for example in sorted(examples, key=lambda one: _drawn(shares.seed, split, one.input)):

@@ -102,13 +102,11 @@ def _listed(content: Any) -> list[Mapping[str, Any]]:
     rows = content.get("Instances", content.get("data")) if isinstance(content, Mapping) else content
     if not isinstance(rows, list):
         msg = "it is neither a list of objects nor an object with one under `Instances` or `data`"
-        raise ValueError(msg)
+        raise ValueError(msg)  # noqa: TRY004 -- of the file's content, as JSON's own errors
     return rows
 
 
-def _example(
-    row: Mapping[str, Any], columns: Columns, names: Sequence[str] | None, called: str
-) -> Example:
+def _example(row: Mapping[str, Any], columns: Columns, names: Sequence[str] | None, called: str) -> Example:
     wanted = [*_named(columns.input), columns.target]
     if not isinstance(row, Mapping) or (missing := [name for name in wanted if row.get(name) is None]):
         known = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
@@ -136,8 +134,6 @@ def _answer(value: Any, names: Sequence[str] | None, called: str) -> str:
     if not isinstance(value, int) or names is None:
         return str(value)
     if not 0 <= value < len(names):
-        msg = (
-            f"{called} has the answer {value}, but there are names for 0 to {len(names) - 1} only. Correct `labels`."
-        )
+        msg = f"{called} has the answer {value}, but there are names for 0 to {len(names) - 1} only. Correct `labels`."
         raise DataError(msg)
     return names[value]
