@@ -15,7 +15,11 @@ from merge_lib.workloads.pretrained.config import TuningConfig
 from merge_lib.workloads.pretrained.locating import locate
 
 SHARES = Shares(seed=0, validation=0.2, test=0.3, most={})
-TASKS = {"copying": ("copy", ()), "counting": ("count", ()), "moods": ("words", ("glad", "calm", "wild", "dark"))}
+TASKS = {
+    "copying": ("copy", ()),
+    "counting": ("count", ()),
+    "moods": ("words", ("glad", "calm", "wild", "dark")),
+}
 TARGETS = {"t5": ("q", "v"), "llama": ("q_proj", "v_proj")}
 
 
