@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from merge_lib.workloads import LanguageConfig, create
+from merge_lib.workloads.language.encoding import Limits
 from merge_lib.workloads.language.generated import Strings, Words, examples_of, labels_of
 from merge_lib.workloads.language.mini import MiniModelConfig, initial_model
 from merge_lib.workloads.language.models import LanguageModels
-from merge_lib.workloads.language.encoding import Limits
 from merge_lib.workloads.language.snapshots import Shares, Source, Wording, make_snapshot, write_snapshot
 from merge_lib.workloads.language.tokens import byte_tokenizer
 from merge_lib.workloads.pretrained.config import TuningConfig
