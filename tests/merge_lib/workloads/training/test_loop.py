@@ -127,9 +127,16 @@ def test_early_stopping_brings_the_best_weights_back(network, fit, same):
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return next(values)
 
-    model = network()
-    course = fit(model, epochs=8, early_stopping={"patience": 3, "min_delta": 0.005}, validate=validate)
+    model, told = network(), []
+    course = fit(
+        model,
+        epochs=8,
+        early_stopping={"patience": 3, "min_delta": 0.005},
+        validate=validate,
+        progress=lambda done, total: told.append((done, total)),
+    )
     assert course.stopped_early
+    assert told == [(10, 48), (20, 48), (48, 48)]
     assert course.steps == 5 * 6  # the second epoch was best, then three that were not
     assert all(torch.equal(value, seen[1][name]) for name, value in model.state_dict().items())
     assert len(course.losses) == 5
