@@ -25,7 +25,6 @@ class FineTuningConfig(TrainingConfig):
         templates: how many of a task's templates the texts are made with, the first ones.
         shift: augmentation: pixels each way.
         smallest_crop: augmentation: least share of an image's area that is cut out and enlarged; 1 cuts nothing.
-        learning_rates: of tasks that are not trained at `learning_rate`; joint training always is.
     """
 
     epochs: Count | None = 10
@@ -36,13 +35,6 @@ class FineTuningConfig(TrainingConfig):
     templates: Count = 1
     shift: Annotated[int, Field(ge=0)] = 0
     smallest_crop: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    learning_rates: dict[str, Positive] = Field(default_factory=dict, exclude_if=lambda rates: not rates)
-
-    def of(self, tasks: Sequence[str]) -> "FineTuningConfig":
-        """The training on these tasks, at their learning rate; settings of the same training are the same."""
-        rates = {self.learning_rates.get(task, self.learning_rate) for task in tasks}
-        rate = rates.pop() if len(tasks) == 1 else self.learning_rate
-        return self.model_copy(update={"learning_rate": rate, "learning_rates": {}})
 
 
 class ClipConfig(WorkloadSettings):

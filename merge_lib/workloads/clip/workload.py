@@ -1,7 +1,7 @@
 """The CLIP workload: a pretrained model and snapshots in, checkpoints and accuracies out."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from functools import partial as bound
 from pathlib import Path
@@ -49,7 +49,6 @@ class ClipWorkload:
 
     def __init__(self, config: ClipConfig, *, tasks: Sequence[str], data: Path) -> None:
         _check_names(tasks, config.zero_shot)
-        _check_rates(tasks, config.fine_tuning.learning_rates)
         self.config = config
         self._tasks = tuple(tasks)
         self.located = locate(config.model, config.root_of(data), parts=PARTS)
@@ -111,7 +110,7 @@ class ClipWorkload:
         partial: Path | None = None,
     ) -> TrainReport:
         """Train `start` on the tasks' training splits together and write it to `out`."""
-        config, tuning = self.config.fine_tuning.of(tasks), self.config.tuning
+        config, tuning = self.config.fine_tuning, self.config.tuning
         lesson = self.lesson(tasks)
         model = self.models.fresh(seed=seed, start=read_state_dict(start), called=f"Checkpoint '{start}'")
         return make_checkpoint(
@@ -227,13 +226,3 @@ def _union(heads: Sequence[Head]) -> Head:
         texts: name for head in heads for name, texts in zip(head.names, head.texts, strict=True)
     }
     return Head(tuple(classes.values()), tuple(classes))
-
-
-def _check_rates(tasks: Sequence[str], named: Collection[str]) -> None:
-    """Refuse learning rates of tasks that are not there."""
-    if strangers := [task for task in named if task not in tasks]:
-        msg = (
-            f"`learning_rates` names {', '.join(strangers)}, which the task sequence does not have: "
-            f"{', '.join(tasks)}. Correct the names."
-        )
-        raise SpecError(msg)
