@@ -23,9 +23,12 @@ from tasks.jobs import (
 from tasks.project import Project
 
 
-def setting_of(project: Project, config: StudyConfig, hashes: dict[str, str]) -> Setting:
-    """What all steps of a run share."""
-    workload = config.workload.settled(project.root).model_dump(mode="json")
+def setting_of(
+    project: Project, config: StudyConfig, hashes: dict[str, str], *, is_settled: bool = True
+) -> Setting:
+    """What all steps of a run share; only looked at, it need not be settled on what this machine has."""
+    load = config.workload.settled(project.root) if is_settled else config.workload
+    workload = load.model_dump(mode="json")
     return Setting(
         str(project.root), workload, config.tasks, hashes, config.resources.threads, config.plugins
     )
