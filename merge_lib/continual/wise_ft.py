@@ -41,7 +41,7 @@ def wise_ft(
     Scope: per tensor; there is no state.
     Variant: of several experts only the last counts, so experts are to be trained one from the other (regime
         `sequential`): the last of them has seen all tasks.
-    Differs from the paper: nothing; it fine-tunes once. Continual studies interpolate the last checkpoint of a sequence.
+    Differs from the paper: nothing; it fine-tunes once, continual studies one task after another.
     Reference: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv:2109.01903, section 3.
 
     Args:
