@@ -23,7 +23,7 @@ class Weighted:
     weights: Mapping[str, Tensor]
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
-        """The module's output with these weights: a tensor, or what else it gives."""
+        """What the module gives with these weights: a tensor, or what models of transformers give."""
         return functional_call(self.module, dict(self.weights), args, kwargs)
 
 
