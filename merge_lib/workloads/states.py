@@ -1,15 +1,9 @@
-"""State dicts of workloads' models: checked against the model, and written as checkpoints when a training is done."""
-
-import time
-from pathlib import Path
-from typing import Any
+"""State dicts of workloads' models, checked against the model."""
 
 import torch
 
-from merge_lib.checkpoints import write_state_dict
 from merge_lib.errors import CheckpointCorruptError, CheckpointMismatchError
 from merge_lib.types import StateDict
-from merge_lib.workloads.protocol import TrainReport
 
 
 def check_state(state: StateDict, expected: StateDict, called: str) -> None:
@@ -44,30 +38,3 @@ def check_state(state: StateDict, expected: StateDict, called: str) -> None:
             "Train or merge it anew."
         )
         raise CheckpointCorruptError(msg)
-
-
-def write_trained(
-    tensors: StateDict,
-    out: Path,
-    lineage: dict[str, Any],
-    *,
-    started: float,
-    steps: int,
-    losses: list[float],
-    accuracy: float,
-) -> TrainReport:
-    """Write what a training made, and say how it went.
-
-    Args:
-        tensors: all that the checkpoint holds, by name; on any device.
-        out: the safetensors file.
-        lineage: JSON values that say where it comes from; the digest is added.
-        started: when the training began, by `time.perf_counter`.
-        steps: of the optimiser.
-        losses: mean of each epoch.
-        accuracy: on the validation splits, in [0, 1].
-    """
-    detached = {name: tensor.detach() for name, tensor in tensors.items()}
-    written = write_state_dict(out, detached, lineage=lineage)
-    elapsed_s = time.perf_counter() - started
-    return TrainReport(written.path, written.digest, written.size_bytes, elapsed_s, steps, losses, accuracy)
