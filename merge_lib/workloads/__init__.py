@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, SerializeAsAny
 
 from merge_lib.probe import Split
+from merge_lib.routing.encoder import Routing
 from merge_lib.workloads.cues.config import CuesConfig
 from merge_lib.workloads.protocol import Measuring, Probing, Progress, TrainReport, Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings, parse, parse_in_study
@@ -22,6 +23,7 @@ __all__ = [
     "Measuring",
     "Probing",
     "Progress",
+    "Routing",
     "Split",
     "TrainReport",
     "VisionConfig",
