@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from merge_lib.maps import Landscape
-from merge_lib.results import AuditSummary, ForgettingSummary, Regime, SearchRef
+from merge_lib.results import AuditSummary, ForgettingSummary, Regime, RoutedStage, SearchRef
 from tasks.records import Record, RecordStore
 
 
@@ -51,6 +51,7 @@ class MergeEntry:
     calibration: dict[str, Any] = field(default_factory=dict, hash=False)  # what the study says of it
     equalise: Literal["norms"] | None = None
     search: dict[str, Any] | None = field(default=None, hash=False)  # what is still to be found, and how
+    routing: dict[str, Any] | None = field(default=None, hash=False)  # how inputs find the tasks' models
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ class Finished:
     learning: dict[str, float] = field(
         default_factory=dict
     )  # seconds of what it learned from data, by record
+    routed: RoutedStage | None = None  # of a merge whose models answer by routing
 
     @classmethod
     def from_record(cls, record: Record, folder: Path, *, reused: bool) -> "Finished":
