@@ -88,7 +88,8 @@ def merge_decoded(
     with setting.store.writing("merge", work.key) as (_, commit):
         told = {**values, "elapsed_s": made.merged_s, **told_of_learning(setting, spec)}
         record = commit(inputs=work.inputs, params=work.params, values=told)
-    report(Step("merge", label, 1.0))
+    if known is None:
+        report(Step("merge", label, 1.0))
     scores = known or keep_scores(setting, label, made.digest, made.accuracy, made.evaluated_s)
     done = Finished.from_record(record, setting.store.folder("merge", work.key), reused=False)
     done = replace(done, scores=scores)

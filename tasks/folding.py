@@ -80,9 +80,11 @@ class Folding:
         with TemporaryDirectory() as folder:
             out = Path(folder) / "decoded.safetensors"
             started = perf_counter()
-            self.step(out, {})
-            out.unlink()
-            state = self.setting.store.folder("fold", self._key(len(self.experts))[0]) / STATE
+            key = self._key(len(self.experts))[0]
+            if self.setting.store.find("fold", key) is None:
+                self.step(out, {})
+                out.unlink()
+            state = self.setting.store.folder("fold", key) / STATE
             for task in (*range(len(self.experts)), SHARED):
                 written = read_merge(state, Path(self.base.path or ""), out, task=task)
                 yield MergedInMemory(written.digest, take_tensors(out), perf_counter() - started)

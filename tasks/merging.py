@@ -3,7 +3,7 @@
 The record of a merge that is not kept has no file; the merge is finished once it was evaluated, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,8 +126,8 @@ def merge_missing(setting: Setting, job: MergeJob, base: Finished, experts: list
     with sole_worker(" ".join(work.key for work in together)):
         found: dict[str, Finished] = {}
         for work in together:
-            found |= _find(setting, job, work) or {}
-        missing = [work for work in together if work.key not in found]
+            found |= _found(setting, job, work)
+        missing = _left(together, found)
         if missing:
             with compute_slot():
                 found |= _merge_all(setting, job, missing, base, experts)
@@ -150,16 +150,27 @@ def _joined(wanted: Sequence[Pending]) -> list[Pending]:
     return list(together.values())
 
 
-def _find(setting: Setting, job: MergeJob, work: Pending) -> dict[str, Finished] | None:
-    """The merge and its routes by key if all are finished, reported as steps that took no work."""
+def _found(setting: Setting, job: MergeJob, work: Pending) -> dict[str, Finished]:
+    """What is finished of a merge and its routes, by key, reported as steps that took no work."""
+    found: dict[str, Finished] = {}
     done = recorded_merge(setting, work.key)
-    routes = {route.key: recorded_route(setting, route.key) for route in work.routes}
-    if not is_finished(done, is_kept=is_stored(job, work.entry)) or None in routes.values():
-        return None
-    report(Step("merge", job.label, 1.0, reused=True))
+    if done is not None and is_finished(done, is_kept=is_stored(job, work.entry)):
+        found[work.key] = done
+        report(Step("merge", job.label, 1.0, reused=True))
     for route in work.routes:
-        report(Step(ROUTE, f"{route.label} · {job.label}", 1.0, reused=True))
-    return {work.key: done, **routes}  # type: ignore[dict-item]
+        if (answered := recorded_route(setting, route.key)) is not None:
+            found[route.key] = answered
+            report(Step(ROUTE, f"{route.label} · {job.label}", 1.0, reused=True))
+    return found
+
+
+def _left(works: Sequence[Pending], found: Mapping[str, Finished]) -> list[Pending]:
+    """What is still to be done of some merges, with those of their routes that are."""
+    rest = [
+        replace(work, routes=tuple(route for route in work.routes if route.key not in found))
+        for work in works
+    ]
+    return [work for work in rest if work.routes or work.key not in found]
 
 
 def _merge_all(
@@ -295,10 +306,9 @@ def _merge_one_by_one(
     refusals = []
     for work in missing:
         try:
-            if (found := _find(setting, job, work)) is not None:  # made before another was refused
-                done |= found
-            else:
-                done |= _merge_together(setting, job, [work], base, experts)
+            done |= _found(setting, job, work)  # made before another was refused
+            if left := _left([work], done):
+                done |= _merge_together(setting, job, left, base, experts)
         except StoppedError:
             raise
         except MergeError as refusal:

@@ -194,8 +194,8 @@ def routing_workload(setting: Setting) -> "Routing":
     workload = open_workload(setting)
     if not isinstance(workload, workloads.Routing):
         raise SpecError(
-            f"Workload '{setting.workload['name']}' has neither `encoder` nor `labels`, so its inputs cannot be put to "
-            "the vote. Give it both (merge_lib.workloads.Routing), or leave `routing` out."
+            f"Workload '{setting.workload['name']}' lacks `encoder`, `labels` or `own_classes`, so its inputs cannot "
+            "be put to the vote. Give it these (merge_lib.workloads.Routing), or leave `routing` out."
         )
     return workload
 
@@ -231,8 +231,7 @@ def _view(
         if setting.store.find(FEATURES, key) is not None:
             return BaseView.load(path)
         with setting.store.writing(FEATURES, key) as (folder, commit):
-            labels = routing_workload(setting).labels(task, split=split)
-            view = BaseView.of(encoder(), labels, task, split=split, examples=examples)
+            view = BaseView.of(routing_workload(setting), encoder(), task, split=split, examples=examples)
             view.save(folder / FILE, {"kind": FEATURES, "key": key, "inputs": inputs})
             commit(inputs=inputs, params=params, values={"features": FILE})
     return view

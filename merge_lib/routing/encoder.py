@@ -18,7 +18,10 @@ class Encoder(Protocol):
         ...
 
     def classes(self, task: str) -> "Tensor":
-        """[c, d]: of each class of the task, the mean of the unit features of its texts, not brought to length 1."""
+        """[c, d]: of each class that a task's inputs may be answered with, the mean of the unit features of its texts.
+
+        It is not brought to length 1.
+        """
         ...
 
 
@@ -35,4 +38,8 @@ class Routing(Protocol):
 
     def labels(self, task: str, *, split: Split) -> "Tensor":
         """[n]: the class of each input of a task's split, as a place among `Encoder.classes`."""
+        ...
+
+    def own_classes(self, task: str) -> "Tensor":
+        """[k]: which of `Encoder.classes` are the task's own; all, unless those of other tasks are answers, too."""
         ...

@@ -148,19 +148,9 @@ def route(
         split: of the tasks' inputs.
     """
     frozen, images = workload.encoder(base), settings.images
-    of_tasks = {
-        task: BaseView.of(
-            frozen,
-            workload.labels(task, split=images.split),
-            task,
-            split=images.split,
-            examples=images.examples,
-        ).prototypes()
-        for task in seen
-    }
-    views = {
-        task: BaseView.of(frozen, workload.labels(task, split=split), task, split=split) for task in tasks
-    }
+    shown = {"split": images.split, "examples": images.examples}
+    of_tasks = {task: BaseView.of(workload, frozen, task, **shown).prototypes() for task in seen}
+    views = {task: BaseView.of(workload, frozen, task, split=split) for task in tasks}
     poll = Poll(settings, of_tasks, views)
     for voter, model in enumerate(models):
         ask([poll], voter, lambda model=model: workload.encoder(model()), split=split)  # type: ignore[misc]

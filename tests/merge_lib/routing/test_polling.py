@@ -32,6 +32,9 @@ class Corners:
     def labels(self, task: str, *, split: str) -> Tensor:
         return self.points(task, split)[1]
 
+    def own_classes(self, task: str) -> Tensor:
+        return torch.arange(2)
+
     def encoder(self, tensors: dict[str, Tensor]) -> "Corner":
         return Corner(self, tensors["weight"])
 
@@ -91,8 +94,7 @@ def test_the_votes_are_those_of_a_plain_loop_over_inputs_and_voters():
     found, _ = routed(settings, workload=workload, models=[lambda m=m: m for m in models])
     encoders = [workload.encoder(tensors) for tensors in (*models, BASE)]
     seen = [
-        BaseView.of(encoders[-1], workload.labels(task, split="train"), task, split="train").prototypes()
-        for task in ("first", "second")
+        BaseView.of(workload, encoders[-1], task, split="train").prototypes() for task in ("first", "second")
     ]
     for task in TASKS:
         right = 0
@@ -119,7 +121,7 @@ def test_a_model_that_nobody_chose_is_never_made():
     workload = Corners()
     models = [lambda: expert_of("first"), refuse]
     near_first = RoutingSettings(known_tasks=True, voters=1)
-    view = BaseView.of(workload.encoder(BASE), workload.labels("first", split="test"), "first", split="test")
+    view = BaseView.of(workload, workload.encoder(BASE), "first", split="test")
     of_tasks = {"first": view.prototypes(), "second": -view.prototypes()}
     poll = Poll(near_first, of_tasks, {"third": view})
     for voter, model in enumerate(models):
@@ -139,9 +141,7 @@ def test_an_input_takes_a_pass_of_each_of_its_voters_and_no_more():
 def test_several_settings_share_the_passes():
     workload = Corners()
     frozen = workload.encoder(BASE)
-    views = {
-        task: BaseView.of(frozen, workload.labels(task, split="test"), task, split="test") for task in TASKS
-    }
+    views = {task: BaseView.of(workload, frozen, task, split="test") for task in TASKS}
     of_tasks = {task: views[task].prototypes() for task in ("first", "second")}
     settings = [RoutingSettings(), RoutingSettings(weights="similarity"), RoutingSettings(known_tasks=False)]
     together = [Poll(one, of_tasks, views) for one in settings]
@@ -156,21 +156,32 @@ def test_several_settings_share_the_passes():
 
 def test_prototypes_of_a_few_images_or_of_texts_alone():
     workload = Corners()
-    frozen, labels = workload.encoder(BASE), workload.labels("first", split="train")
-    some = BaseView.of(frozen, labels, "first", split="train", examples=5)
+    frozen = workload.encoder(BASE)
+    some = BaseView.of(workload, frozen, "first", split="train", examples=5)
     assert some.inputs.shape == (5, 8)
     assert some.labels.shape == (5,)
-    again = BaseView.of(frozen, labels, "first", split="train", examples=5)
+    again = BaseView.of(workload, frozen, "first", split="train", examples=5)
     assert torch.equal(some.inputs, again.inputs)
-    none = BaseView.of(frozen, labels, "first", split="train", examples=0)
+    none = BaseView.of(workload, frozen, "first", split="train", examples=0)
     assert torch.equal(none.prototypes(), torch.eye(8)[:2])
-    every = BaseView.of(frozen, labels, "first", split="train", examples=99)
+    every = BaseView.of(workload, frozen, "first", split="train", examples=99)
     assert len(every.inputs) == 12
 
 
 def test_a_view_outlives_its_process(tmp_path):
     workload = Corners()
-    view = BaseView.of(workload.encoder(BASE), workload.labels("first", split="test"), "first", split="test")
+    view = BaseView.of(workload, workload.encoder(BASE), "first", split="test")
     view.save(tmp_path / "view.safetensors", {"kind": "features"})
     found = BaseView.load(tmp_path / "view.safetensors")
     assert all(torch.equal(getattr(view, name), getattr(found, name)) for name in vars(view))
+
+
+def test_prototypes_are_of_the_task_s_own_classes_even_if_others_are_answers():
+    @dataclass
+    class Union(Corners):
+        def own_classes(self, task: str) -> Tensor:
+            return torch.tensor([1])
+
+    view = BaseView.of(Union(), Corners().encoder(BASE), "first", split="test")
+    assert view.prototypes().shape == (1, 8)
+    assert float(view.prototypes()[0, 1]) > 0.9
