@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from merge_lib.probe import Split
 from merge_lib.routing.encoder import Routing
+from merge_lib.workloads.clip.config import ClipConfig
 from merge_lib.workloads.cues.config import CuesConfig
 from merge_lib.workloads.protocol import Measuring, Probing, Progress, TrainReport, Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings, parse, parse_in_study
@@ -19,6 +20,7 @@ from merge_lib.workloads.vision.config import VisionConfig
 WorkloadConfig = Annotated[SerializeAsAny[WorkloadSettings], BeforeValidator(parse_in_study)]
 
 __all__ = [
+    "ClipConfig",
     "CuesConfig",
     "Measuring",
     "Probing",
