@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from tasks.evaluation import evaluate_each, find_scores, keep_scores
+from tasks.evaluation import evaluate_each, find_scores, keep_scores, probes_of
 from tasks.facts import SCALE_BYTES, SHARED, is_folded
 from tasks.folding import Folding
 from tasks.jobs import Finished, Scores, Setting
@@ -115,7 +115,7 @@ def evaluate_decoded(
     routes: "Routes",
     known: Scores | None = None,
 ) -> Decoded:
-    """Evaluate each model on its own task, and what they share on those that are still to come.
+    """Evaluate each model on its own task, and what they share on those that are still to come and on probes.
 
     Args:
         setting: of the run.
@@ -126,12 +126,13 @@ def evaluate_decoded(
         known: what was measured already, and is not measured again.
     """
     digests: list[str] = []
-    accuracy = {} if known is None else dict(zip(setting.tasks, known.accuracy, strict=True))
+    accuracy = {} if known is None else known.by_name(setting.tasks)
+    shared = (*setting.tasks[experts:], *probes_of(setting))
     merged_s, size, entries = 0.0, 0, 0
     started = time.perf_counter()
     for place in range(experts + 1):
         merged = next(merges)
-        own = setting.tasks[place : place + 1] if place < experts else setting.tasks[experts:]
+        own = setting.tasks[place : place + 1] if place < experts else shared
         if own and known is None:
             accuracy |= evaluate_each(setting, f"{label} · {own[0]}", merged.digest, merged.tensors, own)
         if place < experts:

@@ -1,6 +1,6 @@
 """What travels between Prefect tasks: paths, digests and parameters; never tensors."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -110,6 +110,10 @@ class Scores:
     elapsed_s: float
     reused: bool
     probes: dict[str, float] = field(default_factory=dict)  # what else the workload measures, by name
+
+    def by_name(self, tasks: Sequence[str]) -> dict[str, float]:
+        """All values, those of the tasks of the sequence first."""
+        return {**dict(zip(tasks, self.accuracy, strict=True)), **self.probes}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from merge_lib.errors import SpecError
 from merge_lib.results import RoutedStage
 from merge_lib.routing import RoutingSettings
 from tasks.caching import cache_key
-from tasks.evaluation import evaluate_each, evaluation_key
+from tasks.evaluation import apart, evaluate_each, evaluation_key, probes_of
 from tasks.facts import routing_of
 from tasks.jobs import Finished, MergeEntry, Scores, Setting
 from tasks.progress import Step, report
@@ -83,7 +83,7 @@ def recorded_route(setting: Setting, key: str) -> Finished | None:
 def _finished(setting: Setting, record: Record, *, reused: bool) -> Finished:
     values = record.values
     accuracy = tuple(values["accuracy"][name] for name in setting.tasks)
-    scores = Scores(values["digest"], accuracy, values["elapsed_s"], reused)
+    scores = Scores(values["digest"], accuracy, values["elapsed_s"], reused, values.get("probes", {}))
     done = Finished.from_record(record, setting.store.folder(KIND, record.key), reused=reused)
     return replace(done, elapsed_s=values["merged_s"], scores=scores, routed=RoutedStage(**values["routed"]))
 
@@ -125,22 +125,22 @@ class Routes:
     def _keep(self, route: Route, merged: Finished, kept: dict[str, int], label: str) -> Finished:
         started = time.perf_counter()
         assert merged.scores is not None
-        accuracy = dict(zip(self.setting.tasks, merged.scores.accuracy, strict=True))
+        measured = merged.scores.by_name(self.setting.tasks)
         chosen: dict[str, dict[str, float]] = {}
         if route.key in self._polls:
             result = self._polls[route.key].result()
-            accuracy |= result.accuracy
+            measured |= result.accuracy
             chosen = result.chosen
             of_tasks = self._prototypes(route.settings)
             kept = {**kept, "prototypes": sum(rows.numel() * rows.itemsize for rows in of_tasks.values())}
         elif route.settings.unseen == "base":
-            accuracy |= self._scores_of_base()
+            measured |= self._scores_of_base()
         digest = f"xxh3:{xxhash.xxh3_128_hexdigest(f'{merged.digest} {route.key}'.encode())}"
         values = {
             "checkpoint": None,
             "digest": digest,
             "size_bytes": sum(kept.values()),
-            "accuracy": accuracy,
+            **apart(self.setting, measured),
             "routed": asdict(RoutedStage(chosen, kept)),
             "merged_s": merged.elapsed_s,
             "elapsed_s": time.perf_counter() - started,
@@ -155,7 +155,7 @@ class Routes:
     def _scores_of_base(self) -> dict[str, float]:
         from merge_lib.checkpoints import read_state_dict
 
-        unseen = self.setting.tasks[len(self.seen) :]
+        unseen = (*self.setting.tasks[len(self.seen) :], *probes_of(self.setting))
         if not unseen:
             return {}
         tensors = read_state_dict(Path(self.base.path or ""))
@@ -175,7 +175,7 @@ class Routes:
         from merge_lib.routing import Poll
 
         voting = [route for route in self.routes if route.settings.votes]
-        views = self._views(self.setting.tasks, "test") if voting else {}
+        views = self._views((*self.setting.tasks, *probes_of(self.setting)), "test") if voting else {}
         return {route.key: Poll(route.settings, self._prototypes(route.settings), views) for route in voting}
 
     def _prototypes(self, settings: RoutingSettings) -> "dict[str, Tensor]":
