@@ -217,7 +217,7 @@ def _setting_of_study(study: Path, config: StudyConfig) -> Setting:
     project = Project.find(study.resolve().parent)
     load = config.workload
     needed = (*load.task_snapshots(config.tasks), *load.probe_snapshots())
-    hashes = recorded_hashes(project) or {} if needed else {}
+    hashes = recorded_hashes(project, needed) or {} if needed else {}
     if missing := [name for name in needed if name not in hashes]:
         raise SpecError(
             f"The data of {study} is not up to date: {', '.join(missing)}. Run the study, or `dvc repro`, first."

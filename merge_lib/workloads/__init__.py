@@ -13,6 +13,7 @@ from merge_lib.probe import Split
 from merge_lib.routing.encoder import Routing
 from merge_lib.workloads.clip.config import ClipConfig
 from merge_lib.workloads.cues.config import CuesConfig
+from merge_lib.workloads.language.config import LanguageConfig
 from merge_lib.workloads.protocol import Measuring, Probing, Progress, TrainReport, Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings, parse, parse_in_study
 from merge_lib.workloads.vision.config import VisionConfig
@@ -22,6 +23,7 @@ WorkloadConfig = Annotated[SerializeAsAny[WorkloadSettings], BeforeValidator(par
 __all__ = [
     "ClipConfig",
     "CuesConfig",
+    "LanguageConfig",
     "Measuring",
     "Probing",
     "Progress",
