@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from merge_lib.checkpoints import read_state_dict
+from merge_lib.checkpoints import read_state_dict, write_state_dict
 from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.probe import Split
 from merge_lib.types import StateDict
@@ -30,7 +30,6 @@ from merge_lib.workloads.pretrained.locating import locate
 from merge_lib.workloads.pretrained.models import PretrainedModels
 from merge_lib.workloads.pretrained.tuning import state_of, trained_parameters
 from merge_lib.workloads.protocol import Progress, TrainReport
-from merge_lib.workloads.states import write_trained
 from merge_lib.workloads.training.devices import training_device
 from merge_lib.workloads.training.writing import make_checkpoint
 
@@ -97,8 +96,10 @@ class ClipWorkload:
         accuracy = self._mean_accuracy(model, self._tasks)
         if progress is not None:
             progress(1, 1)
-        tensors = state_of(model, self.config.tuning)
-        return write_trained(tensors, out, lineage, started=started, steps=0, losses=[], accuracy=accuracy)
+        tensors = {name: one.detach() for name, one in state_of(model, self.config.tuning).items()}
+        made = write_state_dict(out, tensors, lineage=lineage)
+        elapsed_s = time.perf_counter() - started
+        return TrainReport(made.path, made.digest, made.size_bytes, elapsed_s, 0, [], accuracy)
 
     def fine_tune(
         self,
