@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -52,6 +52,7 @@ class ClipConfig(WorkloadSettings):
         digest: of the model's files; who gives it is refused another model. Filled in when a run begins.
     """
 
+    routes: ClassVar[bool] = True
     name: Literal["clip"]
     model: str
     scenario: Scenario = "task-incremental"
