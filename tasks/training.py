@@ -1,6 +1,7 @@
 """The base and the experts: found among the finished work, or trained now."""
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -68,17 +69,27 @@ def import_base(setting: Setting, checkpoint: Path) -> Finished:
 
 
 @task(task_run_name="train {job.label}", cache_policy=NO_CACHE)
-def train_expert(setting: Setting, job: TrainingJob, start: Finished) -> Finished:
-    """The checkpoint that comes of fine-tuning `start` as the job says."""
-    return fine_tune(setting, job, start)
+def train_expert(
+    setting: Setting, job: TrainingJob, start: Finished, earlier: Sequence[Finished] = ()
+) -> Finished:
+    """The checkpoint that comes of fine-tuning `start` as the job says; see `fine_tune`."""
+    return fine_tune(setting, job, start, earlier)
 
 
 def training_key(
-    setting: Setting, job: TrainingJob, start_digest: str
+    setting: Setting, job: TrainingJob, start_digest: str, *earlier: str
 ) -> tuple[str, dict[str, str], dict[str, Any]]:
-    """Key, inputs and parameters of a fine-tuning."""
+    """Key, inputs and parameters of a fine-tuning.
+
+    Args:
+        setting: of the run.
+        job: what is trained.
+        start_digest: of the checkpoint that it starts from.
+        earlier: digests of those before it, the last of them first, where a learner looks back.
+    """
     config = workloads.parse(setting.workload)
-    inputs = {"start": start_digest} | setting.hashes_of(config.task_snapshots(job.train_on))
+    inputs = {"start": start_digest} | setting.hashes_of(config.task_snapshots(job.train_on + job.before))
+    inputs |= {f"{place} before": digest for place, digest in enumerate(earlier, 1)}
     params = {
         "workload": config.parameters_of("train"),
         **config.facts_of("train", setting.tasks, Path(setting.root) / config.data),
@@ -86,28 +97,77 @@ def training_key(
         "seed": job.seed,
         "threads": setting.threads,
     }
-    return cache_key("train", inputs=inputs, params=params, code=config.code("train")), inputs, params
+    code = config.code("train")
+    if job.learner:
+        settings = learner_of(job)
+        params |= {"learner": job.learner, "params": job.params, "before": list(job.before)}
+        code = (*code, *settings.code())
+    return cache_key("train", inputs=inputs, params=params, code=code), inputs, params
 
 
-def fine_tune(setting: Setting, job: TrainingJob, start: Finished) -> Finished:
-    """Fine-tune, unless the result is among the finished work."""
-    key, inputs, params = training_key(setting, job, start.digest)
+def learner_of(job: TrainingJob) -> workloads.LearnerSettings:
+    """The learner that the job names, set up."""
+    return workloads.learners.get(job.learner).model_validate(job.params)
+
+
+def digests_of(start: Finished, earlier: Sequence[Finished]) -> list[str]:
+    """Of what a training is made from: the last checkpoint first."""
+    return [one.digest for one in (start, *reversed(earlier))]
+
+
+def fine_tune(
+    setting: Setting, job: TrainingJob, start: Finished, earlier: Sequence[Finished] = ()
+) -> Finished:
+    """Fine-tune, unless the result is among the finished work.
+
+    Args:
+        setting: of the run.
+        job: on what, and by which learner.
+        start: the checkpoint to start from.
+        earlier: those before it, from the base on, where a learner looks back.
+    """
+    key, inputs, params = training_key(setting, job, *digests_of(start, earlier))
     with sole_worker(key):
         if (found := find_checkpoint(setting, "train", key, job.label)) is not None:
             return found
         with compute_slot(), setting.store.writing("train", key) as (folder, commit):
             workload = open_workload(setting)
             lineage = {"kind": "train", "key": key, "inputs": inputs, "params": params}
-            made = workload.fine_tune(
-                Path(start.path),
-                job.train_on,
-                folder / CHECKPOINT,
-                seed=job.seed,
-                lineage=lineage,
-                progress=reporter("train", job.label),
-            )
+            if job.learner:
+                made = _teach(workload, job, [*earlier, start], folder / CHECKPOINT, lineage)
+            else:
+                made = workload.fine_tune(
+                    Path(start.path),
+                    job.train_on,
+                    folder / CHECKPOINT,
+                    seed=job.seed,
+                    lineage=lineage,
+                    progress=reporter("train", job.label),
+                )
             record = commit(inputs=inputs, params=params, values=_values(made))
     return Finished.from_record(record, setting.store.folder("train", key), reused=False)
+
+
+def _teach(
+    workload: workloads.Workload,
+    job: TrainingJob,
+    checkpoints: Sequence[Finished],
+    out: Path,
+    lineage: dict[str, Any],
+) -> workloads.TrainReport:
+    """The training of one task by a learner."""
+    from merge_lib.workloads.learners.classroom import Course
+    from merge_lib.workloads.learners.teaching import teach
+
+    (task,) = job.train_on
+    course = Course(
+        task,
+        job.before,
+        tuple(Path(one.path) for one in checkpoints),
+        job.seed,
+        progress=reporter("train", job.label),
+    )
+    return teach(workload, learner_of(job), course, out, lineage=lineage)
 
 
 def find_checkpoint(setting: Setting, kind: str, key: str, label: str) -> Finished | None:
@@ -140,4 +200,5 @@ def _values(made: workloads.TrainReport) -> dict[str, Any]:
         "losses": made.losses,
         "validation_accuracy": made.validation_accuracy,
         "visible_devices": list(visible_devices()),
+        **({} if made.taught is None else {"taught": made.taught, "fusions": made.fusions}),
     }

@@ -10,7 +10,9 @@ from typing import Annotated
 from pydantic import BeforeValidator, SerializeAsAny
 
 from merge_lib.probe import Split
+from merge_lib.workloads import learners
 from merge_lib.workloads.cues.config import CuesConfig
+from merge_lib.workloads.learners import LearnerSettings
 from merge_lib.workloads.protocol import Measuring, Probing, Progress, TrainReport, Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings, parse, parse_in_study
 from merge_lib.workloads.vision.config import VisionConfig
@@ -19,6 +21,7 @@ WorkloadConfig = Annotated[SerializeAsAny[WorkloadSettings], BeforeValidator(par
 
 __all__ = [
     "CuesConfig",
+    "LearnerSettings",
     "Measuring",
     "Probing",
     "Progress",
@@ -30,6 +33,7 @@ __all__ = [
     "WorkloadConfig",
     "WorkloadSettings",
     "create",
+    "learners",
     "parse",
 ]
 

@@ -1,7 +1,7 @@
 """What the flow asks of a workload: training from path to path, and the evaluation of a state dict."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,6 +23,8 @@ class TrainReport:
     steps: int
     losses: list[float]  # mean training loss of each epoch
     validation_accuracy: float  # mean over the tasks trained on, in [0, 1]
+    taught: dict[str, Any] | None = None  # fields of `merge_lib.results.Taught`, where a learner trained it
+    fusions: list[dict[str, float]] = field(default_factory=list)  # figures of each, of Recurrent-KIF
 
 
 @runtime_checkable
