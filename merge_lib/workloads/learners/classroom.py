@@ -3,14 +3,14 @@
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
 from merge_lib.recurrent import FusionReport, ReplayItem, select_memory
 from merge_lib.types import StateDict
 from merge_lib.workloads.learners.settings import MemorySettings
-from merge_lib.workloads.protocol import Progress, TrainReport
+from merge_lib.workloads.protocol import Progress
 from merge_lib.workloads.training.config import TrainingConfig
 from merge_lib.workloads.training.lessons import Lesson
 from merge_lib.workloads.training.loop import Trained
@@ -44,7 +44,7 @@ class Classroom(Protocol):
         ...
 
     def held_out(self, task: str, count: int) -> Lesson:
-        """The first so many development examples of a task, never augmented; all, where there are fewer."""
+        """So many development examples of a task, evenly spread over all, never augmented; all, where there are fewer."""
         ...
 
     def size_of(self, items: Sequence[ReplayItem]) -> int:
@@ -52,21 +52,11 @@ class Classroom(Protocol):
         ...
 
     def validate(self, task: str) -> Validate:
-        """The value on the development examples of a task that early stopping looks at."""
+        """Accuracy on the development examples of a task; for the report, and for early stopping."""
         ...
 
-    def write(
-        self, out: Path, task: str, *, lineage: dict[str, Any], trained: Trained, started: float
-    ) -> TrainReport:
-        """Write the model, which has just learned the task, and say how that went.
-
-        Args:
-            out: the checkpoint's file.
-            task: that was learned.
-            lineage: kept in the file.
-            trained: how the training went.
-            started: by `time.perf_counter`.
-        """
+    def tensors(self) -> StateDict:
+        """What a checkpoint of the model holds."""
         ...
 
 

@@ -8,12 +8,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
+from merge_lib.checkpoints import write_state_dict
 from merge_lib.errors import SpecError
 from merge_lib.recurrent import FusionReport
 from merge_lib.results import Taught
 from merge_lib.workloads.learners.classroom import Classroom, Course, Learned, Teaching
 from merge_lib.workloads.learners.settings import LearnerSettings
 from merge_lib.workloads.protocol import TrainReport, Workload
+from merge_lib.workloads.training.writing import report_of
 
 
 def teach(
@@ -33,7 +37,15 @@ def teach(
     started = time.perf_counter()
     room = workload.classroom(course.checkpoints[-1], seed=course.seed, is_product=settings.needs_adapters)
     learned: Learned = import_module(settings.module).learn(room, course, settings)
-    report = room.write(out, course.task, lineage=lineage, trained=learned.trained, started=started)
+    room.model.eval()
+    with torch.no_grad():
+        accuracy = room.validate(course.task)(room.model)
+    tensors = {name: one.detach() for name, one in room.tensors().items()}
+    written = write_state_dict(out, tensors, lineage=lineage)
+    elapsed_s = time.perf_counter() - started
+    report = report_of(
+        learned.trained, written.path, written.digest, written.size_bytes, elapsed_s, accuracy
+    )
     fusions = [_figures(one) for one in learned.fusions]
     return replace(report, taught=_told(room, settings, learned, fusions), fusions=fusions)
 
