@@ -45,7 +45,13 @@ class Blobs:
         return centres + self.settings.spread * torch.randn(200, 2, generator=generator), labels
 
     def pretrain(
-        self, out: Path, *, seed: int, lineage: dict[str, Any], progress: Progress | None = None
+        self,
+        out: Path,
+        *,
+        seed: int,
+        lineage: dict[str, Any],
+        progress: Progress | None = None,
+        partial: Path | None = None,
     ) -> TrainReport:
         """A base that knows nothing: small random weights."""
         generator = torch.Generator().manual_seed(seed)
@@ -61,6 +67,7 @@ class Blobs:
         seed: int,
         lineage: dict[str, Any],
         progress: Progress | None = None,
+        partial: Path | None = None,
     ) -> TrainReport:
         """Gradient descent on the tasks' points together."""
         started, losses = time.perf_counter(), []

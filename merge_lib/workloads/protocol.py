@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from merge_lib.probe import Probe, Split
 from merge_lib.types import StateDict
+from merge_lib.workloads.training.curves import Curves
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) every few steps; an exception raised in it stops the training."""
@@ -23,6 +24,10 @@ class TrainReport:
     steps: int
     losses: list[float]  # mean training loss of each epoch
     validation_accuracy: float  # mean over the tasks trained on, in [0, 1]
+    curves: Curves = field(default_factory=Curves)  # steps joined to a few points
+    micro_batch: int | None = None  # examples on the device at once in the end; None: the whole batch
+    stopped_early: bool = False
+    resumed_at: int = 0  # the step that a killed training went on after
     taught: dict[str, Any] | None = None  # fields of `merge_lib.results.Taught`, where a learner trained it
     fusions: list[dict[str, float]] = field(default_factory=list)  # figures of each, of Recurrent-KIF
 
@@ -67,9 +72,15 @@ class Workload(Protocol):
         ...
 
     def pretrain(
-        self, out: Path, *, seed: int, lineage: dict[str, Any], progress: Progress | None = None
+        self,
+        out: Path,
+        *,
+        seed: int,
+        lineage: dict[str, Any],
+        progress: Progress | None = None,
+        partial: Path | None = None,
     ) -> TrainReport:
-        """Train the base from random weights and write it to `out`."""
+        """Train the base from random weights and write it to `out`; `partial` as in `fine_tune`."""
         ...
 
     def fine_tune(
@@ -81,8 +92,19 @@ class Workload(Protocol):
         seed: int,
         lineage: dict[str, Any],
         progress: Progress | None = None,
+        partial: Path | None = None,
     ) -> TrainReport:
-        """Train `start` on the tasks together (one task: an expert; several: joint training)."""
+        """Train `start` on the tasks together (one task: an expert; several: joint training).
+
+        Args:
+            start: the checkpoint to begin with.
+            tasks: names of the task sequence.
+            out: the trained checkpoint's file.
+            seed: of all draws.
+            lineage: JSON values for the file.
+            progress: told how far it is.
+            partial: a folder of this training's own, for saves to go on from after a kill; the caller removes it.
+        """
         ...
 
     def evaluate(

@@ -10,7 +10,8 @@ from merge_lib.errors import SpecError
 from merge_lib.workloads.cues.places import CueName, check_room, side_of
 from merge_lib.workloads.protocol import Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings
-from merge_lib.workloads.vision.config import Count, Positive, Share, TrainingConfig, ViTConfig
+from merge_lib.workloads.training.config import Count, Positive, Share, deciding
+from merge_lib.workloads.vision.config import ImageTrainingConfig, ViTConfig
 
 SMALLEST_SIDE = 2  # a patch of one pixel has no pattern
 
@@ -23,22 +24,22 @@ class CueModelConfig(ViTConfig):
     channels: Literal[1, 3] = 3
 
 
-class CuePretrainingConfig(TrainingConfig):
+class CuePretrainingConfig(ImageTrainingConfig):
     """Training of the base on images without cues."""
 
     snapshot: str | None = (
         None  # the file data/pretraining/<snapshot>.safetensors; None: the study's own images
     )
-    epochs: Count = 8
+    epochs: Count | None = 8
     batch_size: Count = 128
     learning_rate: Positive = 4e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
 
 
-class CueFineTuningConfig(TrainingConfig):
+class CueFineTuningConfig(ImageTrainingConfig):
     """Training of an expert on images with its cue."""
 
-    epochs: Count = 3
+    epochs: Count | None = 3
     batch_size: Count = 128
     learning_rate: Positive = 4e-3
 
@@ -108,7 +109,7 @@ class CuesConfig(WorkloadSettings):
             "train": {"model", "fine_tuning", "cue", "shared", "label_noise", "contradicts", "strength"},
             "evaluate": {"model", "cue", "shared", "contradicts"},
         }
-        return self.model_dump(mode="json", include={"name", *parts[work]})
+        return deciding(self, {"name", *parts[work]})
 
     def code(self, work: Work) -> tuple[str, ...]:  # noqa: ARG002 - one module leads to all
         """The modules whose source can change the result of one kind of work."""

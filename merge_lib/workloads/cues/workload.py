@@ -1,6 +1,5 @@
 """The workload of cues: settings and one snapshot in, checkpoints, accuracies and probes out."""
 
-import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +19,13 @@ from merge_lib.workloads.cues.measuring import View, share_answered, views_of
 from merge_lib.workloads.cues.places import CueName, Family, places
 from merge_lib.workloads.cues.probe import CueProbe
 from merge_lib.workloads.protocol import Progress, TrainReport
-from merge_lib.workloads.vision.config import TrainingConfig
+from merge_lib.workloads.training.writing import make_checkpoint
+from merge_lib.workloads.vision.config import ImageTrainingConfig
 from merge_lib.workloads.vision.data import read_snapshot
+from merge_lib.workloads.vision.lessons import TrainingSet, lesson_of
 from merge_lib.workloads.vision.model import ViT, initial_model
-from merge_lib.workloads.vision.models import model_of, write_model
+from merge_lib.workloads.vision.models import model_of
 from merge_lib.workloads.vision.pictures import check_snapshot, scaled
-from merge_lib.workloads.vision.training import TrainingSet, step_count, train
 
 
 class CuesWorkload:
@@ -92,25 +92,31 @@ class CuesWorkload:
         return self._cue("shared", CueName.parse(self._tasks[0]).family, -1)
 
     def pretrain(
-        self, out: Path, *, seed: int, lineage: dict[str, Any], progress: Progress | None = None
+        self,
+        out: Path,
+        *,
+        seed: int,
+        lineage: dict[str, Any],
+        progress: Progress | None = None,
+        partial: Path | None = None,
     ) -> TrainReport:
         """Train the base from random weights on images without cues and write it to `out`."""
-        started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed)
-        model = initial_model(self.config.model, classes=len(self.classes), generator=generator)
         examples, held_out = (
             (scaled(part, self._early, channels=self.config.model.channels), torch.from_numpy(part.labels))
             for part in (self._early.splits["train"], self._early.splits["validation"])
         )
-        training_set = TrainingSet(*examples, torch.zeros_like(examples[1]))
-        config = self.config.pretraining
-        losses = train(
-            model, training_set, config, outputs=lambda x, _: x, generator=generator, progress=progress
-        )
-        accuracy = share_answered(model, *held_out, View(None), torch.arange(len(self.classes)))
-        steps = step_count(len(examples[1]), config)
-        return write_model(
-            model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
+        config, columns = self.config.pretraining, torch.arange(len(self.classes))
+        return make_checkpoint(
+            initial_model(self.config.model, classes=len(self.classes), generator=generator),
+            lesson_of(TrainingSet(*examples, torch.zeros_like(examples[1])), config),
+            config,
+            out,
+            lineage=lineage,
+            generator=generator,
+            validate=lambda model: share_answered(model, *held_out, View(None), columns),
+            saved=partial,
+            progress=progress,
         )
 
     def fine_tune(
@@ -122,29 +128,26 @@ class CuesWorkload:
         seed: int,
         lineage: dict[str, Any],
         progress: Progress | None = None,
+        partial: Path | None = None,
     ) -> TrainReport:
         """Train `start` on the images with the tasks' cues, together if they are several, and write it to `out`.
 
         The order of the images depends on the seed and the tasks alone, not on `start`: experts from the base and
         experts from one another see the same batches, equally many.
         """
-        started = time.perf_counter()
-        model = self._model(read_state_dict(start), f"Checkpoint '{start}'")
         training_set, marks = self._training_set(tasks)
         config = self._fine_tuning(tasks)
-        losses = train(
-            model,
-            training_set,
+        outputs = lambda logits, _: logits[:, self.columns]  # noqa: E731
+        return make_checkpoint(
+            self._model(read_state_dict(start), f"Checkpoint '{start}'"),
+            lesson_of(training_set, config, outputs=outputs, stamp=marks.stamp),
             config,
-            outputs=lambda logits, _: logits[:, self.columns],
+            out,
+            lineage=lineage,
             generator=generator_of(seed, "order", *tasks),
-            stamp=marks.stamp,
+            validate=lambda model: float(np.mean([*self._measured(model, tasks, "validation").values()])),
+            saved=partial,
             progress=progress,
-        )
-        accuracy = float(np.mean([*self._measured(model, tasks, "validation").values()]))
-        steps = step_count(len(training_set.targets), config)
-        return write_model(
-            model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
         )
 
     def evaluate(
@@ -245,7 +248,7 @@ class CuesWorkload:
         noise = self.config.label_noise.get(task, 0.0)
         return told(labels, classes=len(self.columns), noise=noise, draws=(self.config.cue.seed, task))
 
-    def _fine_tuning(self, tasks: Sequence[str]) -> TrainingConfig:
+    def _fine_tuning(self, tasks: Sequence[str]) -> ImageTrainingConfig:
         """The settings of a training, stronger or weaker where a single task is to be."""
         config = self.config.fine_tuning
         factor = self.config.strength.get(tasks[0], 1.0) if len(tasks) == 1 else 1.0

@@ -54,7 +54,7 @@ class LearnerSettings(BaseModel):
 
     def code(self) -> tuple[str, ...]:
         """The modules whose source can change what it learns."""
-        return (type(self).__module__, *([self.module] if self.module else []))
+        return (type(self).__module__, self.module, f"{__package__}.teaching")
 
 
 class MemorySettings(LearnerSettings):

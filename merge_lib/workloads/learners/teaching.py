@@ -43,9 +43,7 @@ def teach(
     tensors = {name: one.detach() for name, one in room.tensors().items()}
     written = write_state_dict(out, tensors, lineage=lineage)
     elapsed_s = time.perf_counter() - started
-    report = report_of(
-        learned.trained, written.path, written.digest, written.size_bytes, elapsed_s, accuracy
-    )
+    report = report_of(learned.trained, written.path, written.digest, written.size_bytes, elapsed_s, accuracy)
     fusions = [_figures(one) for one in learned.fusions]
     return replace(report, taught=_told(room, settings, learned, fusions), fusions=fusions)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from merge_lib.recurrent import ReplayItem
+from merge_lib.recurrent.replay import ReplayItem
 from merge_lib.types import StateDict
 from merge_lib.workloads.training.parameters import trainable_parameters
 from merge_lib.workloads.training.stopping import Validate

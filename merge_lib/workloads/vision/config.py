@@ -8,13 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from merge_lib.workloads.protocol import Workload
 from merge_lib.workloads.settings import Teaches, Work, WorkloadSettings
+from merge_lib.workloads.training.config import Count, Positive, TrainingConfig, deciding
 
 Scenario = Literal["task-incremental", "domain-incremental", "class-incremental"]
 
-
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Channels = Annotated[Literal[1, 3], Field(exclude_if=lambda count: count == 1)]
 """Grey, or red, green and blue; grey is not written down, so that settings from before colour stay as they are."""
 
@@ -45,36 +42,26 @@ class ViTConfig(BaseModel):
         return self
 
 
-class TrainingConfig(BaseModel):
-    """One training: AdamW under a cosine schedule with linear warm-up."""
+class ImageTrainingConfig(TrainingConfig):
+    """One training on images."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: Count
-    batch_size: Count = 32
-    learning_rate: Positive
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    warmup: Share = 0.1  # share of the steps in which the learning rate rises
-    max_grad_norm: Positive = 1.0
     shift: Annotated[int, Field(ge=0)] = 0  # augmentation: up to this many pixels each way
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    freeze: tuple[str, ...] = ()  # glob patterns of parameter names that keep their values
 
 
-class PretrainingConfig(TrainingConfig):
+class PretrainingConfig(ImageTrainingConfig):
     """Training of the base on glyphs."""
 
     snapshot: str = "glyphs"  # the file data/pretraining/<snapshot>.safetensors
-    epochs: Count = 8
+    epochs: Count | None = 8
     batch_size: Count = 128
     learning_rate: Positive = 2e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
 
 
-class FineTuningConfig(TrainingConfig):
+class FineTuningConfig(ImageTrainingConfig):
     """Training of an expert; joint training makes the same number of epochs over the tasks' union."""
 
-    epochs: Count = 10
+    epochs: Count | None = 10
     learning_rate: Positive = 3e-4
 
 
@@ -102,13 +89,13 @@ class VisionConfig(WorkloadSettings):
             "train": {"model", "scenario", "fine_tuning"},
             "evaluate": {"model", "scenario"},
         }
-        return self.model_dump(mode="json", include={"name", *parts[work]})
+        return deciding(self, {"name", *parts[work]})
 
     def code(self, work: Work) -> tuple[str, ...]:
         """The modules whose source can change the result of one kind of work."""
         package = "merge_lib.workloads.vision"
         shared = (f"{package}.workload", f"{package}.model", f"{package}.scenarios")
-        return shared if work == "evaluate" else (*shared, f"{package}.training")
+        return shared if work == "evaluate" else (*shared, f"{package}.lessons")
 
     def facts_of(self, work: Work, tasks: Sequence[str], data: Path) -> dict[str, Any]:
         """The classes of all tasks: they decide what an output means, and widen the head where glyphs lack them."""

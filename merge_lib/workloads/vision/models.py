@@ -1,16 +1,12 @@
-"""Vision transformers from state dicts, their logits, and checkpoints of them."""
+"""Vision transformers from state dicts, and their logits."""
 
-import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from merge_lib.checkpoints import write_state_dict
-from merge_lib.workloads.protocol import TrainReport
+from merge_lib.workloads.training.devices import device_of
 from merge_lib.workloads.vision.config import ViTConfig
 from merge_lib.workloads.vision.model import ViT, check_state, empty_model
 
@@ -48,24 +44,7 @@ def own_model(config: ViTConfig, state: Mapping[str, Tensor], *, classes: int) -
 
 
 def logits_of(model: ViT, images: Float[Tensor, "n *k h w"]) -> Float[Tensor, "n c"]:
-    """The model's logits, without gradients."""
+    """The model's logits on the CPU, without gradients."""
     model.eval()
     with torch.inference_mode():
-        return model(images)
-
-
-def write_model(
-    model: ViT,
-    out: Path,
-    lineage: dict[str, Any],
-    *,
-    started: float,
-    steps: int,
-    losses: list[float],
-    accuracy: float,
-) -> TrainReport:
-    """Write the trained model and say how its training went."""
-    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    written = write_state_dict(out, tensors, lineage=lineage)
-    elapsed_s = time.perf_counter() - started
-    return TrainReport(written.path, written.digest, written.size_bytes, elapsed_s, steps, losses, accuracy)
+        return model(images.to(device_of(model))).cpu()

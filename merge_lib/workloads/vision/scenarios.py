@@ -46,8 +46,8 @@ class ScenarioMap:
 
     def outputs(self, logits: Float[Tensor, "n c"], task: Int64[Tensor, " n"]) -> Float[Tensor, "n o"]:
         """The outputs of each example, given its logits and the index of its task."""
-        used = logits[:, None, self._used]  # [n, 1, u]: only classes of the study cost time
-        return torch.logsumexp(used + self._mask[task], dim=2)  # [n, o, u] -> [n, o]
+        used = logits[:, None, self._used.to(logits.device)]  # [n, 1, u]: only classes of the study cost time
+        return torch.logsumexp(used + self._mask.to(logits.device)[task], dim=2)  # [n, o, u] -> [n, o]
 
     def targets(self, labels: Int64[Tensor, " n"], task: int) -> Int64[Tensor, " n"]:
         """The output that is right for each example of one task, given its label in the snapshot."""

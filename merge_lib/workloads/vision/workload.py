@@ -1,6 +1,5 @@
 """The vision workload: snapshots and settings in, checkpoints and accuracies out."""
 
-import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +13,16 @@ from merge_lib.checkpoints import read_state_dict
 from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.probe import Split
 from merge_lib.workloads.protocol import Progress, TrainReport
+from merge_lib.workloads.training.writing import make_checkpoint
+from merge_lib.workloads.vision.classroom import VisionClassroom
 from merge_lib.workloads.vision.config import VisionConfig
 from merge_lib.workloads.vision.data import Examples, Snapshot, read_snapshot
+from merge_lib.workloads.vision.lessons import TrainingSet, lesson_of
 from merge_lib.workloads.vision.model import ViT, initial_model
-from merge_lib.workloads.vision.models import logits_of, model_of, write_model
+from merge_lib.workloads.vision.models import logits_of, model_of
 from merge_lib.workloads.vision.pictures import check_snapshot, scaled
 from merge_lib.workloads.vision.probe import VisionProbe
 from merge_lib.workloads.vision.scenarios import ScenarioMap
-from merge_lib.workloads.vision.training import TrainingSet, step_count, train
 
 
 class VisionWorkload:
@@ -69,28 +70,33 @@ class VisionWorkload:
         return tuple(dict.fromkeys([*self._glyphs.classes, *task_classes]))
 
     def pretrain(
-        self, out: Path, *, seed: int, lineage: dict[str, Any], progress: Progress | None = None
+        self,
+        out: Path,
+        *,
+        seed: int,
+        lineage: dict[str, Any],
+        progress: Progress | None = None,
+        partial: Path | None = None,
     ) -> TrainReport:
         """Train the base from random weights on the pre-training snapshot and write it to `out`."""
-        started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed)
         model = initial_model(self.config.model, classes=len(self.classes), generator=generator)
         examples, held_out = self._glyphs.splits["train"], self._glyphs.splits["validation"]
         labels = torch.from_numpy(examples.labels)
         training_set = TrainingSet(self._scaled(examples, self._glyphs), labels, torch.zeros_like(labels))
-        losses = train(
+        images = self._scaled(held_out, self._glyphs)
+        return make_checkpoint(
             model,
-            training_set,
+            lesson_of(training_set, self.config.pretraining),
             self.config.pretraining,
-            outputs=lambda logits, _: logits,
+            out,
+            lineage=lineage,
             generator=generator,
+            validate=lambda model: float(
+                (logits_of(model, images).argmax(1).numpy() == held_out.labels).mean()
+            ),
+            saved=partial,
             progress=progress,
-        )
-        guesses = logits_of(model, self._scaled(held_out, self._glyphs)).argmax(1).numpy()
-        accuracy = float((guesses == held_out.labels).mean())
-        steps = step_count(len(labels), self.config.pretraining)
-        return write_model(
-            model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
         )
 
     def fine_tune(
@@ -102,27 +108,45 @@ class VisionWorkload:
         seed: int,
         lineage: dict[str, Any],
         progress: Progress | None = None,
+        partial: Path | None = None,
     ) -> TrainReport:
         """Train `start` on the tasks' training splits together and write it to `out`.
 
         Budget: the same number of epochs over the union of the tasks, whether it is one task or several.
         """
-        started = time.perf_counter()
-        model = self._model(read_state_dict(start), f"Checkpoint '{start}'")
         config = self.config.fine_tuning
-        training_set = self._training_set(tasks)
-        losses = train(
-            model,
-            training_set,
+        lesson = lesson_of(self._training_set(tasks), config, outputs=self._scenario.outputs)
+        return make_checkpoint(
+            self._model(read_state_dict(start), f"Checkpoint '{start}'"),
+            lesson,
             config,
-            outputs=self._scenario.outputs,
+            out,
+            lineage=lineage,
             generator=torch.Generator().manual_seed(seed),
+            validate=lambda model: float(
+                np.mean([self._accuracy(model, task, "validation") for task in tasks])
+            ),
+            saved=partial,
             progress=progress,
         )
-        accuracy = float(np.mean([self._accuracy(model, task, "validation") for task in tasks]))
-        steps = step_count(len(training_set.images), config)
-        return write_model(
-            model, out, lineage, started=started, steps=steps, losses=losses, accuracy=accuracy
+
+    def classroom(self, start: Path, *, seed: int, is_product: bool = False) -> VisionClassroom:  # noqa: ARG002
+        """The model of a checkpoint and the images of all tasks, for learners.
+
+        Raises:
+            SpecError: adapters are asked for.
+        """
+        if is_product:
+            raise SpecError(
+                "The vision workload trains full weights, but adapters were asked for. Take others."
+            )
+        return VisionClassroom(
+            self._model(read_state_dict(start), f"Checkpoint '{start}'"),
+            self.config.fine_tuning,
+            snapshots=self._snapshots,
+            examples=self._examples,
+            outputs=self._scenario.outputs,
+            accuracy=lambda model, task: self._accuracy(model, task, "validation"),
         )
 
     def evaluate(
@@ -166,6 +190,11 @@ class VisionWorkload:
             torch.cat([self._scenario.targets(part, t) for part, t in zip(labels, positions, strict=True)]),
             torch.cat([torch.full_like(part, t) for part, t in zip(labels, positions, strict=True)]),
         )
+
+    def _examples(self, task: str, split: Split) -> TrainingSet:
+        """The images of one task's split."""
+        images, targets = self._evaluation_sets[task, split]
+        return TrainingSet(images, targets, torch.full_like(targets, self._position(task)))
 
     def _accuracy(self, model: ViT, task: str, split: Split) -> float:
         """Share of the split's images whose highest output is the right one."""

@@ -8,8 +8,8 @@ import torch
 
 from merge_lib.workloads import parse
 from merge_lib.workloads.vision.config import ViTConfig
+from merge_lib.workloads.vision.lessons import shifted
 from merge_lib.workloads.vision.model import initial_model
-from merge_lib.workloads.vision.training import shifted
 
 
 def tiny(channels):

@@ -5,16 +5,12 @@ import torch
 from torch import nn
 
 from merge_lib.errors import SpecError, TrainingError
+from merge_lib.workloads.training.loop import step_count, train
+from merge_lib.workloads.training.parameters import trainable_parameters
+from merge_lib.workloads.training.schedule import Schedule
 from merge_lib.workloads.vision.config import FineTuningConfig, ViTConfig
+from merge_lib.workloads.vision.lessons import TrainingSet, lesson_of, shifted
 from merge_lib.workloads.vision.model import empty_model, initial_model
-from merge_lib.workloads.vision.training import (
-    TrainingSet,
-    _cosine,
-    shifted,
-    step_count,
-    train,
-    trainable_parameters,
-)
 
 TINY = ViTConfig(width=32, depth=2, heads=2)
 
@@ -34,12 +30,13 @@ def half_images(n=24):
 def fit(model, examples, *, seed=0, progress=None, **config):
     settings = FineTuningConfig(**({"epochs": 6, "batch_size": 8, "learning_rate": 2e-3} | config))
     generator = torch.Generator().manual_seed(seed)
-    return train(model, examples, settings, outputs=lambda x, _: x, generator=generator, progress=progress)
+    lesson = lesson_of(examples, settings)
+    return train(model, lesson, settings, generator=generator, progress=progress)
 
 
 def test_a_tiny_model_learns():
     model, examples = tiny_model(), half_images()
-    losses = fit(model, examples)
+    losses = fit(model, examples).losses
     assert len(losses) == 6
     assert losses[-1] < 0.1 < losses[0]
     assert (model(examples.images).argmax(1) == examples.targets).all()
@@ -81,7 +78,8 @@ def test_number_of_steps_counts_the_smaller_last_batch():
 
 def test_learning_rate_rises_then_falls_to_zero():
     # 10 steps, 2 of warm-up: 1/2, 1, then half a cosine over 8 steps
-    factors = [_cosine(step, 10, 0.2) for step in range(11)]
+    config = FineTuningConfig(epochs=1, warmup=0.2)
+    factors = [Schedule(config, 10).factor(step) for step in range(11)]
     assert factors[:3] == [0.5, 1.0, 1.0]
     assert factors[6] == pytest.approx(0.5)
     assert factors[10] == pytest.approx(0.0)

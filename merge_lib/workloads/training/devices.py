@@ -1,0 +1,18 @@
+"""Where models are trained: on a GPU if one is visible, else on the CPU."""
+
+import torch
+from torch import nn
+
+
+def training_device() -> torch.device:
+    """The GPU that this process is to use, else the CPU."""
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters are; the CPU if it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
