@@ -17,6 +17,7 @@ from merge_lib.workloads.training.loop import Trained
 from merge_lib.workloads.training.stopping import Validate
 
 
+@runtime_checkable
 class Classroom(Protocol):
     """A model that is ready to be trained, and what there is to learn; examples are named by task and place."""
 
@@ -44,7 +45,7 @@ class Classroom(Protocol):
         ...
 
     def held_out(self, task: str, count: int) -> Lesson:
-        """So many development examples of a task, evenly spread over all, never augmented; all, where there are fewer."""
+        """So many development examples of a task, evenly spread, never augmented; all if there are fewer."""
         ...
 
     def size_of(self, items: Sequence[ReplayItem]) -> int:

@@ -16,12 +16,12 @@ from merge_lib.recurrent import FusionReport
 from merge_lib.results import Taught
 from merge_lib.workloads.learners.classroom import Classroom, Course, Learned, Teaching
 from merge_lib.workloads.learners.settings import LearnerSettings
-from merge_lib.workloads.protocol import TrainReport, Workload
+from merge_lib.workloads.protocol import TrainReport
 from merge_lib.workloads.training.writing import report_of
 
 
 def teach(
-    workload: Workload, settings: LearnerSettings, course: Course, out: Path, *, lineage: dict[str, Any]
+    workload: object, settings: LearnerSettings, course: Course, out: Path, *, lineage: dict[str, Any]
 ) -> TrainReport:
     """Train the last checkpoint of a course on its task and write the result to `out`.
 
