@@ -134,7 +134,7 @@ class RunRecorder:
     def expert(self, row: Row, stage: int, done: Finished, now_ms: int) -> RunPayload:
         """One trained checkpoint: its learning curve and its accuracy on every task."""
         is_taught = row.kind == "learner"
-        way = row.label if is_taught else row.regime or "joint"
+        verb, way = ("learn", row.label) if is_taught else ("train", row.regime or "joint")
         regime, seed, task = (
             row.regime or "any" if is_taught else way,
             str(row.seed),
@@ -162,9 +162,9 @@ class RunRecorder:
         }
         model = self._model(row, stage + 1, done, params)
         return RunPayload(
-            key=f"{self.run.run_id}/train/{way}/{seed}/{stage + 1}",
+            key=f"{self.run.run_id}/{verb}/{way}/{seed}/{stage + 1}",
             experiment=self.run.study,
-            name=f"train {task} · {way} {stage + 1}/{len(self.setting.tasks)} · seed {seed}",
+            name=f"{verb} {task} · {way} {stage + 1}/{len(self.setting.tasks)} · seed {seed}",
             parent=self.run.run_id,
             tags=self._tags("expert", method, regime, seed),
             params=params,
