@@ -62,10 +62,22 @@ def _code_digest(*modules: str) -> str:
         name = waiting.pop()
         if name in reached:
             continue
-        tree = _parsed(name)
-        reached[name] = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-        waiting.extend(_imported(tree))
+        reached[name], imported = _read(name)
+        waiting.extend(imported)
     return hashlib.sha256(json.dumps(reached, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@cache
+def _read(module: str) -> tuple[str, list[str]]:
+    """Digest of one module's source, and the modules of `merge_lib` that it imports; read once a process."""
+    tree = _parsed(module)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), _imported(tree)
+
+
+def forget_sources() -> None:
+    """Read every module again when it is next asked for: its file may have changed."""
+    _code_digest.cache_clear()
+    _read.cache_clear()
 
 
 def _parsed(module: str) -> ast.Module:

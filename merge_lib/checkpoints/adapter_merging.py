@@ -5,8 +5,6 @@ the best factors of a stated rank; `merge_adapter_factors` merges the factors th
 the product of mean factors is not the mean of the products.
 """
 
-import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,10 +15,10 @@ import torch
 from torch import Tensor
 
 from merge_lib.checkpoints.adapter_wholes import merge_whole_tensors, merged_fields
+from merge_lib.checkpoints.adapter_writing import write_adapter
 from merge_lib.checkpoints.adapters import Adapter, Factors
-from merge_lib.checkpoints.writer import WrittenCheckpoint, write_state_dict
+from merge_lib.checkpoints.writer import WrittenCheckpoint
 from merge_lib.errors import CheckpointError, CheckpointMismatchError, SpecError
-from merge_lib.files.folders import ADAPTER, ADAPTER_CONFIG
 
 
 @dataclass(frozen=True)
@@ -219,20 +217,5 @@ def _write(
     weights: Sequence[float],
     space: str,
 ) -> WrittenCheckpoint:
-    """The folder, beside its place and renamed when whole."""
-    out = Path(out)
-    if out.exists():
-        raise CheckpointError(
-            f"{out} exists already. A merge overwrites nothing. Name a folder that does not exist."
-        )
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     lineage = {"kind": "adapter merge", "space": space, "weights": list(weights), "adapters": len(adapters)}
-    try:
-        written = write_state_dict(partial / ADAPTER, tensors, lineage=lineage)
-        text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        (partial / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return WrittenCheckpoint(out / ADAPTER, written.digest, written.size_bytes)
+    return write_adapter(out, tensors, fields, lineage=lineage)

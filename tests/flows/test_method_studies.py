@@ -6,7 +6,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from flows.axes import load_cells
-from merge_lib import registry
+from merge_lib import catalogue
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "studies" / "methods.yaml"
@@ -17,9 +17,9 @@ def study(request):
     return next(cell.study for cell in load_cells(STUDY) if cell.levels == {"sequence": request.param})
 
 
-def test_every_registered_method_stands_in_it_as_it_comes(study):
+def test_every_method_of_the_package_stands_in_it_as_it_comes(study):
     plain = {entry.method for entry in study.methods if entry.search is None}
-    assert plain == set(registry.names())
+    assert plain == set(catalogue.builtin_methods())
 
 
 def test_its_tasks_are_made_by_the_data_stages(study):

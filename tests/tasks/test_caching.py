@@ -20,9 +20,9 @@ def fake_library(tmp_path, monkeypatch):
     (package / "ops.py").write_text("def double(x):\n    return 2 * x\n")
     (package / "other.py").write_text("Y = 1\n")
     monkeypatch.setattr(caching, "_source", lambda name: _file(tmp_path, name))
-    caching._code_digest.cache_clear()
+    caching.forget_sources()
     yield package
-    caching._code_digest.cache_clear()
+    caching.forget_sources()
 
 
 def _file(root: Path, name: str) -> Path | None:
@@ -32,7 +32,7 @@ def _file(root: Path, name: str) -> Path | None:
 
 def digest_after(path: Path, text: str) -> str:
     path.write_text(text)
-    caching._code_digest.cache_clear()
+    caching.forget_sources()
     return code_digest("merge_lib.method")
 
 

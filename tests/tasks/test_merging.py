@@ -27,13 +27,13 @@ def library(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(caching, "_source", find)
-    caching._code_digest.cache_clear()
+    caching.forget_sources()
     yield copy
-    caching._code_digest.cache_clear()
+    caching.forget_sources()
 
 
 def keys() -> dict[str, str]:
-    caching._code_digest.cache_clear()
+    caching.forget_sources()
     entries = [MergeEntry(method, method, {}) for method in ("ties", "slerp")]
     return {entry.method: merging_key(SETTING, entry, 0, "base", ["one", "two"])[0] for entry in entries}
 

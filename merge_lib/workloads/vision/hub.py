@@ -6,7 +6,6 @@ stand in the schema's metadata. A file or folder whose name begins with "test" h
 
 import io
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from merge_lib.errors import DataError
+from merge_lib.workloads.hub_cache import cached_snapshot, repository_place
 from merge_lib.workloads.vision.data import RawImages
 from merge_lib.workloads.vision.sources import WHITE, decode
 
@@ -29,14 +29,10 @@ def hub_folder(name: str) -> Path:
     Raises:
         DataError: it is not on this machine.
     """
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    place = cache / f"datasets--{name.replace('/', '--')}"
-    reference = place / "refs" / "main"
-    if reference.is_file():
-        folder = place / "snapshots" / reference.read_text(encoding="ascii").strip()
-        if folder.is_dir() and is_data_set(folder):
-            return folder
+    folder = cached_snapshot("datasets", name)
+    if folder is not None and is_data_set(folder):
+        return folder
+    place = repository_place("datasets", name)
     msg = (
         f"Data set '{name}' is not on this machine: '{place}' has no snapshot with parquet files. With a network, "
         f"`hf download {name} --repo-type dataset` puts it there; without one, copy its parquet files into a "

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from merge_lib.workloads.states import check_state
 from merge_lib.workloads.training.devices import device_of
 from merge_lib.workloads.vision.config import ViTConfig
-from merge_lib.workloads.vision.model import ViT, check_state, empty_model
+from merge_lib.workloads.vision.model import ViT, empty_model
 
 
 def model_of(config: ViTConfig, state: Mapping[str, Tensor], *, classes: int, called: str) -> ViT:
