@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 from merge_lib.probe import Split
 from merge_lib.workloads import learners
 from merge_lib.workloads.cues.config import CuesConfig
+from merge_lib.workloads.language.config import LanguageConfig
 from merge_lib.workloads.learners import LearnerSettings
 from merge_lib.workloads.protocol import Measuring, Probing, Progress, TrainReport, Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings, parse, parse_in_study
@@ -21,6 +22,7 @@ WorkloadConfig = Annotated[SerializeAsAny[WorkloadSettings], BeforeValidator(par
 
 __all__ = [
     "CuesConfig",
+    "LanguageConfig",
     "LearnerSettings",
     "Measuring",
     "Probing",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from merge_lib.errors import CheckpointError, CheckpointMismatchError
@@ -18,7 +18,10 @@ _log = logging.getLogger(__name__)
 
 
 def load_model(
-    located: Located, cls: type[PreTrainedModel], *, dtype: torch.dtype = torch.float32
+    located: Located,
+    cls: Any,  # a class of `transformers`, of models or one that chooses among them
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
     """The model in evaluation mode, on the CPU.
 

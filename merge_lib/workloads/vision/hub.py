@@ -64,9 +64,9 @@ def read_data_set(folder: Path, *, size: int, colour: bool, columns: Sequence[st
     is_test: list[bool] = []
     names: tuple[str, ...] | None = None
     for file in files:
-        table = _table(file)
+        table = read_table(file)
         image, label = _columns(table.schema, file, columns)
-        names = names or _names(table.schema, label)
+        names = names or label_names(table.schema, label)
         for row in _rows(table, image, label):
             called = f"Image {len(images)} of '{file}'"
             images.append(decode(_content(row[image], file), called, size=size, colour=colour))
@@ -86,7 +86,7 @@ def _is_test(file: Path, folder: Path) -> bool:
     return TEST.search(file.relative_to(folder).as_posix()) is not None
 
 
-def _table(file: Path) -> pa.Table:
+def read_table(file: Path) -> pa.Table:
     """The rows of one file."""
     import pyarrow.parquet as pq
 
@@ -130,7 +130,7 @@ def _features(schema: pa.Schema) -> Mapping[str, Mapping[str, Any]]:
     return about.get("info", {}).get("features", {})
 
 
-def _names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+def label_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
     """The classes' names, if the data set says them."""
     names = _features(schema).get(label, {}).get("names")
     return tuple(names) if names else None
