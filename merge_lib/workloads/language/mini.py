@@ -20,7 +20,14 @@ from merge_lib.workloads.language.snapshots import Example, TextSnapshot, Wordin
 from merge_lib.workloads.protocol import Progress
 from merge_lib.workloads.training.config import TrainingConfig
 
-SIGNS: dict[Kind, str] = {"copy": ">", "reverse": "<", "sort": "^", "count": "#", "first": "?", "largest": "!"}
+SIGNS: dict[Kind, str] = {
+    "copy": ">",
+    "reverse": "<",
+    "sort": "^",
+    "count": "#",
+    "first": "?",
+    "largest": "!",
+}
 CLASS_SIGN = ":"
 ANSWER_SIGN = "="
 CLASSES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

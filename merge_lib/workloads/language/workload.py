@@ -12,6 +12,7 @@ from merge_lib.checkpoints import read_state_dict
 from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.probe import Split
 from merge_lib.workloads.language.asking import Asking, TaskTexts
+from merge_lib.workloads.language.classroom import LanguageClassroom, classroom_of
 from merge_lib.workloads.language.config import LanguageConfig, root_of
 from merge_lib.workloads.language.encoding import Limits
 from merge_lib.workloads.language.lessons import TextLesson
@@ -107,6 +108,12 @@ class LanguageWorkload:
             trained=trained_parameters(model, tuning, without=config.freeze),
             saved=partial,
             progress=progress,
+        )
+
+    def classroom(self, start: Path, *, seed: int, is_product: bool = False) -> LanguageClassroom:
+        """The model of a checkpoint and the texts of all tasks, for learners; see `classroom_of`."""
+        return classroom_of(
+            self.models, self.config.fine_tuning, self.texts, start, seed=seed, is_product=is_product
         )
 
     def lesson(self, tasks: Sequence[str]) -> TextLesson:
