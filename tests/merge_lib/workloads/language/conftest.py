@@ -5,17 +5,21 @@ from pathlib import Path
 import pytest
 
 from merge_lib.workloads import LanguageConfig, create
+from merge_lib.workloads.language.encoding import Limits
 from merge_lib.workloads.language.generated import Strings, Words, examples_of, labels_of
 from merge_lib.workloads.language.mini import MiniModelConfig, initial_model
 from merge_lib.workloads.language.models import LanguageModels
-from merge_lib.workloads.language.encoding import Limits
 from merge_lib.workloads.language.snapshots import Shares, Source, Wording, make_snapshot, write_snapshot
 from merge_lib.workloads.language.tokens import byte_tokenizer
 from merge_lib.workloads.pretrained.config import TuningConfig
 from merge_lib.workloads.pretrained.locating import locate
 
 SHARES = Shares(seed=0, validation=0.2, test=0.3, most={})
-TASKS = {"copying": ("copy", ()), "counting": ("count", ()), "moods": ("words", ("glad", "calm", "wild", "dark"))}
+TASKS = {
+    "copying": ("copy", ()),
+    "counting": ("count", ()),
+    "moods": ("words", ("glad", "calm", "wild", "dark")),
+}
 TARGETS = {"t5": ("q", "v"), "llama": ("q_proj", "v_proj")}
 
 

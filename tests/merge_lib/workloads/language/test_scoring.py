@@ -23,9 +23,12 @@ def asked(make_models, architecture):
         for parameter in model.parameters():  # far from uniform, so that differences would show
             parameter.mul_(3.0)
     encoder = models.encoder
-    return model, encoder, [encoder.tokens(text) for text in PROMPTS], [
-        [*encoder.tokenizer(text, add_special_tokens=False)["input_ids"], encoder.end] for text in ANSWERS
-    ]
+    return (
+        model,
+        encoder,
+        [encoder.tokens(text) for text in PROMPTS],
+        [[*encoder.tokenizer(text, add_special_tokens=False)["input_ids"], encoder.end] for text in ANSWERS],
+    )
 
 
 def one_by_one(model, encoder, prompt, answer):

@@ -7,7 +7,6 @@ from merge_lib.workloads.language.snapshots import (
     Example,
     Shares,
     Source,
-
     Wording,
     make_snapshot,
     read_snapshot,
@@ -83,7 +82,11 @@ def test_open_answers_are_divided_together():
 @pytest.mark.parametrize(
     ("source", "labels", "message"),
     [
-        (reviews(), ("bad", "fine"), r"Task 'reviews' has the answers 'good', which are not among its labels"),
+        (
+            reviews(),
+            ("bad", "fine"),
+            r"Task 'reviews' has the answers 'good', which are not among its labels",
+        ),
         (reviews(3), ("bad", "good"), r"3 distinct examples, too few for the split\(s\) validation"),
     ],
 )
@@ -99,7 +102,9 @@ def test_a_template_holds_the_input_once():
 
 
 def test_a_snapshot_is_read_as_it_was_written(tmp_path):
-    snapshot = made(Source([Example(f"a\u2028line {n} é", "good") for n in range(10)], [None] * 10), ("good", "bad"))
+    snapshot = made(
+        Source([Example(f"a\u2028line {n} é", "good") for n in range(10)], [None] * 10), ("good", "bad")
+    )
     paths = [tmp_path / name / "x.jsonl" for name in ("a", "b")]
     for path in paths:
         write_snapshot(snapshot, path)
@@ -111,8 +116,14 @@ def test_a_snapshot_is_read_as_it_was_written(tmp_path):
     ("change", "message"),
     [
         (lambda text: text[:-20], r"cannot be read \(JSONDecodeError"),
-        (lambda text: text.replace('"validation", "target"', '"train", "target"'), "validation split has no examples"),
-        (lambda text: text.replace('"target": "good"', '"target": "great"'), "'great', which is not among the labels"),
+        (
+            lambda text: text.replace('"validation", "target"', '"train", "target"'),
+            "validation split has no examples",
+        ),
+        (
+            lambda text: text.replace('"target": "good"', '"target": "great"'),
+            "'great', which is not among the labels",
+        ),
     ],
 )
 def test_damaged_snapshots_are_refused(tmp_path, change, message):
@@ -127,5 +138,3 @@ def test_damaged_snapshots_are_refused(tmp_path, change, message):
 def test_a_missing_snapshot_says_how_it_is_made(tmp_path):
     with pytest.raises(DataError, match=r"does not exist. Run `dvc repro`"):
         read_snapshot(tmp_path / "x.jsonl")
-
-
