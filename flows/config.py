@@ -305,6 +305,27 @@ def restore_study(root: Path, content: dict[str, Any]) -> StudyConfig:
     return StudyConfig.model_validate(content)
 
 
+def changed_study(root: Path, content: dict[str, Any], overrides: Sequence[str]) -> StudyConfig:
+    """The study of a run with other settings.
+
+    Args:
+        root: the project's folder.
+        content: the validated form that was kept of it.
+        overrides: as of `load_study`.
+
+    Raises:
+        SpecError: anything in them is wrong.
+    """
+    load_plugins(root, content.get("plugins", ()))
+    document = YamlDocument.of(content, Path("the run's settings"))
+    for override in overrides:
+        document.override(override)
+    try:
+        return StudyConfig.model_validate(document.plain())
+    except ValidationError as failure:
+        raise SpecError(explain(failure, document, StudyConfig)) from failure
+
+
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """The validated study.
 

@@ -74,6 +74,11 @@ def check_taught(entries: tuple[LearnerEntry, ...], workload: WorkloadSettings) 
         raise ValueError(
             f"workload '{workload.name}' can be trained sequentially only, not by {_labels(asked)}; take them out"
         )
+    if asked and workload.devices("train") > 1:
+        raise ValueError(
+            f"{_labels(asked)} trains on one device, but the workload's `devices` is {workload.devices('train')}; set "
+            "it to 1, or take the learners out"
+        )
     adapted = [entry for entry in asked if entry.settings.needs_adapters]
     if able == "full" and adapted:
         raise ValueError(

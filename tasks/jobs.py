@@ -30,6 +30,10 @@ class Setting:
         """Finished work of this project."""
         return RecordStore(Path(self.root) / ".mergeline" / "store")
 
+    def partial(self, key: str) -> Path:
+        """Where a training saves what a killed one goes on from."""
+        return Path(self.root) / ".mergeline" / "partial" / key
+
 
 @dataclass(frozen=True)
 class TrainingJob:

@@ -152,6 +152,7 @@ class RunRecorder:
         points += _taught_metrics(done, record)
         if record is not None:
             points.append(MetricPoint("validation_accuracy", record.values["validation_accuracy"]))
+            points += _training_curves(record.values.get("curves", {}))
         trained_on = list(record.params["train_on"]) if record else [task]
         params = {
             "method": method,
@@ -160,6 +161,7 @@ class RunRecorder:
             "stage": str(stage + 1),
             "task": task,
         }
+        params |= _course(record) if record else {}
         model = self._model(row, stage + 1, done, params)
         return RunPayload(
             key=f"{self.run.run_id}/{verb}/{way}/{seed}/{stage + 1}",
@@ -294,6 +296,21 @@ def _audit_metrics(audit: AuditSummary | None) -> list[MetricPoint]:
         MetricPoint("audit/energy_kept_min", min(kept)),
         MetricPoint("audit/outvoted_energy_mean", sum(outvoted) / len(outvoted)),
     ]
+
+
+def _training_curves(curves: Mapping[str, Sequence[float]]) -> list[MetricPoint]:
+    """Loss, learning rate and gradient norm along the steps."""
+    return [
+        MetricPoint(f"training/{name}", value, step)
+        for name in ("loss", "learning_rate", "gradient_norm")
+        for step, value in zip(curves.get("step", ()), curves.get(name, ()), strict=True)
+    ]
+
+
+def _course(record: Record) -> dict[str, str]:
+    """What was out of the ordinary in a training."""
+    told = {name: record.values.get(name) for name in ("micro_batch", "stopped_early", "resumed_at")}
+    return {name: str(value) for name, value in told.items() if value}
 
 
 def _landscape_metrics(found: Landscape) -> list[MetricPoint]:

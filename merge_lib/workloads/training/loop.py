@@ -131,7 +131,7 @@ class Course:
             self.done += 1
             if self.watch is not None and self._is_time_to_look():
                 self.stopped_early = self.watch.look(self.stepper.model)
-            if saved is not None and self.config.save_every and self.done % self.config.save_every == 0:
+            if saved is not None and self._is_time_to_save():
                 saving.save(saved, self.state_dict(), self.fingerprint)
             if progress and (self.done % PROGRESS_STEPS == 0 or self.done == self.total):
                 progress(self.done, self.total)
@@ -160,6 +160,10 @@ class Course:
         }
         parts = {"course": course, "order": self.order.state_dict(), "stepper": self.stepper.state_dict()}
         return joined(parts | ({} if self.watch is None else {"watch": self.watch.state_dict()}))
+
+    def _is_time_to_save(self) -> bool:
+        every = self.config.save_every
+        return every is not None and self.done % every == 0 and self.stepper.team.leads
 
     def _is_time_to_look(self) -> bool:
         """After each epoch, or so many steps, and at the end."""

@@ -27,6 +27,7 @@ from merge_lib.workloads.training.states import (
     part_of,
     restore_moments,
 )
+from merge_lib.workloads.training.team import Team
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Stepper:
 
     Attributes:
         micro_batch: examples that are on the device at once; None: the whole batch.
+        team: the processes that train together.
 
     Raises:
         SpecError: the model cannot do what the settings ask for.
@@ -69,7 +71,7 @@ class Stepper:
         self.micro_batch = config.micro_batch
         self._schedule, self._position = Schedule(config, steps), 0
         self._readings = Readings(config, steps, 1 if self.device.type == "cpu" else UNREAD)
-        self._generator, self._draws = generator, draws_at_random(model)
+        self.team, self._generator, self._draws = Team.present(), generator, draws_at_random(model)
         model.to(self.device).train()
         if config.gradient_checkpointing:
             _compute_layers_twice(model)
@@ -101,7 +103,8 @@ class Stepper:
             TrainingError: a loss or gradient is not finite, or one example does not fit into memory.
         """
         rate = self._schedule.rate(self._position)
-        loss = self._find_gradients(lesson, batch)
+        loss = self.team.add_up(self._find_gradients(lesson, batch))
+        self.team.add_up_gradients(list(self.trained.values()))
         made = Step(loss, self._update(rate), rate)
         self._position += int(moves_schedule)
         self._readings.add(made)
@@ -173,6 +176,7 @@ class Stepper:
     def _find_gradients(self, lesson: Lesson, batch: Batch) -> Tensor:
         """The batch's loss; its gradients lie in the parameters. What does not fit is tried again in smaller parts."""
         seed = int(torch.randint(MOST_SEED, (), generator=self._generator)) if self._draws else None
+        seed = None if seed is None else seed + self.team.place
         while True:
             with nullcontext() if seed is None else seeded(seed, self.device):
                 try:
@@ -180,21 +184,22 @@ class Stepper:
                 except (RuntimeError, MemoryError) as failure:
                     if not is_out_of_memory(failure):
                         raise
-                    self._take_less(_size(batch), failure)
+                    self._take_less(_size(self.team.share(batch)), failure)
             self._optimizer.zero_grad()
             give_back(self.device)
 
     def _accumulate(self, lesson: Lesson, batch: Batch) -> Tensor:
         """Gradients of the mean over the batch's units, from parts of at most `micro_batch` examples."""
         self._optimizer.zero_grad()
-        most = self.micro_batch or _size(batch)
+        own = self.team.share(batch)
+        most = self.micro_batch or max(_size(own), 1)
         if most >= _size(batch):
             return self._backward(lesson, batch, 1.0)
-        starts = range(0, _size(batch), most)
-        parts = ({name: one[start : start + most] for name, one in batch.items()} for start in starts)
+        starts = range(0, _size(own), most)
+        parts = ({name: one[start : start + most] for name, one in own.items()} for start in starts)
         units = lesson.units(batch)
         losses = [self._backward(lesson, part, n / units) for part in parts if (n := lesson.units(part)) > 0]
-        return torch.stack(losses).sum()
+        return torch.stack(losses).sum() if losses else torch.zeros((), device=self.device)
 
     def _backward(self, lesson: Lesson, part: Batch, share: float) -> Tensor:
         """The loss of a part as its share in the batch's; its gradients are added to those that are there."""
