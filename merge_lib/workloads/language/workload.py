@@ -80,10 +80,7 @@ class LanguageWorkload:
         written = write_state_dict(
             out, {name: one.detach() for name, one in tensors.items()}, lineage=lineage
         )
-        elapsed_s = time.perf_counter() - started
-        return report_of(
-            Trained([], 0, Curves()), written.path, written.digest, written.size_bytes, elapsed_s, accuracy
-        )
+        return report_of(Trained([], 0, Curves()), written, time.perf_counter() - started, accuracy)
 
     def fine_tune(
         self,
