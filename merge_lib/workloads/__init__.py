@@ -16,6 +16,7 @@ from merge_lib.workloads.language.config import LanguageConfig
 from merge_lib.workloads.learners import LearnerSettings
 from merge_lib.workloads.protocol import Measuring, Probing, Progress, TrainReport, Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings, parse, parse_in_study
+from merge_lib.workloads.text_cues.config import TextCuesConfig
 from merge_lib.workloads.vision.config import VisionConfig
 
 WorkloadConfig = Annotated[SerializeAsAny[WorkloadSettings], BeforeValidator(parse_in_study)]
@@ -28,6 +29,7 @@ __all__ = [
     "Probing",
     "Progress",
     "Split",
+    "TextCuesConfig",
     "TrainReport",
     "VisionConfig",
     "Work",
