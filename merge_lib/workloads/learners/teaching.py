@@ -43,3 +43,33 @@ def teach(
     tensors = {name: one.detach() for name, one in room.tensors().items()}
     written = write_state_dict(out, tensors, lineage=lineage)
     report = report_of(learned.trained, written, time.perf_counter() - started, accuracy)
+    fusions = [_figures(one) for one in learned.fusions]
+    return replace(report, taught=_told(room, settings, learned, fusions), fusions=fusions)
+
+
+def _figures(fusion: FusionReport) -> dict[str, float]:
+    """What a fusion did, as plain numbers by name; cells as shares of all entries."""
+    told = asdict(fusion)
+    cells = told.pop("cells") or {}
+    total = sum(cells.values())
+    return {name: value for name, value in told.items() if value is not None} | {
+        name: count / total for name, count in cells.items()
+    }
+
+
+def _told(
+    room: Classroom, settings: LearnerSettings, learned: Learned, fusions: Sequence[dict[str, float]]
+) -> dict[str, Any]:
+    """What the learner was shown, and its fusions on average: the fields of `Taught`."""
+    means = {name: fmean(one[name] for one in fusions) for name in fusions[0]} if fusions else {}
+    kinds = ("shared", "new", "historical", "redundant")
+    return asdict(
+        Taught(
+            memory_examples=len(learned.memory),
+            memory_bytes=room.size_of(learned.memory) if learned.memory else 0,
+            held_out=settings.held_out,
+            fusions=len(fusions),
+            cells={name: means[name] for name in kinds if name in means},
+            norms={name: means[f"{name}_norm"] for name in ("inner", "outer", "fused") if means},
+        )
+    )
