@@ -31,6 +31,8 @@ _HOMES = {  # the module of each command, in the order of the help
     "forecast": "forecast",
     "methods": "methods",
     "convert": "convert",
+    "export": "export",
+    "judge": "judge",
     "sync": "sync",
     "bench": "bench",
     "deploy": "workers",

@@ -233,7 +233,9 @@ class StudyConfig(Frozen):
     @property
     def snapshots(self) -> tuple[str, ...]:
         """All data that the study reads."""
-        return (*self.workload.pretraining_snapshots(), *self.workload.task_snapshots(self.tasks))
+        load = self.workload
+        names = (*load.pretraining_snapshots(), *load.task_snapshots(self.tasks), *load.probe_snapshots())
+        return tuple(dict.fromkeys(names))
 
     @field_validator("tasks", "seeds", "regimes")
     @classmethod

@@ -60,7 +60,7 @@ def plan_steps(project: Project, config: StudyConfig) -> tuple[list[PlannedStep]
     from tasks.versioning import recorded_hashes
 
     needed = config.snapshots
-    hashes = recorded_hashes(project) or {} if needed else {}
+    hashes = recorded_hashes(project, needed) or {} if needed else {}
     is_known = all(name in hashes for name in needed)
     data = {name: hashes[name] for name in needed} if is_known else {}
     stages = PlanningStages(setting_of(project, config, data), is_data_known=is_known)

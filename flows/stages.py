@@ -26,7 +26,7 @@ from tasks.project import Project
 
 def setting_of(project: Project, config: StudyConfig, hashes: dict[str, str]) -> Setting:
     """What all steps of a run share."""
-    workload = config.workload.model_dump(mode="json")
+    workload = config.workload.settled(project.root).model_dump(mode="json")
     return Setting(
         str(project.root), workload, config.tasks, hashes, config.resources.threads, config.plugins
     )

@@ -101,7 +101,7 @@ def prepare_data(project: Project, config: StudyConfig) -> Setting:
         return setting_of(project, config, {})
     version = version_data(str(project.root), needed)
     if not version.is_pushed:
-        state = push_data(str(project.root), return_state=True)
+        state = push_data(str(project.root), needed, return_state=True)
         if state.is_failed():
             logger.warning("The data could not be pushed to the DVC remote; the next run tries again.")
     hashes = {name: version.hashes[name] for name in needed}

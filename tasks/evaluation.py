@@ -31,7 +31,8 @@ def evaluate_checkpoints(setting: Setting, label: str, checkpoints: list[Finishe
 def evaluation_key(setting: Setting, digest: str) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Key, inputs and parameters of an evaluation on the test split of every task."""
     config = workloads.parse(setting.workload)
-    inputs = {"checkpoint": digest} | setting.hashes_of(config.task_snapshots(setting.tasks))
+    snapshots = (*config.task_snapshots(setting.tasks), *config.probe_snapshots())
+    inputs = {"checkpoint": digest} | setting.hashes_of(snapshots)
     params = {"workload": config.parameters_of("evaluate"), "tasks": list(setting.tasks), "split": "test"}
     return cache_key("evaluate", inputs=inputs, params=params, code=config.code("evaluate")), inputs, params
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from flows.config import StudyConfig
 from flows.stages import setting_of
-from merge_lib.errors import DataError
 from tasks import versioning
 from tasks.evaluation import evaluate_one
 from tasks.jobs import Audited, Finished, Found, MergeJob, Scores, SearchJob, Setting, TrainingJob
@@ -77,10 +76,5 @@ def open_setting(project: Project, config: StudyConfig) -> Setting:
     needed = config.snapshots
     if not needed:
         return setting_of(project, config, {})
-    hashes = versioning.bring_up_to_date(project).hashes
-    if missing := [name for name in needed if name not in hashes]:
-        raise DataError(
-            f"Study '{config.study}' needs the data snapshots {', '.join(missing)}, which no stage of dvc.yaml "
-            "makes. Correct its `tasks`, or add them to params.yaml."
-        )
+    hashes = versioning.version_of(project, needed).hashes
     return setting_of(project, config, {name: hashes[name] for name in needed})

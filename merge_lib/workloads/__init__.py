@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from merge_lib.probe import Split
 from merge_lib.workloads import learners
+from merge_lib.workloads.clip.config import ClipConfig
 from merge_lib.workloads.cues.config import CuesConfig
 from merge_lib.workloads.language.config import LanguageConfig
 from merge_lib.workloads.learners import LearnerSettings
@@ -22,6 +23,7 @@ from merge_lib.workloads.vision.config import VisionConfig
 WorkloadConfig = Annotated[SerializeAsAny[WorkloadSettings], BeforeValidator(parse_in_study)]
 
 __all__ = [
+    "ClipConfig",
     "CuesConfig",
     "LanguageConfig",
     "LearnerSettings",

@@ -1,5 +1,6 @@
 """What the `workload:` block of a study must be able to say of itself, whatever the workload."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -60,6 +61,23 @@ class WorkloadSettings(BaseModel):
     def pretraining_snapshots(self) -> tuple[str, ...]:
         """Names of the snapshots that the base is trained on."""
         return ()
+
+    def probe_snapshots(self) -> tuple[str, ...]:
+        """Names of the snapshots of a workload's further measurements, which evaluation reads, too."""
+        return ()
+
+    def settled(self, root: Path) -> "WorkloadSettings":  # noqa: ARG002 - likewise
+        """The settings with what decides results and is found on this machine, such as the digest of a model.
+
+        Args:
+            root: the project's folder.
+        """
+        return self
+
+    def root_of(self, data: Path) -> Path:
+        """The project's folder, given the folder that `data` names; `data` itself where it is an absolute path."""
+        place = Path(self.data)
+        return data if place.is_absolute() else Path(os.path.normpath(data.joinpath(*[".."] * len(place.parts))))
 
     def parameters_of(self, work: Work) -> dict[str, Any]:  # noqa: ARG002 - a subclass may look at it
         """The settings that can change the result of one kind of work."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 from merge_lib.errors import DataError
 from merge_lib.workloads.hub_cache import cached_snapshot, repository_place
 from merge_lib.workloads.vision.data import RawImages
-from merge_lib.workloads.vision.sources import WHITE, decode
+from merge_lib.workloads.vision.sources import WHITE, Form, decode
 
 TEST = re.compile(r"(^|/)test([-_./]|$)")
 ROWS = 512  # decoded at once
@@ -46,13 +46,12 @@ def is_data_set(folder: Path) -> bool:
     return next(_files(folder), None) is not None
 
 
-def read_data_set(folder: Path, *, size: int, colour: bool, columns: Sequence[str | None] = ()) -> RawImages:
+def read_data_set(folder: Path, form: Form, *, columns: Sequence[str | None] = ()) -> RawImages:
     """All images of a data set, its own test images first, so that a copy in the training part is the one to go.
 
     Args:
         folder: with parquet or arrow files, in sub-folders or not.
-        size: side of the images.
-        colour: whether they are read in colour.
+        form: how images are read.
         columns: names of the columns with images and labels; None or missing: the only one that can be it.
 
     Raises:
@@ -69,7 +68,7 @@ def read_data_set(folder: Path, *, size: int, colour: bool, columns: Sequence[st
         names = names or label_names(table.schema, label)
         for row in _rows(table, image, label):
             called = f"Image {len(images)} of '{file}'"
-            images.append(decode(_content(row[image], file), called, size=size, colour=colour))
+            images.append(decode(_content(row[image], file), called, form))
             labels.append(row[label])
         is_test += [_is_test(file, folder)] * (len(images) - len(is_test))
     found = names or tuple(map(str, range(max(labels, default=-1) + 1)))

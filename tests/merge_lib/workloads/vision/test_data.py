@@ -18,7 +18,7 @@ from merge_lib.workloads.vision.data import (
     split_class,
     write_snapshot,
 )
-from merge_lib.workloads.vision.sources import read_digits, read_raw
+from merge_lib.workloads.vision.sources import Form, read_digits, read_raw
 
 RAW = Path("data/raw/digits.csv.gz")
 SHARES = {"seed": 0, "validation": 0.1, "test": 0.4}
@@ -180,7 +180,7 @@ def test_image_folder_is_raw_data(tmp_path):
         for number in range(2):
             Image.new("L", (16, 16), value + number).save(tmp_path / name / f"{number}.png")
     (tmp_path / "dog" / "notes.txt").write_text("no image")
-    raw = read_raw(tmp_path, size=8)
+    raw = read_raw(tmp_path, Form(8))
     assert raw.classes == ("cat", "dog")
     assert raw.images.shape == (4, 8, 8)
     assert (raw.labels.tolist(), raw.images[:, 0, 0].tolist()) == ([0, 0, 1, 1], [40, 41, 200, 201])
@@ -188,8 +188,8 @@ def test_image_folder_is_raw_data(tmp_path):
 
 def test_broken_image_and_empty_folder_are_named(tmp_path):
     with pytest.raises(DataError, match="holds no images"):
-        read_raw(tmp_path, size=8)
+        read_raw(tmp_path, Form(8))
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "1.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cat/1\.png' cannot be read"):
-        read_raw(tmp_path, size=8)
+        read_raw(tmp_path, Form(8))
