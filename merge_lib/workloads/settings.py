@@ -77,7 +77,9 @@ class WorkloadSettings(BaseModel):
     def root_of(self, data: Path) -> Path:
         """The project's folder, given the folder that `data` names; `data` itself where it is an absolute path."""
         place = Path(self.data)
-        return data if place.is_absolute() else Path(os.path.normpath(data.joinpath(*[".."] * len(place.parts))))
+        return (
+            data if place.is_absolute() else Path(os.path.normpath(data.joinpath(*[".."] * len(place.parts))))
+        )
 
     def parameters_of(self, work: Work) -> dict[str, Any]:  # noqa: ARG002 - a subclass may look at it
         """The settings that can change the result of one kind of work."""
