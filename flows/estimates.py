@@ -19,6 +19,7 @@ GUESSES_S = {
         "train": 3.0,
         "trial": 0.1,
         "merge": 0.05,
+        "route": 0.3,
         "evaluate": 0.1,
         "audit": 0.1,
         "forgetting": 0.2,

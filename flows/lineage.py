@@ -110,6 +110,11 @@ def _recipe(node: dict[str, Any]) -> str:
     if node.get("made_by") == "merge":
         settings = ", ".join(f"{key}={value}" for key, value in sorted(params["params"].items()))
         return f"merge {params['method']}({settings}) seed {params['seed']}"
+    if node.get("made_by") == "route":
+        routing = ", ".join(
+            f"{key}={value}" for key, value in sorted(params["routing"].items()) if key != "images"
+        )
+        return f"{_recipe({**node, 'made_by': 'merge'})} answered by {routing}"
     if node.get("made_by") == "train":
         return f"train on {', '.join(params['train_on'])} seed {params['seed']}"
     return str(node.get("made_by", ""))

@@ -1,6 +1,7 @@
 """Validation errors of a YAML file in the words of its reader: file, line, what was got, what is allowed."""
 
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -48,6 +49,18 @@ class YamlDocument:
                 f"'{path}' holds no keys; expected a study such as `study: digits` with `tasks:`, `methods:` …"
             )
         return cls(path, root)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], path: Path) -> Self:
+        """The same of settings that are no file.
+
+        Args:
+            content: as JSON has it.
+            path: what errors call it.
+        """
+        text = io.StringIO()
+        YAML().dump(content, text)
+        return cls(path, YAML(typ="rt").load(text.getvalue()))
 
     def plain(self) -> dict[str, Any]:
         """The content as plain dictionaries and lists."""

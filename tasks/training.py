@@ -1,14 +1,18 @@
 """The base and the experts: found among the finished work, or trained now."""
 
 import json
+import shutil
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from merge_lib import workloads
+from merge_lib.errors import TrainingError
+from merge_lib.workloads.training.assignments import Assignment
 from tasks.caching import cache_key
 from tasks.devices import visible_devices
 from tasks.jobs import Finished, Setting, TrainingJob
@@ -44,17 +48,7 @@ def pretraining_key(setting: Setting, seed: int) -> tuple[str, dict[str, str], d
 def pretrain(setting: Setting, seed: int) -> Finished:
     """Pre-train the base, unless it is among the finished work."""
     key, inputs, params = pretraining_key(setting, seed)
-    with sole_worker(key):
-        if (found := find_checkpoint(setting, "pretrain", key, "base")) is not None:
-            return found
-        with compute_slot(), setting.store.writing("pretrain", key) as (folder, commit):
-            workload = open_workload(setting)
-            lineage = {"kind": "pretrain", "key": key, "inputs": inputs, "params": params}
-            made = workload.pretrain(
-                folder / CHECKPOINT, seed=seed, lineage=lineage, progress=reporter("pretrain", "base")
-            )
-            record = commit(inputs=inputs, params=params, values=_values(made))
-    return Finished.from_record(record, setting.store.folder("pretrain", key), reused=False)
+    return _obtain(setting, Training("pretrain", key, "base", inputs, params, seed))
 
 
 def import_base(setting: Setting, checkpoint: Path) -> Finished:
@@ -92,22 +86,71 @@ def training_key(
 def fine_tune(setting: Setting, job: TrainingJob, start: Finished) -> Finished:
     """Fine-tune, unless the result is among the finished work."""
     key, inputs, params = training_key(setting, job, start.digest)
+    training = Training("train", key, job.label, inputs, params, job.seed, start.path, job.train_on)
+    return _obtain(setting, training)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training, and what its record is to say."""
+
+    kind: Literal["pretrain", "train"]
+    key: str
+    label: str
+    inputs: dict[str, str]
+    params: dict[str, Any]
+    seed: int
+    start: str | None = None
+    train_on: tuple[str, ...] = ()
+
+    def assignment(self, setting: Setting, out: Path) -> Assignment:
+        """The same in plain values."""
+        lineage = {"kind": self.kind, "key": self.key, "inputs": self.inputs, "params": self.params}
+        return Assignment(
+            root=setting.root,
+            plugins=setting.plugins,
+            settings=setting.workload,
+            tasks=setting.tasks,
+            threads=setting.threads,
+            start=self.start,
+            train_on=self.train_on,
+            out=str(out),
+            seed=self.seed,
+            lineage=lineage,
+            partial=str(setting.partial(self.key)),
+        )
+
+
+def _obtain(setting: Setting, training: Training) -> Finished:
+    """The checkpoint of a training: found, or made now; a training that was killed goes on from its last save."""
+    kind, key = training.kind, training.key
     with sole_worker(key):
-        if (found := find_checkpoint(setting, "train", key, job.label)) is not None:
+        if (found := find_checkpoint(setting, kind, key, training.label)) is not None:
             return found
-        with compute_slot(), setting.store.writing("train", key) as (folder, commit):
-            workload = open_workload(setting)
-            lineage = {"kind": "train", "key": key, "inputs": inputs, "params": params}
-            made = workload.fine_tune(
-                Path(start.path),
-                job.train_on,
-                folder / CHECKPOINT,
-                seed=job.seed,
-                lineage=lineage,
-                progress=reporter("train", job.label),
-            )
-            record = commit(inputs=inputs, params=params, values=_values(made))
-    return Finished.from_record(record, setting.store.folder("train", key), reused=False)
+        with compute_slot(), setting.store.writing(kind, key) as (folder, commit):
+            made = _carry_out(setting, training, training.assignment(setting, folder / CHECKPOINT))
+            record = commit(inputs=training.inputs, params=training.params, values=_values(made))
+        shutil.rmtree(setting.partial(key), ignore_errors=True)
+    return Finished.from_record(record, setting.store.folder(kind, key), reused=False)
+
+
+def _carry_out(setting: Setting, training: Training, assignment: Assignment) -> workloads.TrainReport:
+    """Train in this process, or in several with a GPU each if the settings ask for it.
+
+    Raises:
+        TrainingError: it diverged, or does not fit into memory; the message names it.
+    """
+    devices = workloads.parse(setting.workload).devices(training.kind)
+    progress = reporter(training.kind, training.label)
+    try:
+        if devices > 1:
+            from merge_lib.workloads.training.together import train_together
+
+            return train_together(assignment, devices, progress)
+        return assignment.carry_out(open_workload(setting), progress)
+    except TrainingError as failure:
+        on = f" on {', '.join(training.train_on)}" if training.train_on else ""
+        raise TrainingError(f"Training of {training.label}{on} stopped. {failure}") from failure
 
 
 def find_checkpoint(setting: Setting, kind: str, key: str, label: str) -> Finished | None:
@@ -139,5 +182,9 @@ def _values(made: workloads.TrainReport) -> dict[str, Any]:
         "steps": made.steps,
         "losses": made.losses,
         "validation_accuracy": made.validation_accuracy,
+        "curves": asdict(made.curves),
+        "micro_batch": made.micro_batch,
+        "stopped_early": made.stopped_early,
+        "resumed_at": made.resumed_at,
         "visible_devices": list(visible_devices()),
     }
