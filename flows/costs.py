@@ -50,7 +50,7 @@ class TaskSize:
     Attributes:
         classes: texts of an image task that are encoded in every training step.
         templates: texts of each class in evaluation.
-        prompt: tokens, on average.
+        prompt: tokens, on average; of a text about a class, where tasks are of images.
         answer: tokens.
     """
 
@@ -179,15 +179,13 @@ def _training(shape: "Shape", load: Any, task: TaskSize) -> float:
     plan = load.fine_tuning
     steps = plan.steps or plan.epochs * math.ceil(task.train / plan.batch_size)
     times = (2 if load.tuning.lora else 3) + bool(plan.gradient_checkpointing)
-    texts = task.classes * _forward(shape.towers.get("text")) if shape.kind == "clip" else 0.0
+    texts = task.classes * _text(shape, task) if shape.kind == "clip" else 0.0
     return times * steps * (plan.batch_size * _example(shape, task) + texts)
 
 
 def _evaluation_s(shape: "Shape", load: Any, task: TaskSize, rates: Rates) -> float:
     """Seconds of an evaluation on one task: operations, and weights that are read for every token of an answer."""
-    texts = (
-        task.classes * task.templates * _forward(shape.towers.get("text")) if shape.kind == "clip" else 0.0
-    )
+    texts = task.classes * task.templates * _text(shape, task) if shape.kind == "clip" else 0.0
     computed = (task.test * _example(shape, task) + texts) / (rates.eval_tflops * 1e12 * rates.share)
     if shape.kind == "clip":
         return computed
@@ -200,15 +198,18 @@ def _evaluation_s(shape: "Shape", load: Any, task: TaskSize, rates: Rates) -> fl
 def _example(shape: "Shape", task: TaskSize) -> float:
     """Operations of a forward pass on one example."""
     if shape.kind == "clip":
-        return _forward(shape.towers["image"])
+        image = shape.towers["image"]
+        return image.forward(image.tokens or 0)
     if shape.kind == "seq2seq":
         towers = shape.towers
         return towers["encoder"].forward(task.prompt) + towers["decoder"].forward(task.answer)
     return shape.towers["decoder"].forward(task.prompt + task.answer)
 
 
-def _forward(tower: "Tower | None") -> float:
-    return tower.forward(tower.tokens or 0) if tower is not None else 0.0
+def _text(shape: "Shape", task: TaskSize) -> float:
+    """Operations of a forward pass on a text about a class."""
+    text = shape.towers["text"]
+    return text.forward(task.prompt or text.tokens or 0)
 
 
 def _memory(shape: "Shape", load: Any, task: TaskSize) -> float:
@@ -228,8 +229,9 @@ def _passes(shape: "Shape", load: Any, task: TaskSize, at_once: int) -> list[tup
     """Each tower, and how many tokens are in it at once; texts are as long as the study allows."""
     towers = shape.towers
     if shape.kind == "clip":
-        counts = {"image": at_once, "text": task.classes}
-        return [(tower, counts[name] * (tower.tokens or 0)) for name, tower in towers.items()]
+        image, text = towers["image"], towers["text"]
+        texts = task.classes * (task.prompt or text.tokens or 0)
+        return [(image, at_once * (image.tokens or 0)), (text, texts)]
     lengths = {"encoder": load.max_input, "decoder": load.max_target}
     if shape.kind == "causal":
         lengths = {"decoder": load.max_input + load.max_target}
