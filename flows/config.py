@@ -19,12 +19,14 @@ from pydantic_core import PydanticCustomError
 
 from flows.landscape_settings import LandscapeSettings
 from flows.learner_entries import LearnerEntry, check_taught
+from flows.routing_checks import check_features, check_models
 from flows.yaml_errors import YamlDocument, explain
 from merge_lib.equalising import Equalise, check_equalised
 from merge_lib.errors import SpecError
 from merge_lib.layer_scales import LayerScales
 from merge_lib.plugins import load_plugins
 from merge_lib.results import Regime
+from merge_lib.routing import RoutingSettings
 from merge_lib.search import Range, Search, check_search, search_model
 from merge_lib.types import Name
 from merge_lib.workloads import WorkloadConfig
@@ -60,6 +62,7 @@ class MethodEntry(Frozen):
     layer_scales: LayerScales | None = None  # factors on the merged task vector by depth
     equalise: Equalise | None = None  # "norms": task vectors are brought to their mean norm first
     calibration: CalibrationEntry | None = None  # what a method that observes data is shown
+    routing: RoutingSettings | None = None  # how inputs find the models of a method with one for each task
     family: str = ""  # what rows that `each` made have in common: the label before it
 
     @model_validator(mode="before")
@@ -114,6 +117,15 @@ class MethodEntry(Frozen):
             except ValidationError as failure:
                 raise _nested(method.name, failure, method.params_model) from failure
         return {name: value for name, value in whole.items() if name not in searched and name not in each}
+
+    @field_validator("routing")
+    @classmethod
+    def _routing_has_models(
+        cls, routing: RoutingSettings | None, info: ValidationInfo
+    ) -> RoutingSettings | None:
+        if routing is not None and "method" in info.data:
+            check_models(info.data["method"], info.data.get("params", {}))
+        return routing
 
     @model_validator(mode="after")
     def _fill_in(self) -> Self:
@@ -274,6 +286,16 @@ class StudyConfig(Frozen):
     @classmethod
     def _rows_of_each(cls, entries: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
         return tuple(row for entry in entries for row in entry.rows())
+
+    @field_validator("methods")
+    @classmethod
+    def _votes_need_features(
+        cls, entries: tuple[MethodEntry, ...], info: ValidationInfo
+    ) -> tuple[MethodEntry, ...]:
+        if "workload" in info.data:
+            voting = [entry.label for entry in entries if entry.routing is not None and entry.routing.votes]
+            check_features(info.data["workload"], voting)
+        return entries
 
     @field_validator("methods")
     @classmethod

@@ -111,6 +111,11 @@ def _recipe(node: dict[str, Any]) -> str:
     params = node.get("params", {})
     if node.get("made_by") == "merge":
         return f"merge {_called(params['method'], params['params'])} seed {params['seed']}"
+    if node.get("made_by") == "route":
+        routing = ", ".join(
+            f"{key}={value}" for key, value in sorted(params["routing"].items()) if key != "images"
+        )
+        return f"{_recipe({**node, 'made_by': 'merge'})} answered by {routing}"
     if node.get("made_by") == "train":
         how = f" by {_called(params['learner'], params['params'])}" if "learner" in params else ""
         return f"train on {', '.join(params['train_on'])}{how} seed {params['seed']}"

@@ -92,6 +92,7 @@ class Cells:
     facts: RowFacts | None = None  # of merges and learners
     audits: Handle | None = None  # of the last stage, a merge each
     forgot: Handle | None = None  # likewise
+    routing: dict[str, Any] | None = None  # of merges whose inputs find the tasks' models
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ def entry_of(entry: MethodEntry) -> MergeEntry:
     scales = entry.layer_scales and entry.layer_scales.model_dump(mode="json")
     asked = entry.calibration.model_dump(mode="json", exclude_none=True) if entry.calibration else {}
     search = entry.search and entry.search.model_dump(mode="json", exclude_none=True)
-    return MergeEntry(entry.label, entry.method, entry.params, scales, asked, entry.equalise, search)
+    routing = entry.routing and entry.routing.model_dump(mode="json")
+    return MergeEntry(entry.label, entry.method, entry.params, scales, asked, entry.equalise, search, routing)
 
 
 def _train_experts(
@@ -278,7 +280,7 @@ def _row_of(
     forgot: Handle | None,
 ) -> Cells:
     named = (entry.label, "merge", entry.method, regime, seed, entry.params)
-    return Cells(*named, merged, scores, position, facts_of(entry), audits, forgot)
+    return Cells(*named, merged, scores, position, facts_of(entry), audits, forgot, entry.routing)
 
 
 @dataclass

@@ -33,6 +33,7 @@ class RowFacts:
     looks_ahead: bool  # they were found with experts that had not arrived yet
     folds: bool  # it is a continual method: its state is enough to merge the next expert
     replays: bool = False  # it keeps training examples of earlier tasks
+    chooses: bool = False  # there is a model for each task, and the input chooses among them
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,19 @@ class ForgettingSummary:
 
 
 @dataclass(frozen=True)
+class RoutedStage:
+    """How inputs found the tasks' models after one stage, and what must be kept for it."""
+
+    chosen: dict[str, dict[str, float]]  # task -> task seen -> share of its inputs that are nearest to that
+    kept: dict[str, int]  # part of what is kept beside the base -> bytes
+
+    @property
+    def right(self) -> dict[str, float]:
+        """Of each task seen the share of its inputs that are nearest to its own prototypes."""
+        return {task: shares[task] for task, shares in self.chosen.items() if task in shares}
+
+
+@dataclass(frozen=True)
 class ForgottenExample:
     """An example that merges answer wrongly, though the expert of its task was right."""
 
@@ -134,6 +148,8 @@ class Row:
     probes: list[dict[str, float]] = field(
         default_factory=list
     )  # for each stage, what else was measured, by name
+    routing: dict[str, Any] | None = None  # how inputs find the tasks' models, where the study says it
+    routed: list[RoutedStage] = field(default_factory=list)  # for each stage, likewise
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
@@ -144,6 +160,7 @@ class Row:
         summary = None if audit is None else AuditSummary(**audit)
         told = fields.get("forgetting")
         forgotten = None if told is None else ForgettingSummary(**told)
+        routed = [RoutedStage(**stage) for stage in fields.get("routed", ())]
         return cls(
             **{
                 **fields,
@@ -151,6 +168,7 @@ class Row:
                 "facts": known,
                 "audit": summary,
                 "forgetting": forgotten,
+                "routed": routed,
             }
         )
 

@@ -1,12 +1,12 @@
 """What travels between Prefect tasks: paths, digests and parameters; never tensors."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from merge_lib.maps import Landscape
-from merge_lib.results import AuditSummary, ForgettingSummary, Regime, SearchRef
+from merge_lib.results import AuditSummary, ForgettingSummary, Regime, RoutedStage, SearchRef
 from tasks.records import Record, RecordStore
 
 
@@ -64,6 +64,7 @@ class MergeEntry:
     calibration: dict[str, Any] = field(default_factory=dict, hash=False)  # what the study says of it
     equalise: Literal["norms"] | None = None
     search: dict[str, Any] | None = field(default=None, hash=False)  # what is still to be found, and how
+    routing: dict[str, Any] | None = field(default=None, hash=False)  # how inputs find the tasks' models
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,10 @@ class Scores:
     elapsed_s: float
     reused: bool
     probes: dict[str, float] = field(default_factory=dict)  # what else the workload measures, by name
+
+    def by_name(self, tasks: Sequence[str]) -> dict[str, float]:
+        """All values, those of the tasks of the sequence first."""
+        return {**dict(zip(tasks, self.accuracy, strict=True)), **self.probes}
 
 
 @dataclass(frozen=True)
@@ -202,6 +207,7 @@ class Finished:
         default_factory=dict
     )  # seconds of what it learned from data, by record
     taught: dict[str, Any] | None = None  # fields of `merge_lib.results.Taught`, where a learner made it
+    routed: RoutedStage | None = None  # of a merge whose models answer by routing
 
     @classmethod
     def from_record(cls, record: Record, folder: Path, *, reused: bool) -> "Finished":

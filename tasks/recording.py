@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_lib.maps import MEAN, Landscape
-from merge_lib.results import AuditSummary, ForgettingSummary, Row, SearchRef, StudyResults
+from merge_lib.results import AuditSummary, ForgettingSummary, RoutedStage, Row, SearchRef, StudyResults
 from tasks.comparison import HEADLINE, comparison_runs, experiment_tags, summary_note
 from tasks.jobs import Audited, Finished, Forgot, Setting, Surveyed
 from tasks.payloads import DatasetPayload, MetricPoint, ModelPayload, RunPayload
@@ -61,6 +61,7 @@ class RunRecorder:
         name = f"{row.label} · {regime} · seed {seed}"
         params = {"method": row.method, "label": row.label, "regime": regime, "seed": seed}
         params |= {f"params.{key}": str(value) for key, value in row.params.items()}
+        params |= dict(_flat({"routing": row.routing})) if row.routing else {}
         models = [self._model(row, stage, done, params) for stage, done in enumerate(checkpoints, 1)]
         return RunPayload(
             key=f"{self.run.run_id}/{row.label}/{regime}/{seed}",
@@ -75,6 +76,7 @@ class RunRecorder:
                 *self._row_metrics(row, models),
                 *_audit_metrics(row.audit),
                 *_forgetting_metrics(row.forgetting),
+                *_routing_metrics(row.routed),
             ),
             models=tuple(models),
             datasets=self._datasets(self.setting.tasks),
@@ -340,6 +342,18 @@ def _forgetting_metrics(forgetting: ForgettingSummary | None) -> list[MetricPoin
         for name, values in measured.items()
         if values
     ]
+
+
+def _routing_metrics(routed: Sequence[RoutedStage]) -> list[MetricPoint]:
+    """At each stage how often inputs of a task seen are nearest to its prototypes, and what is kept, in bytes."""
+    points = []
+    for stage, one in enumerate(routed, 1):
+        points += [MetricPoint(f"routing/{task}", share, stage) for task, share in one.right.items()]
+        if one.right:
+            points.append(MetricPoint("routing/mean", sum(one.right.values()) / len(one.right), stage))
+        points += [MetricPoint(f"kept/{part}", size, stage) for part, size in one.kept.items()]
+        points.append(MetricPoint("kept/all", sum(one.kept.values()), stage))
+    return points
 
 
 def _artifacts(audit: Audited | None, forgot: Forgot | None) -> dict[str, str]:

@@ -35,7 +35,9 @@ def make_row(
     elapsed_s = sum(done.elapsed_s for done in checkpoints)
     if refs[-1].search is not None:
         fields = {**fields, "params": {**fields["params"], **refs[-1].search.values}}
-    return Row(**fields, accuracy=accuracy, elapsed_s=elapsed_s, checkpoints=refs, probes=probes)
+    routed = [done.routed for done in checkpoints if done.routed is not None]
+    measured = {"accuracy": accuracy, "probes": probes, "routed": routed}
+    return Row(**fields, **measured, elapsed_s=elapsed_s, checkpoints=refs)
 
 
 def _ref(project: Project, done: Finished) -> CheckpointRef:

@@ -27,6 +27,7 @@ class Board:
     """What rows must have in common to be compared."""
 
     needs_task: bool = False
+    chooses: bool = False
     has_seen_test: bool = False
     is_tuned: bool = False
     replays: bool = False
@@ -35,6 +36,7 @@ class Board:
     def title(self) -> str:
         """In words."""
         words = ["A model for each task, which must be told" if self.needs_task else "One model"]
+        words = ["A model for each task, chosen by the input"] if self.chooses else words
         words += ["has seen the test inputs"] * self.has_seen_test
         words += ["tuned on validation data"] * self.is_tuned
         words += ["keeps examples of earlier tasks"] * self.replays
@@ -73,7 +75,8 @@ class Group:
         facts = self.facts
         if facts is None:
             return Board()
-        return Board(facts.needs_task, facts.data == "test inputs", facts.is_tuned, facts.replays)
+        has_seen = facts.data == "test inputs"
+        return Board(facts.needs_task, facts.chooses, has_seen, facts.is_tuned, facts.replays)
 
     def values(self, metric: str) -> dict[int | None, float | None]:
         """The metric by seed."""

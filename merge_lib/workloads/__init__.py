@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, SerializeAsAny
 
 from merge_lib.probe import Split
+from merge_lib.routing.encoder import Routing
 from merge_lib.workloads import learners
 from merge_lib.workloads.clip.config import ClipConfig
 from merge_lib.workloads.cues.config import CuesConfig
@@ -30,6 +31,7 @@ __all__ = [
     "Measuring",
     "Probing",
     "Progress",
+    "Routing",
     "Split",
     "TextCuesConfig",
     "TrainReport",

@@ -25,6 +25,9 @@ class WorkloadSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     known: ClassVar[dict[str, type["WorkloadSettings"]]] = {}
+    routes: ClassVar[bool] = (
+        False  # the workload has what `routing` by votes needs: merge_lib.workloads.Routing
+    )
 
     name: str
     data: str = "data"  # folder with the snapshots, relative to the project's root

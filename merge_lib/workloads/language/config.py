@@ -62,7 +62,7 @@ class LanguageConfig(WorkloadSettings):
         """The model's digest: whatever it is called, its files decide."""
         from merge_lib.workloads.pretrained.locating import locate
 
-        return {"model": locate(self.model, root_of(data, self.data), parts=("model", "tokenizer")).digest}
+        return {"model": locate(self.model, self.root_of(data), parts=("model", "tokenizer")).digest}
 
     def code(self, work: Work) -> tuple[str, ...]:
         """The modules whose source can change the result of one kind of work."""
@@ -102,8 +102,3 @@ class LanguageConfig(WorkloadSettings):
 def made_here(model: str, data: str) -> tuple[str, ...]:
     """The snapshot that a model is, if a data stage makes it: the name of its folder in `data/models`."""
     return (Path(model).name,) if Path(model).parent == Path(data) / MADE_HERE else ()
-
-
-def root_of(data: Path, named: str) -> Path:
-    """The project's folder, of which `named` is the data folder as settings name it."""
-    return data.parents[len(Path(named).parts) - 1] if not Path(named).is_absolute() else Path.cwd()

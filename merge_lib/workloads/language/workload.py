@@ -13,7 +13,7 @@ from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.probe import Split
 from merge_lib.workloads.language.asking import Asking, TaskTexts
 from merge_lib.workloads.language.classroom import LanguageClassroom, classroom_of
-from merge_lib.workloads.language.config import LanguageConfig, root_of
+from merge_lib.workloads.language.config import LanguageConfig
 from merge_lib.workloads.language.encoding import Limits
 from merge_lib.workloads.language.lessons import TextLesson
 from merge_lib.workloads.language.models import LanguageModels
@@ -48,7 +48,7 @@ class LanguageWorkload:
         self._tasks = tuple(tasks)
         snapshots = {task: read_snapshot(data / "tasks" / f"{task}.jsonl") for task in tasks}
         _check_ranked(config, snapshots)
-        located = locate(config.model, root_of(data, config.data), parts=("model", "tokenizer"))
+        located = locate(config.model, config.root_of(data), parts=("model", "tokenizer"))
         limits = Limits(config.max_input, config.max_target, config.too_long)
         self.models = LanguageModels(located, config.tuning, limits)
         self.texts = {task: self._texts(snapshot, task) for task, snapshot in snapshots.items()}

@@ -10,7 +10,7 @@ from merge_lib.errors import SpecError
 from merge_lib.types import Count, Positive
 from merge_lib.workloads.cues.places import CueName
 from merge_lib.workloads.cues.sharing import Sharing
-from merge_lib.workloads.language.config import made_here, root_of
+from merge_lib.workloads.language.config import made_here
 from merge_lib.workloads.pretrained.config import TuningConfig
 from merge_lib.workloads.protocol import Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings
@@ -83,7 +83,7 @@ class TextCuesConfig(Sharing, WorkloadSettings):
         from merge_lib.workloads.pretrained.locating import locate
 
         self.check(tasks)
-        located = locate(self.model, root_of(data, self.data), parts=("model", "tokenizer"))
+        located = locate(self.model, self.root_of(data), parts=("model", "tokenizer"))
         facts = {"model": located.digest}
         return facts | ({"first": tasks[0]} if work != "pretrain" and self.shared > 0.0 else {})
 

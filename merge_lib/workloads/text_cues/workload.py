@@ -17,7 +17,6 @@ from merge_lib.workloads.cues.marking import BARE, roles, told
 from merge_lib.workloads.cues.places import CueName
 from merge_lib.workloads.cues.views import View, views_of
 from merge_lib.workloads.language.asking import Asking, TaskTexts
-from merge_lib.workloads.language.config import root_of
 from merge_lib.workloads.language.encoding import Encoded, Limits
 from merge_lib.workloads.language.lessons import TextLesson
 from merge_lib.workloads.language.models import LanguageModels
@@ -58,7 +57,7 @@ class TextCuesWorkload:
             msg = f"Snapshot '{config.snapshot}' has open answers, but cues tell classes apart. Name one with labels."
             raise DataError(msg)
         self.labels = self._snapshot.labels
-        located = locate(config.model, root_of(data, config.data), parts=("model", "tokenizer"))
+        located = locate(config.model, config.root_of(data), parts=("model", "tokenizer"))
         self.models = LanguageModels(located, config.tuning, Limits(config.max_input, LONGEST_LABEL, "error"))
 
     @property
