@@ -32,8 +32,8 @@ class RowFacts:
     is_tuned: bool  # coefficients were found on validation data
     looks_ahead: bool  # they were found with experts that had not arrived yet
     folds: bool  # it is a continual method: its state is enough to merge the next expert
-    chooses: bool = False  # there is a model for each task, and the input chooses among them
     replays: bool = False  # it keeps training examples of earlier tasks
+    chooses: bool = False  # there is a model for each task, and the input chooses among them
 
 
 @dataclass(frozen=True)

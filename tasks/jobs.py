@@ -206,8 +206,8 @@ class Finished:
     learning: dict[str, float] = field(
         default_factory=dict
     )  # seconds of what it learned from data, by record
-    routed: RoutedStage | None = None  # of a merge whose models answer by routing
     taught: dict[str, Any] | None = None  # fields of `merge_lib.results.Taught`, where a learner made it
+    routed: RoutedStage | None = None  # of a merge whose models answer by routing
 
     @classmethod
     def from_record(cls, record: Record, folder: Path, *, reused: bool) -> "Finished":

@@ -75,8 +75,8 @@ class Group:
         facts = self.facts
         if facts is None:
             return Board()
-        has_seen_test = facts.data == "test inputs"
-        return Board(facts.needs_task, facts.chooses, has_seen_test, facts.is_tuned, facts.replays)
+        has_seen = facts.data == "test inputs"
+        return Board(facts.needs_task, facts.chooses, has_seen, facts.is_tuned, facts.replays)
 
     def values(self, metric: str) -> dict[int | None, float | None]:
         """The metric by seed."""
