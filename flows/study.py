@@ -130,7 +130,7 @@ def collect(rows: Sequence[Cells | Sight], journal: Journal) -> None:
             continue
         fields = {
             name: getattr(cells, name)
-            for name in ("label", "kind", "method", "regime", "seed", "params", "facts")
+            for name in ("label", "kind", "method", "regime", "seed", "params", "facts", "routing")
         }
         journal.add(fields, checkpoints, scores, audit, forgot)
     if failures:

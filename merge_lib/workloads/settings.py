@@ -13,6 +13,7 @@ from merge_lib.workloads.protocol import Workload
 from merge_lib.workloads.training.config import TrainingConfig
 
 Work = Literal["pretrain", "train", "evaluate"]
+Teaches = Literal["none", "full", "adapters"]
 
 
 class WorkloadSettings(BaseModel):
@@ -24,6 +25,9 @@ class WorkloadSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     known: ClassVar[dict[str, type["WorkloadSettings"]]] = {}
+    routes: ClassVar[bool] = (
+        False  # the workload has what `routing` by votes needs: merge_lib.workloads.Routing
+    )
 
     name: str
     data: str = "data"  # folder with the snapshots, relative to the project's root
@@ -48,6 +52,10 @@ class WorkloadSettings(BaseModel):
         raise SpecError(
             f"Workload '{self.name}' does not define `create`; return an object with the Workload methods."
         )
+
+    def teaching(self) -> Teaches:
+        """Whether its models can be trained by learners (it is `Teaching`), and what of them is trained."""
+        return "none"
 
     def task_snapshots(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """Names of the snapshots that training and evaluation on the tasks read; by default one for each task."""

@@ -7,25 +7,22 @@ arXiv:2103.00020. Differs from it: a caption counts as right for every picture o
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from merge_lib.ops.cores import one_core
 from merge_lib.workloads.clip.mini_config import MiniParams, Sizes
 from merge_lib.workloads.clip.pictures import Normal, pixels
-from merge_lib.workloads.clip.scenes import all_captions, captions_of, scenes_of, true_of
+from merge_lib.workloads.clip.scenes import all_captions, captions_of, scenes_of
 from merge_lib.workloads.clip.tokens import make_tokenizer
 from merge_lib.workloads.protocol import Progress
 from merge_lib.workloads.training.loop import train
 from merge_lib.workloads.vision.data import DIGITS_WHITE
 from merge_lib.workloads.vision.glyphs import CHUNK, CLASSES, FONTS, Variation, distance_maps, render
-
-if TYPE_CHECKING:
-    from transformers import CLIPModel, CLIPTokenizer
 
 LENGTH = 16  # tokens of a text
 MOST_SEED = 2**31
@@ -37,7 +34,7 @@ class Pictures:
 
     images: UInt8[np.ndarray, "n s s"]
     scenes: Tensor  # [n, aspects]
-    tokenizer: "CLIPTokenizer"
+    tokenizer: CLIPTokenizer
     normal: Normal
 
     @property
@@ -79,13 +76,11 @@ def make_mini(folder: Path, wanted: MiniParams, *, progress: Progress | None = N
         wanted: sizes, pictures and training.
         progress: told how many steps of how many are made.
     """
-    from transformers import CLIPImageProcessorPil
-
     side = wanted.sizes.image_size
     with one_core():
         tokenizer = make_tokenizer(all_captions(), length=LENGTH)
-        lesson = Pictures(*_drawn(wanted.count, side, wanted.seed), tokenizer, Normal())
-        model = _initial(wanted.sizes, tokenizer, wanted.seed)
+        lesson = lesson_of(wanted, tokenizer)
+        model = initial_model(wanted.sizes, tokenizer, wanted.seed)
         generator = torch.Generator().manual_seed(wanted.seed)
         train(model, lesson, wanted, generator=generator, progress=progress)
     model.eval().save_pretrained(folder)
@@ -94,31 +89,35 @@ def make_mini(folder: Path, wanted: MiniParams, *, progress: Progress | None = N
     CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=sides).save_pretrained(folder)
 
 
+def true_of(told: Int64[Tensor, "c aspects"], scenes: Int64[Tensor, "p aspects"]) -> Bool[Tensor, "p c"]:
+    """Whether a caption (column), which tells -1 where it tells nothing, is true of a picture (row)."""
+    return ((told < 0) | (told == scenes[:, None])).all(2)
+
+
 def _found(logits: Float[Tensor, "b b"], is_true: Bool[Tensor, "b b"]) -> Tensor:
     """Mean cross-entropy of each row, whose right answers share the probability."""
     wanted = is_true / is_true.sum(1, keepdim=True)
     return -(wanted * logits.log_softmax(1)).sum(1).mean()
 
 
-def _drawn(count: int, size: int, seed: int) -> tuple[UInt8[np.ndarray, "n s s"], Tensor]:
-    """Pictures and their scenes."""
-    rng = np.random.default_rng(seed)
-    characters = rng.permutation(np.arange(count) % len(CLASSES))
-    fonts = rng.integers(len(FONTS), size=count)
-    maps = distance_maps()
+def lesson_of(wanted: MiniParams, tokenizer: CLIPTokenizer) -> Pictures:
+    """Rendered characters, and what each shows."""
+    rng = np.random.default_rng(wanted.seed)
+    characters = rng.permutation(np.arange(wanted.count) % len(CLASSES))
+    fonts = rng.integers(len(FONTS), size=wanted.count)
+    maps, size = distance_maps(), wanted.sizes.image_size
     drawn = [
         render(
             maps[fonts[at : at + CHUNK], characters[at : at + CHUNK]], rng, size=size, variation=Variation()
         )
-        for at in range(0, count, CHUNK)
+        for at in range(0, wanted.count, CHUNK)
     ]
-    return np.concatenate(drawn), torch.from_numpy(scenes_of(fonts, characters))
+    scenes = torch.from_numpy(scenes_of(fonts, characters))
+    return Pictures(np.concatenate(drawn), scenes, tokenizer, Normal())
 
 
-def _initial(sizes: Sizes, tokenizer: "CLIPTokenizer", seed: int) -> "CLIPModel":
-    """A model with random weights."""
-    from transformers import CLIPConfig, CLIPModel
-
+def initial_model(sizes: Sizes, tokenizer: CLIPTokenizer, seed: int, *, length: int = LENGTH) -> CLIPModel:
+    """A model with random weights, for texts of at most `length` tokens."""
     both = {
         "hidden_size": sizes.width,
         "intermediate_size": 2 * sizes.width,
@@ -128,7 +127,7 @@ def _initial(sizes: Sizes, tokenizer: "CLIPTokenizer", seed: int) -> "CLIPModel"
     ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     text = {
         "vocab_size": len(tokenizer),
-        "max_position_embeddings": LENGTH,
+        "max_position_embeddings": length,
         "num_hidden_layers": sizes.text_depth,
         **ends,
     }

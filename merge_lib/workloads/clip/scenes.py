@@ -7,8 +7,7 @@ that has these.
 import string
 
 import numpy as np
-from jaxtyping import Bool, Int64
-from torch import Tensor
+from jaxtyping import Int64
 
 from merge_lib.workloads.vision.glyphs import CLASSES, FONTS
 
@@ -79,11 +78,6 @@ def captions_of(
         FORMS[form][0].format(**_words(scene)) for form, scene in zip(forms, scenes.tolist(), strict=True)
     ]
     return texts, np.where(told, scenes, -1)
-
-
-def true_of(told: Int64[Tensor, "c aspects"], scenes: Int64[Tensor, "p aspects"]) -> Bool[Tensor, "p c"]:
-    """Whether a caption (column) is true of a picture (row)."""
-    return ((told < 0) | (told == scenes[:, None])).all(2)
 
 
 def all_captions() -> tuple[str, ...]:

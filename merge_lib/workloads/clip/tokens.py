@@ -2,27 +2,23 @@
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+from tokenizers import trainers
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 MOST_TOKENS = 4096  # far more than the words of the captions need
 
 
-def make_tokenizer(texts: Iterable[str], *, length: int) -> "CLIPTokenizer":
+def make_tokenizer(texts: Iterable[str], *, length: int) -> CLIPTokenizer:
     """A tokenizer in which every word of the texts is one token and any other text is spelt in bytes.
 
     Args:
         texts: lower-case, words between spaces.
         length: tokens that a text has at most, with the two that begin and end it.
     """
-    from tokenizers import trainers
-    from transformers import CLIPTokenizer
-
     learner = CLIPTokenizer().backend_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=MOST_TOKENS,
@@ -44,11 +40,4 @@ def make_tokenizer(texts: Iterable[str], *, length: int) -> "CLIPTokenizer":
 
 def _byte_letters() -> list[str]:
     """The letter that stands for each byte in byte-level encodings."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
     return sorted(ByteLevel.alphabet())
-
-
-def write_tokenizer(tokenizer: "CLIPTokenizer", folder: Path) -> None:
-    """Write it beside a model, so that `AutoTokenizer` finds it."""
-    tokenizer.save_pretrained(folder)

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int64
+from torch import Tensor, nn
 
-from merge_lib.checkpoints import read_state_dict
+from merge_lib.checkpoints import read_state_dict, write_state_dict
 from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.probe import Split
 from merge_lib.types import StateDict
-from merge_lib.workloads.clip.config import LOGIT_SCALE, PARTS, ClipConfig
+from merge_lib.workloads.clip.config import LOGIT_SCALE, PARTS, ClipConfig, FineTuningConfig
+from merge_lib.workloads.clip.encoding import ClipEncoder
 from merge_lib.workloads.clip.heads import Head, Targets, heads_of, own_head
 from merge_lib.workloads.clip.lessons import ClassLesson
 from merge_lib.workloads.clip.measuring import Measured
@@ -28,7 +30,6 @@ from merge_lib.workloads.pretrained.locating import locate
 from merge_lib.workloads.pretrained.models import PretrainedModels
 from merge_lib.workloads.pretrained.tuning import state_of, trained_parameters
 from merge_lib.workloads.protocol import Progress, TrainReport
-from merge_lib.workloads.states import write_trained
 from merge_lib.workloads.training.devices import training_device
 from merge_lib.workloads.training.writing import make_checkpoint
 
@@ -48,7 +49,7 @@ class ClipWorkload:
     """
 
     def __init__(self, config: ClipConfig, *, tasks: Sequence[str], data: Path) -> None:
-        _check_names(tasks, config.zero_shot)
+        _check_names(tasks, config)
         self.config = config
         self._tasks = tuple(tasks)
         self.located = locate(config.model, config.root_of(data), parts=PARTS)
@@ -95,8 +96,10 @@ class ClipWorkload:
         accuracy = self._mean_accuracy(model, self._tasks)
         if progress is not None:
             progress(1, 1)
-        tensors = state_of(model, self.config.tuning)
-        return write_trained(tensors, out, lineage, started=started, steps=0, losses=[], accuracy=accuracy)
+        tensors = {name: one.detach() for name, one in state_of(model, self.config.tuning).items()}
+        made = write_state_dict(out, tensors, lineage=lineage)
+        elapsed_s = time.perf_counter() - started
+        return TrainReport(made.path, made.digest, made.size_bytes, elapsed_s, 0, [], accuracy)
 
     def fine_tune(
         self,
@@ -110,7 +113,7 @@ class ClipWorkload:
         partial: Path | None = None,
     ) -> TrainReport:
         """Train `start` on the tasks' training splits together and write it to `out`."""
-        config, tuning = self.config.fine_tuning, self.config.tuning
+        config, tuning = self.fine_tuning(tasks), self.config.tuning
         lesson = self.lesson(tasks)
         model = self.models.fresh(seed=seed, start=read_state_dict(start), called=f"Checkpoint '{start}'")
         return make_checkpoint(
@@ -146,6 +149,18 @@ class ClipWorkload:
         """The model and the tasks' images, as data-dependent merging sees them."""
         return ClipProbe(self.models, self.sets, self.targets, self._ids)
 
+    def encoder(self, tensors: StateDict) -> ClipEncoder:
+        """A checkpoint's model as features of images and of classes, for a vote of several models."""
+        return ClipEncoder(self.measured(tensors), self.sets, self.targets)
+
+    def labels(self, task: str, *, split: Split) -> Int64[Tensor, " n"]:
+        """The right output for each image of a task's split."""
+        return self.targets[task].of(self.sets[task].labels(split))
+
+    def own_classes(self, task: str) -> Int64[Tensor, " c"]:
+        """Which outputs are a task's own classes."""
+        return self.targets[task].columns
+
     def measured(self, tensors: StateDict) -> Measured:
         """A checkpoint's model, ready to encode images and texts.
 
@@ -173,6 +188,12 @@ class ClipWorkload:
         head = _union([one.head for one in targets.values()])
         sets = {task: self.sets[task] for task in tasks}
         return ClassLesson(sets, targets, head, self.texts.ids(head.prompts), config)
+
+    def fine_tuning(self, tasks: Sequence[str]) -> FineTuningConfig:
+        """The settings of a training on these tasks: faster or slower where a single one is to be."""
+        config = self.config.fine_tuning
+        factor = self.config.strength.get(tasks[0], 1.0) if len(tasks) == 1 else 1.0
+        return config.model_copy(update={"learning_rate": config.learning_rate * factor})
 
     def _targets(self) -> dict[str, Targets]:
         """The head of each task, and of each probe, which always has its own classes."""
@@ -208,15 +229,22 @@ class ClipWorkload:
         return CLIPConfig.from_pretrained(self.located.folder, local_files_only=True)
 
 
-def _check_names(tasks: Sequence[str], probes: Sequence[str]) -> None:
+def _check_names(tasks: Sequence[str], config: ClipConfig) -> None:
+    """Refuse settings that do not fit the task sequence; all faults at once."""
+    faults = []
     if not tasks or len(set(tasks)) != len(tasks):
-        msg = f"The task sequence {list(tasks)} must name at least one task, each once. Correct `tasks`."
-        raise SpecError(msg)
-    if both := [name for name in probes if name in tasks]:
-        msg = (
-            f"`zero_shot` names {', '.join(both)}, which the task sequence trains on. Accuracy on tasks that are still "
-            "to come is zero-shot anyway; take them out of `zero_shot`."
+        faults.append(
+            f"the task sequence {list(tasks)} must name at least one task, each once; correct `tasks`"
         )
+    if both := [name for name in config.zero_shot if name in tasks]:
+        faults.append(
+            f"`zero_shot` names {', '.join(both)}, which the task sequence trains on: accuracy on tasks that are "
+            "still to come is zero-shot anyway; take them out of `zero_shot`"
+        )
+    if strangers := [name for name in config.strength if name not in tasks]:
+        faults.append(f"`strength` names {', '.join(strangers)}, not in the task sequence; take them out")
+    if faults:
+        msg = f"The workload's settings do not fit the tasks {', '.join(tasks)}: {'; '.join(faults)}."
         raise SpecError(msg)
 
 

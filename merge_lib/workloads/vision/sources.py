@@ -5,15 +5,12 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from merge_lib.errors import DataError
 from merge_lib.workloads.vision.data import DIGITS_WHITE, RawImages
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Fit = Literal["stretch", "crop"]
 WHITE = 255  # the largest value of a pixel of a picture
@@ -105,13 +102,13 @@ def decode(file: Any, called: str, form: Form) -> np.ndarray:
         raise DataError(msg) from exc
 
 
-def _stretched(image: "Image.Image", size: int) -> "Image.Image":
+def _stretched(image: Any, size: int) -> Any:
     from PIL import Image
 
     return image.resize((size, size), Image.Resampling.BOX)
 
 
-def _cropped(image: "Image.Image", size: int) -> "Image.Image":
+def _cropped(image: Any, size: int) -> Any:
     """The middle, after the shorter side was brought to `size`."""
     from PIL import Image
 
