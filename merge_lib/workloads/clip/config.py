@@ -113,7 +113,16 @@ class ClipConfig(WorkloadSettings):
         """The settings that can change the result of one kind of work."""
         parts = {
             "pretrain": {"name", "model", "digest", "tuning"},
-            "train": {"name", "model", "digest", "tuning", "scenario", "templates", "fine_tuning", "strength"},
+            "train": {
+                "name",
+                "model",
+                "digest",
+                "tuning",
+                "scenario",
+                "templates",
+                "fine_tuning",
+                "strength",
+            },
             "evaluate": {"name", "model", "digest", "tuning", "scenario", "templates", "zero_shot"},
         }
         return deciding(self, parts[work])

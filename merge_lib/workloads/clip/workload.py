@@ -233,7 +233,9 @@ def _check_names(tasks: Sequence[str], config: ClipConfig) -> None:
     """Refuse settings that do not fit the task sequence; all faults at once."""
     faults = []
     if not tasks or len(set(tasks)) != len(tasks):
-        faults.append(f"the task sequence {list(tasks)} must name at least one task, each once; correct `tasks`")
+        faults.append(
+            f"the task sequence {list(tasks)} must name at least one task, each once; correct `tasks`"
+        )
     if both := [name for name in config.zero_shot if name in tasks]:
         faults.append(
             f"`zero_shot` names {', '.join(both)}, which the task sequence trains on: accuracy on tasks that are "
