@@ -88,7 +88,8 @@ class YamlDocument:
             if isinstance(node, CommentedMap) and (step not in node or node[step] is None):
                 node[step] = CommentedMap()
             if isinstance(node, CommentedSeq) and isinstance(node[step], str):
-                node[step] = CommentedMap(method=node[step])
+                word = "learner" if location[0] == "learners" else "method"
+                node[step] = CommentedMap({word: node[step]})
             node = node[step]
         last = _step(node, parts[-1], said)
         node[last] = value
@@ -117,7 +118,10 @@ def _step(node: Any, part: str, said: str) -> str | int:
         return part
     if isinstance(node, CommentedSeq):
         names = [
-            item if isinstance(item, str) else (item.get("label") or item.get("method", "")) for item in node
+            item
+            if isinstance(item, str)
+            else (item.get("label") or item.get("method") or item.get("learner", ""))
+            for item in node
         ]
         if part.isdigit() and int(part) < len(node):
             return int(part)

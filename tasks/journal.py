@@ -63,7 +63,7 @@ class Journal:
         self.rows.append(row)
         now_ms = reporting.now_ms()
         self.children.append(self.recorder.row(row, checkpoints, now_ms, audit, forgot))
-        if row.kind == "reference" and row.method != "base":
+        if row.kind != "merge" and row.method != "base":
             trained = enumerate(checkpoints)
             self.children.extend(self.recorder.expert(row, stage, done, now_ms) for stage, done in trained)
         searches = {ref.search.record: ref.search for ref in row.checkpoints if ref.search is not None}

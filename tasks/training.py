@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -62,17 +63,27 @@ def import_base(setting: Setting, checkpoint: Path) -> Finished:
 
 
 @task(task_run_name="train {job.label}", cache_policy=NO_CACHE)
-def train_expert(setting: Setting, job: TrainingJob, start: Finished) -> Finished:
-    """The checkpoint that comes of fine-tuning `start` as the job says."""
-    return fine_tune(setting, job, start)
+def train_expert(
+    setting: Setting, job: TrainingJob, start: Finished, earlier: Sequence[Finished] = ()
+) -> Finished:
+    """The checkpoint that comes of fine-tuning `start` as the job says; see `fine_tune`."""
+    return fine_tune(setting, job, start, earlier)
 
 
 def training_key(
-    setting: Setting, job: TrainingJob, start_digest: str
+    setting: Setting, job: TrainingJob, start_digest: str, *earlier: str
 ) -> tuple[str, dict[str, str], dict[str, Any]]:
-    """Key, inputs and parameters of a fine-tuning."""
+    """Key, inputs and parameters of a fine-tuning.
+
+    Args:
+        setting: of the run.
+        job: what is trained.
+        start_digest: of the checkpoint that it starts from.
+        earlier: digests of those before it, the last of them first, where a learner looks back.
+    """
     config = workloads.parse(setting.workload)
-    inputs = {"start": start_digest} | setting.hashes_of(config.task_snapshots(job.train_on))
+    inputs = {"start": start_digest} | setting.hashes_of(config.task_snapshots(job.train_on + job.before))
+    inputs |= {f"{place} before": digest for place, digest in enumerate(earlier, 1)}
     params = {
         "workload": config.parameters_of("train"),
         **config.facts_of("train", setting.tasks, Path(setting.root) / config.data),
@@ -80,13 +91,39 @@ def training_key(
         "seed": job.seed,
         "threads": setting.threads,
     }
-    return cache_key("train", inputs=inputs, params=params, code=config.code("train")), inputs, params
+    code = config.code("train")
+    if job.learner:
+        settings = learner_of(job)
+        params |= {"learner": job.learner, "params": job.params, "before": list(job.before)}
+        code = (*code, *settings.code())
+    return cache_key("train", inputs=inputs, params=params, code=code), inputs, params
 
 
-def fine_tune(setting: Setting, job: TrainingJob, start: Finished) -> Finished:
-    """Fine-tune, unless the result is among the finished work."""
-    key, inputs, params = training_key(setting, job, start.digest)
+def learner_of(job: TrainingJob) -> workloads.LearnerSettings:
+    """The learner that the job names, set up."""
+    return workloads.learners.get(job.learner).model_validate(job.params)
+
+
+def digests_of(start: Finished, earlier: Sequence[Finished]) -> list[str]:
+    """Of what a training is made from: the last checkpoint first."""
+    return [one.digest for one in (start, *reversed(earlier))]
+
+
+def fine_tune(
+    setting: Setting, job: TrainingJob, start: Finished, earlier: Sequence[Finished] = ()
+) -> Finished:
+    """Fine-tune, unless the result is among the finished work.
+
+    Args:
+        setting: of the run.
+        job: on what, and by which learner.
+        start: the checkpoint to start from.
+        earlier: those before it, from the base on, where a learner looks back.
+    """
+    key, inputs, params = training_key(setting, job, *digests_of(start, earlier))
     training = Training("train", key, job.label, inputs, params, job.seed, start.path, job.train_on)
+    if job.learner:
+        training = replace(training, job=job, earlier=tuple(one.path for one in earlier))
     return _obtain(setting, training)
 
 
@@ -102,6 +139,8 @@ class Training:
     seed: int
     start: str | None = None
     train_on: tuple[str, ...] = ()
+    job: TrainingJob | None = None  # of a learner
+    earlier: tuple[str, ...] = ()  # checkpoints that the learner looks back at
 
     def assignment(self, setting: Setting, out: Path) -> Assignment:
         """The same in plain values."""
@@ -118,7 +157,15 @@ class Training:
             seed=self.seed,
             lineage=lineage,
             partial=str(setting.partial(self.key)),
+            **self._taught(),
         )
+
+    def _taught(self) -> dict[str, Any]:
+        """Which learner trains, and what it is told."""
+        if self.job is None:
+            return {}
+        job = self.job
+        return {"learner": job.learner, "params": job.params, "before": job.before, "earlier": self.earlier}
 
 
 def _obtain(setting: Setting, training: Training) -> Finished:
@@ -187,4 +234,5 @@ def _values(made: workloads.TrainReport) -> dict[str, Any]:
         "stopped_early": made.stopped_early,
         "resumed_at": made.resumed_at,
         "visible_devices": list(visible_devices()),
+        **({} if made.taught is None else {"taught": made.taught, "fusions": made.fusions}),
     }

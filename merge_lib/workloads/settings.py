@@ -13,6 +13,7 @@ from merge_lib.workloads.protocol import Workload
 from merge_lib.workloads.training.config import TrainingConfig
 
 Work = Literal["pretrain", "train", "evaluate"]
+Teaches = Literal["none", "full", "adapters"]
 
 
 class WorkloadSettings(BaseModel):
@@ -51,6 +52,10 @@ class WorkloadSettings(BaseModel):
         raise SpecError(
             f"Workload '{self.name}' does not define `create`; return an object with the Workload methods."
         )
+
+    def teaching(self) -> Teaches:
+        """Whether its models can be trained by learners (it is `Teaching`), and what of them is trained."""
+        return "none"
 
     def task_snapshots(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """Names of the snapshots that training and evaluation on the tasks read; by default one for each task."""

@@ -8,7 +8,7 @@ from merge_lib.errors import SpecError
 from merge_lib.types import Count, Positive
 from merge_lib.workloads.pretrained.config import TuningConfig
 from merge_lib.workloads.protocol import Workload
-from merge_lib.workloads.settings import Work, WorkloadSettings
+from merge_lib.workloads.settings import Teaches, Work, WorkloadSettings
 from merge_lib.workloads.training.config import TrainingConfig, deciding
 
 Scoring = Literal["exact_match", "log_likelihood"]
@@ -43,6 +43,10 @@ class LanguageConfig(WorkloadSettings):
     def pretraining_snapshots(self) -> tuple[str, ...]:
         """The model, if a data stage makes it."""
         return made_here(self.model, self.data)
+
+    def teaching(self) -> Teaches:
+        """Adapters, or all weights."""
+        return "full" if self.tuning.lora is None else "adapters"
 
     def parameters_of(self, work: Work) -> dict[str, Any]:
         """The settings that can change the result of one kind of work."""
