@@ -140,9 +140,7 @@ def _cost(
     one = sum(_training(shape, load, task) for task in tasks) / len(tasks)
     operations = one * sum(_weight(step.label, config) for step in trained)
     seconds = [_evaluation_s(shape, load, task, rates) for task in tasks]
-    evaluated_s = judged * sum(seconds) + sum(
-        _vote_s(step.label, config, seconds) for step in steps if step.kind == "route"
-    )
+    votes_s = sum(_vote_s(step.label, config, seconds) for step in steps if step.kind == "route")
     checkpoint = BYTES * (shape.adapted or shape.parameters)
     return Cost(
         len(trained),
