@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -52,6 +52,7 @@ class ClipConfig(WorkloadSettings):
         digest: of the model's files; who gives it is refused another model. Filled in when a run begins.
     """
 
+    routes: ClassVar[bool] = True
     name: Literal["clip"]
     model: str
     scenario: Scenario = "task-incremental"
@@ -112,7 +113,16 @@ class ClipConfig(WorkloadSettings):
         """The settings that can change the result of one kind of work."""
         parts = {
             "pretrain": {"name", "model", "digest", "tuning"},
-            "train": {"name", "model", "digest", "tuning", "scenario", "templates", "fine_tuning", "strength"},
+            "train": {
+                "name",
+                "model",
+                "digest",
+                "tuning",
+                "scenario",
+                "templates",
+                "fine_tuning",
+                "strength",
+            },
             "evaluate": {"name", "model", "digest", "tuning", "scenario", "templates", "zero_shot"},
         }
         return deciding(self, parts[work])

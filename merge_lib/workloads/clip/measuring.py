@@ -6,7 +6,7 @@ Legend: n images of a split, p texts, d width of the common space, c classes.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from merge_lib.probe import Split
@@ -53,14 +53,16 @@ class Measured:
             self._heads[head.texts] = class_weights(self.text_features(head.prompts), head.average)
         return self._heads[head.texts]
 
-    def image_features(self, images: ImageSet, split: Split) -> Float[Tensor, "n d"]:
-        """Unit features of a split's images, in order."""
-        rows = torch.arange(images.size(split)).split(self.at_once)
+    def image_features(
+        self, images: ImageSet, split: Split, rows: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n d"]:
+        """Unit features of a split's images, in order, or of some of them."""
+        rows = torch.arange(images.size(split)) if rows is None else rows
         with torch.inference_mode():
             return torch.cat(
                 [
                     self.model(pixel_values=images.images(split, part).to(self.device)).images.cpu()
-                    for part in rows
+                    for part in rows.split(self.at_once)
                 ]
             )
 

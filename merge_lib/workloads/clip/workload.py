@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int64
+from torch import Tensor, nn
 
 from merge_lib.checkpoints import read_state_dict, write_state_dict
 from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.probe import Split
 from merge_lib.types import StateDict
 from merge_lib.workloads.clip.config import LOGIT_SCALE, PARTS, ClipConfig, FineTuningConfig
+from merge_lib.workloads.clip.encoding import ClipEncoder
 from merge_lib.workloads.clip.heads import Head, Targets, heads_of, own_head
 from merge_lib.workloads.clip.lessons import ClassLesson
 from merge_lib.workloads.clip.measuring import Measured
@@ -147,6 +149,18 @@ class ClipWorkload:
         """The model and the tasks' images, as data-dependent merging sees them."""
         return ClipProbe(self.models, self.sets, self.targets, self._ids)
 
+    def encoder(self, tensors: StateDict) -> ClipEncoder:
+        """A checkpoint's model as features of images and of classes, for a vote of several models."""
+        return ClipEncoder(self.measured(tensors), self.sets, self.targets)
+
+    def labels(self, task: str, *, split: Split) -> Int64[Tensor, " n"]:
+        """The right output for each image of a task's split."""
+        return self.targets[task].of(self.sets[task].labels(split))
+
+    def own_classes(self, task: str) -> Int64[Tensor, " c"]:
+        """Which outputs are a task's own classes."""
+        return self.targets[task].columns
+
     def measured(self, tensors: StateDict) -> Measured:
         """A checkpoint's model, ready to encode images and texts.
 
@@ -219,7 +233,9 @@ def _check_names(tasks: Sequence[str], config: ClipConfig) -> None:
     """Refuse settings that do not fit the task sequence; all faults at once."""
     faults = []
     if not tasks or len(set(tasks)) != len(tasks):
-        faults.append(f"the task sequence {list(tasks)} must name at least one task, each once; correct `tasks`")
+        faults.append(
+            f"the task sequence {list(tasks)} must name at least one task, each once; correct `tasks`"
+        )
     if both := [name for name in config.zero_shot if name in tasks]:
         faults.append(
             f"`zero_shot` names {', '.join(both)}, which the task sequence trains on: accuracy on tasks that are "
