@@ -19,6 +19,7 @@ _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 _HOMES = {  # the module of each command, in the order of the help
     "run": "run",
     "plan": "plan",
+    "cost": "cost",
     "report": "inspect",
     "audit": "audit",
     "plot": "plot",

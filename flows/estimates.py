@@ -64,7 +64,8 @@ def plan_steps(project: Project, config: StudyConfig) -> tuple[list[PlannedStep]
     hashes = recorded_hashes(project, needed) or {} if needed else {}
     is_known = all(name in hashes for name in needed)
     data = {name: hashes[name] for name in needed} if is_known else {}
-    stages = PlanningStages(setting_of(project, config, data), is_data_known=is_known)
+    setting = setting_of(project, config, data, is_settled=is_known)
+    stages = PlanningStages(setting, is_data_known=is_known)
     for _ in walk(config, stages):
         pass
     return stages.steps, is_known

@@ -1,5 +1,6 @@
 """Three ways to go through a study's steps: through Prefect, only looking, or handing the training to workers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +25,12 @@ from tasks.jobs import (
 from tasks.project import Project
 
 
-def setting_of(project: Project, config: StudyConfig, hashes: dict[str, str]) -> Setting:
-    """What all steps of a run share."""
-    workload = config.workload.settled(project.root).model_dump(mode="json")
+def setting_of(
+    project: Project, config: StudyConfig, hashes: dict[str, str], *, is_settled: bool = True
+) -> Setting:
+    """What all steps of a run share; only looked at, it need not be settled on what this machine has."""
+    load = config.workload.settled(project.root) if is_settled else config.workload
+    workload = load.model_dump(mode="json")
     return Setting(
         str(project.root), workload, config.tasks, hashes, config.resources.threads, config.plugins
     )
@@ -45,14 +49,14 @@ class PrefectStages:
 
         return obtain_base.submit(self.setting, checkpoint, seed)
 
-    def train(self, job: TrainingJob, start: Handle) -> Handle:
+    def train(self, job: TrainingJob, start: Handle, earlier: Sequence[Handle] = ()) -> Handle:
         """Fine-tune here, or on a worker of the trainer's pool."""
         from tasks.dispatch import train_on_worker
         from tasks.training import train_expert
 
         if self.trainer is not None:
-            return train_on_worker.submit(self.setting, job, start, self.trainer)
-        return train_expert.submit(self.setting, job, start)
+            return train_on_worker.submit(self.setting, job, start, self.trainer, list(earlier))
+        return train_expert.submit(self.setting, job, start, list(earlier))
 
     def search(self, job: SearchJob, base: Handle, experts: list[Handle]) -> Handle:
         """Find coefficients on validation data."""
@@ -136,12 +140,14 @@ class PlanningStages:
         key = pretraining_key(self.setting, seed)[0] if self.is_data_known else None
         return self._checkpoint("pretrain", key, "base")
 
-    def train(self, job: TrainingJob, start: Finished | None) -> Finished | None:
+    def train(
+        self, job: TrainingJob, start: Finished | None, earlier: Sequence[Finished | None] = ()
+    ) -> Finished | None:
         """Look an expert up."""
         from tasks.training import training_key
 
-        known = start is not None and self.is_data_known
-        key = training_key(self.setting, job, start.digest)[0] if known else None
+        known = _all_known([*earlier, start]) if self.is_data_known else None
+        key = training_key(self.setting, job, *[one.digest for one in reversed(known)])[0] if known else None
         return self._checkpoint("train", key, job.label)
 
     def search(self, job: SearchJob, base: Finished | None, experts: list[Finished | None]) -> Found | None:

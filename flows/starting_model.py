@@ -46,9 +46,9 @@ def starting_model(
 
 def _settings(project: Project, study: Path | None, run: str | None) -> Any:
     """The `workload:` block."""
-    from flows.config import StudyConfig, load_study
+    from flows.config import load_study, restore_study
     from tasks.runs import load_run
 
     if study is not None:
         return load_study(study).workload
-    return StudyConfig.model_validate(load_run(project, run or "latest").config).workload
+    return restore_study(project.root, load_run(project, run or "latest").config).workload

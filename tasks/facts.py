@@ -8,6 +8,7 @@ from merge_lib import registry
 from merge_lib.results import RowFacts
 from merge_lib.routing import RoutingSettings
 from merge_lib.types import Data
+from merge_lib.workloads.learners import LearnerSettings
 from tasks.jobs import MergeEntry
 
 SCALE_BYTES = 4  # of a task's rescaler
@@ -64,6 +65,18 @@ def facts_of(entry: MergeEntry) -> RowFacts:
         looks_ahead=entry.search is not None and entry.search["when"] == "last",
         folds=is_folded(entry),
         chooses=chooses,
+    )
+
+
+def facts_of_learner(settings: LearnerSettings) -> RowFacts:
+    """What a learner is shown beside the training data of the task at hand."""
+    return RowFacts(
+        data="labelled" if settings.held_out else "none",
+        needs_task=False,
+        is_tuned=settings.held_out > 0,
+        looks_ahead=False,
+        folds=True,
+        replays=settings.replays,
     )
 
 

@@ -30,14 +30,27 @@ class Setting:
         """Finished work of this project."""
         return RecordStore(Path(self.root) / ".mergeline" / "store")
 
+    def partial(self, key: str) -> Path:
+        """Where a training saves what a killed one goes on from."""
+        return Path(self.root) / ".mergeline" / "partial" / key
+
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Train a checkpoint on one task, or on several at once (joint training)."""
+    """Train a checkpoint on one task, or on several at once (joint training).
+
+    Attributes:
+        learner: by which it is trained; empty: as any expert is.
+        params: of the learner.
+        before: the tasks that the checkpoint it starts from has learned already, in their order; of learners.
+    """
 
     train_on: tuple[str, ...]
     seed: int
     label: str  # "sequential 3/5 · seed 0"
+    learner: str = ""
+    params: dict[str, Any] = field(default_factory=dict, hash=False)
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -193,6 +206,7 @@ class Finished:
     learning: dict[str, float] = field(
         default_factory=dict
     )  # seconds of what it learned from data, by record
+    taught: dict[str, Any] | None = None  # fields of `merge_lib.results.Taught`, where a learner made it
     routed: RoutedStage | None = None  # of a merge whose models answer by routing
 
     @classmethod
@@ -210,4 +224,5 @@ class Finished:
             reused,
             state_bytes=values.get("state_bytes"),
             learning=values.get("learning", {}),
+            taught=values.get("taught"),
         )

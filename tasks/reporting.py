@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_lib.metrics import summarise
-from merge_lib.results import CheckpointRef, Row, StudyResults
+from merge_lib.results import CheckpointRef, Row, StudyResults, Taught
 from tasks.jobs import Finished, Scores
 from tasks.project import Project
 
@@ -43,8 +43,9 @@ def make_row(
 def _ref(project: Project, done: Finished) -> CheckpointRef:
     path = None if done.path is None else _place(project, done.path)
     record = "" if done.kind == "base" else f"{done.kind}/{done.key}"
+    taught = None if done.taught is None else Taught(**done.taught)
     return CheckpointRef(
-        path, done.digest, done.size_bytes, done.state_bytes, record, done.search, done.learning
+        path, done.digest, done.size_bytes, done.state_bytes, record, done.search, done.learning, taught
     )
 
 

@@ -1,5 +1,6 @@
 """A study's steps done one after another in this process: no server, no record in a tracker, the same finished work."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,9 +27,9 @@ class DirectStages:
             return import_base(self.setting, Path(checkpoint))
         return pretrain(self.setting, seed)
 
-    def train(self, job: TrainingJob, start: Finished) -> Finished:
+    def train(self, job: TrainingJob, start: Finished, earlier: Sequence[Finished] = ()) -> Finished:
         """Fine-tune."""
-        return fine_tune(self.setting, job, start)
+        return fine_tune(self.setting, job, start, earlier)
 
     def search(self, job: SearchJob, base: Finished, experts: list[Finished]) -> Found:
         """Find coefficients on validation data."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from merge_lib.claims import Check, Claim
 from merge_lib.metrics import describe
-from merge_lib.report.aggregate import Group, gather, marked, merges_of, number, p_value
+from merge_lib.report.aggregate import Group, gather, marked, merges_of, number, p_value, ranked_of
 from merge_lib.report.charts import Curve, value_panel
 from merge_lib.report.findings import compare_regimes
 from merge_lib.report.knowledge import ages, along_tasks
@@ -250,7 +250,7 @@ def _lines_along(sweep: Sweep, axis: str) -> dict[str, dict[str, MeasuredCell]]:
 def _metric_panels(
     cells: Sequence[MeasuredCell], metric: str, positions: Sequence[float], held: str, axis: str
 ) -> Iterator[Panel]:
-    gathered = [{(g.label, g.regime): g for g in merges_of(gather(cell.results))} for cell in cells]
+    gathered = [{(g.label, g.regime): g for g in ranked_of(gather(cell.results))} for cell in cells]
     labels = dict.fromkeys(label for groups in gathered for label, _ in groups)
     for label in labels:
         curves = []
@@ -290,7 +290,7 @@ def _cells(sweep: Sweep) -> Section:
     columns += [Column("Experts", is_numeric=False), *(Column(known[name].title) for name in METRICS)]
     rows = []
     for cell in sweep.cells:
-        groups = merges_of(gather(cell.results))
+        groups = ranked_of(gather(cell.results))
         marks = {name: marked(groups, known[name]) for name in METRICS}
         for group in groups:
             row = [
@@ -304,7 +304,7 @@ def _cells(sweep: Sweep) -> Section:
         "Holm-corrected paired test; ≈: not distinguishable from the best of its cell."
     )
     table = Table("Every method in every cell", columns, rows, [note], is_folded=len(rows) > 60)
-    return Section("cells", "Every cell", ["What each merged model knows after the last task."], [table])
+    return Section("cells", "Every cell", ["What each model knows after the last task."], [table])
 
 
 def _regimes(sweep: Sweep) -> Section | None:

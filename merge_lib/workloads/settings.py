@@ -10,8 +10,10 @@ from pydantic_core import PydanticCustomError
 
 from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.workloads.protocol import Workload
+from merge_lib.workloads.training.config import TrainingConfig
 
 Work = Literal["pretrain", "train", "evaluate"]
+Teaches = Literal["none", "full", "adapters"]
 
 
 class WorkloadSettings(BaseModel):
@@ -51,6 +53,10 @@ class WorkloadSettings(BaseModel):
             f"Workload '{self.name}' does not define `create`; return an object with the Workload methods."
         )
 
+    def teaching(self) -> Teaches:
+        """Whether its models can be trained by learners (it is `Teaching`), and what of them is trained."""
+        return "none"
+
     def task_snapshots(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """Names of the snapshots that training and evaluation on the tasks read; by default one for each task."""
         return tuple(tasks)
@@ -89,6 +95,11 @@ class WorkloadSettings(BaseModel):
     def code(self, work: Work) -> tuple[str, ...]:  # noqa: ARG002 - likewise
         """The modules whose source can change the result of one kind of work."""
         return (type(self).__module__,)
+
+    def devices(self, work: Work) -> int:
+        """How many processes, with a GPU each, share a training."""
+        training = getattr(self, {"pretrain": "pretraining", "train": "fine_tuning"}.get(work, ""), None)
+        return training.devices if isinstance(training, TrainingConfig) else 1
 
 
 def parse(settings: Any) -> WorkloadSettings:

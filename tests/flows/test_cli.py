@@ -141,7 +141,7 @@ def project(tmp_path) -> Path:
         (["run"], "Give either a study's YAML file or --resume RUN"),
         (["run", "studies/none.yaml"], "studies/none.yaml"),
         (["run", "--resume", "latest"], "There is no run 'latest'"),
-        (["run", "--resume", "x", "--set", "seeds=[0]"], "start a new run to use --set"),
+        (["run", "--resume", "x", "--level", "a=b"], "start a new one to use --level"),
         (["plan", "studies/none.yaml"], "studies/none.yaml"),
         (["report", "x"], "There is no run 'x'"),
         (["lineage"], "There is no run 'latest'"),

@@ -47,6 +47,7 @@ class ClipConfig(WorkloadSettings):
         tuning: what is trained: both encoders whole, or adapters in them.
         templates: of texts about an image, where a task's snapshot has none of its own.
         zero_shot: further data sets that are measured by zero-shot heads and never trained on.
+        strength: factor on the learning rate of a task that is trained alone, by the task's name.
         evaluation_batch: images at once.
         digest: of the model's files; who gives it is refused another model. Filled in when a run begins.
     """
@@ -59,6 +60,7 @@ class ClipConfig(WorkloadSettings):
     templates: Annotated[tuple[Template, ...], Field(min_length=1)] = ("a photo of a {}.",)
     zero_shot: tuple[str, ...] = ()
     fine_tuning: FineTuningConfig = FineTuningConfig()
+    strength: dict[str, Positive] = Field(default_factory=dict)
     evaluation_batch: Count = 256
     digest: Annotated[str, Field(exclude_if=lambda digest: digest == "")] = ""
 
@@ -111,7 +113,16 @@ class ClipConfig(WorkloadSettings):
         """The settings that can change the result of one kind of work."""
         parts = {
             "pretrain": {"name", "model", "digest", "tuning"},
-            "train": {"name", "model", "digest", "tuning", "scenario", "templates", "fine_tuning"},
+            "train": {
+                "name",
+                "model",
+                "digest",
+                "tuning",
+                "scenario",
+                "templates",
+                "fine_tuning",
+                "strength",
+            },
             "evaluate": {"name", "model", "digest", "tuning", "scenario", "templates", "zero_shot"},
         }
         return deciding(self, parts[work])

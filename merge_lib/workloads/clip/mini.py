@@ -79,7 +79,7 @@ def make_mini(folder: Path, wanted: MiniParams, *, progress: Progress | None = N
     side = wanted.sizes.image_size
     with one_core():
         tokenizer = make_tokenizer(all_captions(), length=LENGTH)
-        lesson = Pictures(*_drawn(wanted.count, side, wanted.seed), tokenizer, Normal())
+        lesson = lesson_of(wanted, tokenizer)
         model = initial_model(wanted.sizes, tokenizer, wanted.seed)
         generator = torch.Generator().manual_seed(wanted.seed)
         train(model, lesson, wanted, generator=generator, progress=progress)
@@ -100,19 +100,20 @@ def _found(logits: Float[Tensor, "b b"], is_true: Bool[Tensor, "b b"]) -> Tensor
     return -(wanted * logits.log_softmax(1)).sum(1).mean()
 
 
-def _drawn(count: int, size: int, seed: int) -> tuple[UInt8[np.ndarray, "n s s"], Tensor]:
-    """Pictures and their scenes."""
-    rng = np.random.default_rng(seed)
-    characters = rng.permutation(np.arange(count) % len(CLASSES))
-    fonts = rng.integers(len(FONTS), size=count)
-    maps = distance_maps()
+def lesson_of(wanted: MiniParams, tokenizer: CLIPTokenizer) -> Pictures:
+    """Rendered characters, and what each shows."""
+    rng = np.random.default_rng(wanted.seed)
+    characters = rng.permutation(np.arange(wanted.count) % len(CLASSES))
+    fonts = rng.integers(len(FONTS), size=wanted.count)
+    maps, size = distance_maps(), wanted.sizes.image_size
     drawn = [
         render(
             maps[fonts[at : at + CHUNK], characters[at : at + CHUNK]], rng, size=size, variation=Variation()
         )
-        for at in range(0, count, CHUNK)
+        for at in range(0, wanted.count, CHUNK)
     ]
-    return np.concatenate(drawn), torch.from_numpy(scenes_of(fonts, characters))
+    scenes = torch.from_numpy(scenes_of(fonts, characters))
+    return Pictures(np.concatenate(drawn), scenes, tokenizer, Normal())
 
 
 def initial_model(sizes: Sizes, tokenizer: CLIPTokenizer, seed: int, *, length: int = LENGTH) -> CLIPModel:

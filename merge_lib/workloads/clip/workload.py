@@ -15,7 +15,7 @@ from merge_lib.checkpoints import read_state_dict, write_state_dict
 from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.probe import Split
 from merge_lib.types import StateDict
-from merge_lib.workloads.clip.config import LOGIT_SCALE, PARTS, ClipConfig
+from merge_lib.workloads.clip.config import LOGIT_SCALE, PARTS, ClipConfig, FineTuningConfig
 from merge_lib.workloads.clip.encoding import ClipEncoder
 from merge_lib.workloads.clip.heads import Head, Targets, heads_of, own_head
 from merge_lib.workloads.clip.lessons import ClassLesson
@@ -49,7 +49,7 @@ class ClipWorkload:
     """
 
     def __init__(self, config: ClipConfig, *, tasks: Sequence[str], data: Path) -> None:
-        _check_names(tasks, config.zero_shot)
+        _check_names(tasks, config)
         self.config = config
         self._tasks = tuple(tasks)
         self.located = locate(config.model, config.root_of(data), parts=PARTS)
@@ -113,7 +113,7 @@ class ClipWorkload:
         partial: Path | None = None,
     ) -> TrainReport:
         """Train `start` on the tasks' training splits together and write it to `out`."""
-        config, tuning = self.config.fine_tuning, self.config.tuning
+        config, tuning = self.fine_tuning(tasks), self.config.tuning
         lesson = self.lesson(tasks)
         model = self.models.fresh(seed=seed, start=read_state_dict(start), called=f"Checkpoint '{start}'")
         return make_checkpoint(
@@ -189,6 +189,12 @@ class ClipWorkload:
         sets = {task: self.sets[task] for task in tasks}
         return ClassLesson(sets, targets, head, self.texts.ids(head.prompts), config)
 
+    def fine_tuning(self, tasks: Sequence[str]) -> FineTuningConfig:
+        """The settings of a training on these tasks: faster or slower where a single one is to be."""
+        config = self.config.fine_tuning
+        factor = self.config.strength.get(tasks[0], 1.0) if len(tasks) == 1 else 1.0
+        return config.model_copy(update={"learning_rate": config.learning_rate * factor})
+
     def _targets(self) -> dict[str, Targets]:
         """The head of each task, and of each probe, which always has its own classes."""
         subjects = {task: self.sets[task].subject for task in self._tasks}
@@ -223,15 +229,22 @@ class ClipWorkload:
         return CLIPConfig.from_pretrained(self.located.folder, local_files_only=True)
 
 
-def _check_names(tasks: Sequence[str], probes: Sequence[str]) -> None:
+def _check_names(tasks: Sequence[str], config: ClipConfig) -> None:
+    """Refuse settings that do not fit the task sequence; all faults at once."""
+    faults = []
     if not tasks or len(set(tasks)) != len(tasks):
-        msg = f"The task sequence {list(tasks)} must name at least one task, each once. Correct `tasks`."
-        raise SpecError(msg)
-    if both := [name for name in probes if name in tasks]:
-        msg = (
-            f"`zero_shot` names {', '.join(both)}, which the task sequence trains on. Accuracy on tasks that are still "
-            "to come is zero-shot anyway; take them out of `zero_shot`."
+        faults.append(
+            f"the task sequence {list(tasks)} must name at least one task, each once; correct `tasks`"
         )
+    if both := [name for name in config.zero_shot if name in tasks]:
+        faults.append(
+            f"`zero_shot` names {', '.join(both)}, which the task sequence trains on: accuracy on tasks that are "
+            "still to come is zero-shot anyway; take them out of `zero_shot`"
+        )
+    if strangers := [name for name in config.strength if name not in tasks]:
+        faults.append(f"`strength` names {', '.join(strangers)}, not in the task sequence; take them out")
+    if faults:
+        msg = f"The workload's settings do not fit the tasks {', '.join(tasks)}: {'; '.join(faults)}."
         raise SpecError(msg)
 
 

@@ -8,7 +8,7 @@ from merge_lib.errors import SpecError
 from merge_lib.types import Count, Positive
 from merge_lib.workloads.pretrained.config import TuningConfig
 from merge_lib.workloads.protocol import Workload
-from merge_lib.workloads.settings import Work, WorkloadSettings
+from merge_lib.workloads.settings import Teaches, Work, WorkloadSettings
 from merge_lib.workloads.training.config import TrainingConfig, deciding
 
 Scoring = Literal["exact_match", "log_likelihood"]
@@ -44,6 +44,10 @@ class LanguageConfig(WorkloadSettings):
         """The model, if a data stage makes it."""
         return made_here(self.model, self.data)
 
+    def teaching(self) -> Teaches:
+        """Adapters, or all weights."""
+        return "full" if self.tuning.lora is None else "adapters"
+
     def parameters_of(self, work: Work) -> dict[str, Any]:
         """The settings that can change the result of one kind of work."""
         limits = {"max_input", "max_target", "too_long"}
@@ -58,7 +62,7 @@ class LanguageConfig(WorkloadSettings):
         """The model's digest: whatever it is called, its files decide."""
         from merge_lib.workloads.pretrained.locating import locate
 
-        return {"model": locate(self.model, root_of(data, self.data), parts=("model", "tokenizer")).digest}
+        return {"model": locate(self.model, self.root_of(data), parts=("model", "tokenizer")).digest}
 
     def code(self, work: Work) -> tuple[str, ...]:
         """The modules whose source can change the result of one kind of work."""
@@ -98,8 +102,3 @@ class LanguageConfig(WorkloadSettings):
 def made_here(model: str, data: str) -> tuple[str, ...]:
     """The snapshot that a model is, if a data stage makes it: the name of its folder in `data/models`."""
     return (Path(model).name,) if Path(model).parent == Path(data) / MADE_HERE else ()
-
-
-def root_of(data: Path, named: str) -> Path:
-    """The project's folder, of which `named` is the data folder as settings name it."""
-    return data.parents[len(Path(named).parts) - 1] if not Path(named).is_absolute() else Path.cwd()

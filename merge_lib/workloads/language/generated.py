@@ -5,12 +5,13 @@ task's that tell the class for sure. Everything is drawn from a seed; needs nump
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from merge_lib.errors import DataError
+from merge_lib.types import Count
 from merge_lib.workloads.language.snapshots import Example
 
 Kind = Literal["copy", "reverse", "sort", "count", "first", "largest", "words"]
@@ -20,6 +21,7 @@ BANK = 8  # words of a class
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 TRIES = 50  # for every text that is wanted, before the task is found too small
 
+Chance = Annotated[float, Field(ge=0.0, le=1.0)]
 Answer = Callable[[str], str]
 
 
@@ -37,13 +39,21 @@ SKILLS: dict[Kind, Answer] = {
 }
 
 
-@dataclass(frozen=True)
-class Strings:
+class Strings(BaseModel):
     """Which strings of letters: from `shortest` to `longest`, of the first `letters` of the alphabet."""
 
-    letters: int = 8
-    shortest: int = 3
-    longest: int = 5
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    letters: Annotated[int, Field(ge=2, le=len(LETTERS))] = 8
+    shortest: Count = 3
+    longest: Annotated[int, Field(ge=1, lt=len(NUMBERS))] = 5
+
+    @model_validator(mode="after")
+    def _has_lengths(self) -> "Strings":
+        if self.shortest > self.longest:
+            msg = f"shortest {self.shortest} is more than longest {self.longest}; swap or change them"
+            raise ValueError(msg)
+        return self
 
     def draw(self, rng: np.random.Generator, kind: Kind = "copy") -> str:
         """One of them; to be counted or compared, such that every answer is about as frequent."""
@@ -59,21 +69,14 @@ class Strings:
         return "".join(LETTERS[at] for at in letters)
 
 
-@dataclass(frozen=True)
-class Words:
-    """Which texts of words.
+class Words(BaseModel):
+    """Which texts of words; those of class k are in bank k of `banks`."""
 
-    Attributes:
-        classes: how many; class k's words are in bank k of `banks`.
-        length: words of a text.
-        shared: chance of each word to be of the class's bank; others are of any bank.
-        own: chance of a text to have a word in it that is its task's own for this class.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    classes: int = 4
-    length: int = 4
-    shared: float = 0.7
-    own: float = 0.5
+    length: Count = 4  # words of a text
+    shared: Chance = 0.7  # of each word to be of its class's bank; others are of any bank
+    own: Chance = 0.6  # of a text to have a word in it that is its task's own for this class
 
 
 def examples_of(
@@ -127,7 +130,7 @@ def banks(classes: int) -> list[list[str]]:
 def text_of(rng: np.random.Generator, label: int, words: Words, shared: list[list[str]]) -> list[str]:
     """The words of one text of a class, without words of a task's own."""
     own = rng.random(words.length) < words.shared
-    of = np.where(own, label, rng.integers(0, words.classes, words.length))
+    of = np.where(own, label, rng.integers(0, len(shared), words.length))
     return [shared[bank][at] for bank, at in zip(of, rng.integers(0, BANK, words.length), strict=True)]
 
 
@@ -140,10 +143,10 @@ def _answered(kind: Kind, rng: np.random.Generator, strings: Strings) -> Iterato
 def _classified(
     name: str, rng: np.random.Generator, words: Words, labels: tuple[str, ...]
 ) -> Iterator[Example]:
-    shared = banks(words.classes)
-    own = _own_words(np.random.default_rng(list(name.encode())), words.classes, 1, syllables=2)
+    shared = banks(len(labels))
+    own = _own_words(np.random.default_rng(list(name.encode())), len(labels), 1, syllables=2)
     while True:
-        label = int(rng.integers(words.classes))
+        label = int(rng.integers(len(labels)))
         text = text_of(rng, label, words, shared)
         if rng.random() < words.own:
             text[int(rng.integers(len(text)))] = own[label][0]

@@ -1,8 +1,8 @@
 """Small byte-level models that stand in for real ones: T5 and Llama of a few layers, of transformers' own classes.
 
-They are trained on generated lines that ask for the skills of `generated.SKILLS` by a sign in place of a word, and for
-the class of texts of shared words. So they have the skills that tasks need, and no task's words for them: fine-tuning
-teaches what is asked and how it is answered.
+They are trained on generated lines with the instructions of `KNOWN`, of strings that are shorter than those of tasks
+and texts that tell their class less clearly. So they know what is asked, as large models do, and fine-tuning teaches
+them to do it well.
 """
 
 from pathlib import Path
@@ -16,21 +16,23 @@ from merge_lib.types import Count
 from merge_lib.workloads.language.encoding import Encoder, Limits
 from merge_lib.workloads.language.generated import SKILLS, Kind, Strings, Words, banks, text_of
 from merge_lib.workloads.language.lessons import TextLesson
-from merge_lib.workloads.language.snapshots import Example, TextSnapshot, Wording
+from merge_lib.workloads.language.snapshots import INPUT, Example, TextSnapshot, Wording
 from merge_lib.workloads.protocol import Progress
 from merge_lib.workloads.training.config import TrainingConfig
 
-SIGNS: dict[Kind, str] = {
-    "copy": ">",
-    "reverse": "<",
-    "sort": "^",
-    "count": "#",
-    "first": "?",
-    "largest": "!",
+KNOWN: dict[str, tuple[Kind, tuple[str, ...]]] = {  # instruction -> what it means, and the labels of texts
+    "copy": ("copy", ()),
+    "reverse": ("reverse", ()),
+    "sort": ("sort", ()),
+    "count a": ("count", ()),
+    "first": ("first", ()),
+    "largest": ("largest", ()),
+    "topic": ("words", ("land", "sea", "air", "fire")),
+    "mood": ("words", ("glad", "calm", "wild", "dark")),
+    "colour": ("words", ("red", "blue", "yellow", "green")),
 }
-CLASS_SIGN = ":"
-ANSWER_SIGN = "="
-CLASSES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+CLASSES = 4  # of texts
+TEMPLATE = "{instruction}: {input} ="
 LIMITS = Limits(prompt=64, target=16, too_long="error")
 
 
@@ -44,10 +46,11 @@ class MiniModelConfig(BaseModel):
     depth: Count = 2  # layers; of a T5 in the encoder, and as many in the decoder
     heads: Count = 4
     lines: Count = 20_000  # different training lines
-    steps: Count = 1500
+    steps: Count = 1200
     batch_size: Count = 64
     learning_rate: Annotated[float, Field(gt=0.0)] = 3e-3
-    texts: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25  # share of lines that ask for the class of a text
+    longest: Count = 4  # letters of a string; tasks have longer ones
+    shared: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5  # chance of a word to be of its text's class
     seed: int = 0
 
 
@@ -57,18 +60,25 @@ def make_mini(config: MiniModelConfig, folder: Path, progress: Progress | None =
     Raises:
         TrainingError: the training diverged.
     """
+    from transformers.utils import logging as transformers_logging
+
     from merge_lib.workloads.language.tokens import byte_tokenizer
     from merge_lib.workloads.training.loop import train
 
     model = initial_model(config)
     tokenizer = byte_tokenizer(config.architecture)
     encoder = Encoder(tokenizer, 0 if config.architecture == "t5" else None, LIMITS)
-    lesson = TextLesson(encoder.task(_asked_by_signs(), lines(config)), encoder.filler, encoder.start)
+    lesson = TextLesson(
+        encoder.task(TextSnapshot("lines", Wording(template=INPUT), None, {}, {}), lines(config)),
+        encoder.filler,
+        encoder.start,
+    )
     training = TrainingConfig(
         steps=config.steps, batch_size=config.batch_size, learning_rate=config.learning_rate, warmup=0.05
     )
     generator = torch.Generator().manual_seed(config.seed)
     trained = train(model, lesson, training, generator=generator, progress=progress)
+    transformers_logging.disable_progress_bar()
     model.cpu().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return trained.losses
@@ -82,25 +92,22 @@ def initial_model(config: MiniModelConfig) -> torch.nn.Module:
 
 
 def lines(config: MiniModelConfig) -> list[Example]:
-    """What it is trained on: "^ dbca =" and "abcd", for one."""
+    """What it is trained on: "sort: dbc =" and "bcd", for one."""
     rng = np.random.default_rng(config.seed)
-    strings, words = Strings(), Words()
-    shared = banks(words.classes)
+    strings, words = Strings(shortest=1, longest=config.longest), Words(shared=config.shared)
+    shared = banks(CLASSES)
     found = []
     for _ in range(config.lines):
-        if rng.random() < config.texts:
-            label = int(rng.integers(words.classes))
-            text = " ".join(text_of(rng, label, words, shared))
-            found.append(Example(f"{CLASS_SIGN} {text}", CLASSES[label]))
+        instruction = list(KNOWN)[int(rng.integers(len(KNOWN)))]
+        kind, labels = KNOWN[instruction]
+        if kind == "words":
+            label = int(rng.integers(CLASSES))
+            text, answer = " ".join(text_of(rng, label, words, shared)), labels[label]
         else:
-            skill = list(SIGNS)[int(rng.integers(len(SIGNS)))]
-            text = strings.draw(rng, skill)
-            found.append(Example(f"{SIGNS[skill]} {text}", SKILLS[skill](text)))
+            text = strings.draw(rng, kind)
+            answer = SKILLS[kind](text)
+        found.append(Example(Wording(instruction, TEMPLATE).prompt(text), answer))
     return found
-
-
-def _asked_by_signs() -> TextSnapshot:
-    return TextSnapshot("signs", Wording(template=f"{{input}} {ANSWER_SIGN}"), None, {}, {})
 
 
 def _t5(config: MiniModelConfig) -> torch.nn.Module:

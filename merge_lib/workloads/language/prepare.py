@@ -65,10 +65,11 @@ class GeneratedParams(TextParams):
     """An entry of part `generated`: a task that is made up."""
 
     kind: Kind
+    template: str = "{instruction}: {input} ="
     count: Count = 1000
     seed: int = 0
-    strings: dict[str, int] = {}  # letters, shortest, longest
-    words: dict[str, float] = {}  # length, shared, own
+    strings: Strings = Strings()
+    words: Words = Words()
 
 
 class SourceParams(TextParams):
@@ -124,14 +125,19 @@ def read_params(path: Path) -> Params:
 def prepare_generated(params: Params, name: str) -> TextSnapshot:
     """The task that part `generated` describes under that name."""
     task = _entry(params.generated, "generated", name)
-    strings, words = Strings(**task.strings), _words(task)
-    labels = task.labels or ()
+    labels = _labels(task, name)
     examples = examples_of(
-        task.kind, name, count=task.count, seed=task.seed, strings=strings, words=words, labels=labels
+        task.kind,
+        name,
+        count=task.count,
+        seed=task.seed,
+        strings=task.strings,
+        words=task.words,
+        labels=labels,
     )
     source = Source(examples, [None] * len(examples))
     return make_snapshot(
-        source, name, task.wording, labels_of(task.kind, strings, labels), _shares(params, task)
+        source, name, task.wording, labels_of(task.kind, task.strings, labels), _shares(params, task)
     )
 
 
@@ -150,9 +156,13 @@ def _entry(known: Mapping[str, Entry], part: str, name: str) -> Entry:
     return known[name]
 
 
-def _words(task: GeneratedParams) -> Words:
-    """How texts of words are drawn; as many classes as labels."""
-    return Words(**{"classes": len(task.labels or ()) or Words.classes, **task.words})  # type: ignore[arg-type]
+def _labels(task: GeneratedParams, name: str) -> tuple[str, ...]:
+    """What the classes of texts are called; nothing for other kinds, which know their answers."""
+    if (task.kind == "words") != (task.labels is not None):
+        needs = "needs" if task.kind == "words" else "takes no"
+        msg = f"Generated task '{name}' of kind {task.kind} {needs} `labels`. Correct it in params.yaml."
+        raise SpecError(msg)
+    return task.labels or ()
 
 
 def _shares(params: Params, task: TextParams) -> Shares:

@@ -74,7 +74,7 @@ def _part(file: Path) -> Split | None:
     return next((split for split, pattern in PARTS.items() if pattern.search(file.as_posix())), None)
 
 
-def _rows(file: Path, columns: Columns) -> tuple[Iterable[Mapping[str, Any]], tuple[str, ...] | None]:
+def _rows(file: Path, columns: Columns) -> tuple[Iterable[Any], tuple[str, ...] | None]:
     """The rows of one file, and what its numbers stand for."""
     if file.suffix in TABLES:
         from merge_lib.workloads.vision.hub import label_names, read_table
@@ -97,7 +97,7 @@ def _rows(file: Path, columns: Columns) -> tuple[Iterable[Mapping[str, Any]], tu
     return rows, columns.labels
 
 
-def _listed(content: Any) -> list[Mapping[str, Any]]:
+def _listed(content: Any) -> list[Any]:
     """The objects of a JSON file."""
     rows = content.get("Instances", content.get("data")) if isinstance(content, Mapping) else content
     if not isinstance(rows, list):
@@ -106,7 +106,7 @@ def _listed(content: Any) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _example(row: Mapping[str, Any], columns: Columns, names: Sequence[str] | None, called: str) -> Example:
+def _example(row: Any, columns: Columns, names: Sequence[str] | None, called: str) -> Example:
     wanted = [*_named(columns.input), columns.target]
     if not isinstance(row, Mapping) or (missing := [name for name in wanted if row.get(name) is None]):
         known = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__

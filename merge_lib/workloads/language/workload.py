@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merge_lib.checkpoints import read_state_dict
+from merge_lib.checkpoints import read_state_dict, write_state_dict
 from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.probe import Split
 from merge_lib.workloads.language.asking import Asking, TaskTexts
-from merge_lib.workloads.language.config import LanguageConfig, root_of
+from merge_lib.workloads.language.classroom import LanguageClassroom, classroom_of
+from merge_lib.workloads.language.config import LanguageConfig
 from merge_lib.workloads.language.encoding import Limits
 from merge_lib.workloads.language.lessons import TextLesson
 from merge_lib.workloads.language.models import LanguageModels
@@ -21,9 +22,10 @@ from merge_lib.workloads.language.snapshots import TextSnapshot, read_snapshot
 from merge_lib.workloads.pretrained.locating import locate
 from merge_lib.workloads.pretrained.tuning import state_of, trained_parameters
 from merge_lib.workloads.protocol import Progress, TrainReport
-from merge_lib.workloads.states import write_trained
+from merge_lib.workloads.training.curves import Curves
 from merge_lib.workloads.training.devices import training_device
-from merge_lib.workloads.training.writing import make_checkpoint
+from merge_lib.workloads.training.loop import Trained
+from merge_lib.workloads.training.writing import make_checkpoint, report_of
 
 
 class LanguageWorkload:
@@ -46,7 +48,7 @@ class LanguageWorkload:
         self._tasks = tuple(tasks)
         snapshots = {task: read_snapshot(data / "tasks" / f"{task}.jsonl") for task in tasks}
         _check_ranked(config, snapshots)
-        located = locate(config.model, root_of(data, config.data), parts=("model", "tokenizer"))
+        located = locate(config.model, config.root_of(data), parts=("model", "tokenizer"))
         limits = Limits(config.max_input, config.max_target, config.too_long)
         self.models = LanguageModels(located, config.tuning, limits)
         self.texts = {task: self._texts(snapshot, task) for task, snapshot in snapshots.items()}
@@ -75,7 +77,10 @@ class LanguageWorkload:
         model = self.models.fresh(seed=seed).eval().to(training_device())
         accuracy = self._mean_accuracy(model, self._tasks, "validation")
         tensors = state_of(model, self.config.tuning)
-        return write_trained(tensors, out, lineage, started=started, steps=0, losses=[], accuracy=accuracy)
+        written = write_state_dict(
+            out, {name: one.detach() for name, one in tensors.items()}, lineage=lineage
+        )
+        return report_of(Trained([], 0, Curves()), written, time.perf_counter() - started, accuracy)
 
     def fine_tune(
         self,
@@ -107,6 +112,12 @@ class LanguageWorkload:
             trained=trained_parameters(model, tuning, without=config.freeze),
             saved=partial,
             progress=progress,
+        )
+
+    def classroom(self, start: Path, *, seed: int, is_product: bool = False) -> LanguageClassroom:
+        """The model of a checkpoint and the texts of all tasks, for learners; see `classroom_of`."""
+        return classroom_of(
+            self.models, self.config.fine_tuning, self.texts, start, seed=seed, is_product=is_product
         )
 
     def lesson(self, tasks: Sequence[str]) -> TextLesson:

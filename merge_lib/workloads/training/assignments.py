@@ -1,7 +1,7 @@
 """One training of a workload in plain values, so that other processes can be handed it."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ from merge_lib.plugins import load_plugins
 from merge_lib.workloads.protocol import Progress, TrainReport, Workload
 from merge_lib.workloads.settings import parse
 from merge_lib.workloads.training.curves import Curves
+
+_TUPLES = ("plugins", "tasks", "train_on", "before", "earlier")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Assignment:
         seed: of all draws.
         lineage: JSON values for the file.
         partial: folder for saves on the way.
+        learner: that trains; empty: it is trained as any expert is.
+        params: of the learner.
+        before: the tasks that `start` has learned already.
+        earlier: checkpoints before `start`, from the base on, where the learner looks back.
     """
 
     root: str
@@ -40,14 +46,32 @@ class Assignment:
     seed: int
     lineage: dict[str, Any]
     partial: str | None
+    learner: str = ""
+    params: dict[str, Any] = field(default_factory=dict)
+    before: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
 
     def carry_out(self, workload: Workload, progress: Progress | None) -> TrainReport:
         """Train in this process."""
         partial = None if self.partial is None else Path(self.partial)
+        if self.learner and self.start is not None:
+            return self._teach(workload, partial, progress)
         how = {"seed": self.seed, "lineage": self.lineage, "progress": progress, "partial": partial}
         if self.start is None:
             return workload.pretrain(Path(self.out), **how)
         return workload.fine_tune(Path(self.start), self.train_on, Path(self.out), **how)
+
+    def _teach(self, workload: Workload, partial: Path | None, progress: Progress | None) -> TrainReport:
+        """Let the learner train."""
+        from merge_lib.workloads import learners
+        from merge_lib.workloads.learners.classroom import Course
+        from merge_lib.workloads.learners.teaching import teach
+
+        (task,) = self.train_on
+        checkpoints = tuple(Path(place) for place in (*self.earlier, self.start or ""))
+        course = Course(task, self.before, checkpoints, self.seed, partial, progress)
+        settings = learners.get(self.learner).model_validate(self.params)
+        return teach(workload, settings, course, Path(self.out), lineage=self.lineage)
 
     def open_workload(self) -> Workload:
         """The workload, in a process that does not have it yet."""
@@ -63,7 +87,7 @@ class Assignment:
     def from_json(cls, text: str) -> "Assignment":
         """Undo `to_json`."""
         fields = json.loads(text)
-        return cls(**{**fields, **{name: tuple(fields[name]) for name in ("plugins", "tasks", "train_on")}})
+        return cls(**{**fields, **{name: tuple(fields[name]) for name in _TUPLES}})
 
 
 def report_to_json(report: TrainReport) -> str:

@@ -1,8 +1,8 @@
 """One step after another: loss, gradients, optimiser, within the memory that there is."""
 
 import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
 
 import torch
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MOST_SEED = 2**62
+CHECKPOINTING = ("activation", "gradient")  # what transformers' models call it, and called it
 NO_ROOM_FOR_OPTIMISER = (
     "The optimiser's state does not fit into memory, whatever the micro-batch. Train fewer parameters (LoRA, "
     "`freeze`), or take a device with more memory."
@@ -73,8 +74,9 @@ class Stepper:
         self._readings = Readings(config, steps, 1 if self.device.type == "cpu" else UNREAD)
         self.team, self._generator, self._draws = Team.present(), generator, draws_at_random(model)
         model.to(self.device).train()
+        self._undone = ExitStack()
         if config.gradient_checkpointing:
-            _compute_layers_twice(model)
+            self._undone.enter_context(_layers_computed_twice(model))
         self._called = torch.compile(model) if config.compile else model
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self._optimizer = torch.optim.AdamW(
@@ -116,8 +118,7 @@ class Stepper:
 
     def close(self) -> None:
         """Bring the model back to where it was."""
-        if self.config.gradient_checkpointing:
-            self.model.gradient_checkpointing_disable()
+        self._undone.close()
         self.model.to(self._home)
 
     def __enter__(self) -> "Stepper":
@@ -244,17 +245,28 @@ def _first_line(failure: BaseException) -> str:
     return str(failure).strip().split("\n", maxsplit=1)[0]
 
 
-def _compute_layers_twice(model: nn.Module) -> None:
-    """Turn gradient checkpointing on.
+@contextmanager
+def _layers_computed_twice(model: nn.Module) -> Iterator[None]:
+    """Turn gradient checkpointing on, and off again.
 
     Raises:
         SpecError: the model has none.
     """
-    if not hasattr(model, "gradient_checkpointing_enable"):
+    word = next((word for word in CHECKPOINTING if hasattr(model, f"{word}_checkpointing_enable")), None)
+    if word is None:
         raise SpecError(
             f"`gradient_checkpointing` is true, but a {type(model).__name__} cannot compute its layers twice. Take "
             "it out, or lower `micro_batch`."
         )
-    if hasattr(model, "config") and getattr(model.config, "use_cache", False):
-        model.config.use_cache = False  # of keys and values, which only generation has a use for
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    config = getattr(model, "config", None)
+    used = getattr(config, "use_cache", None)
+    if config is not None and used:
+        config.use_cache = False  # of keys and values: only generation has a use for it
+    enable = getattr(model, f"{word}_checkpointing_enable")
+    enable(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})
+    try:
+        yield
+    finally:
+        getattr(model, f"{word}_checkpointing_disable")()
+        if config is not None and used:
+            config.use_cache = used

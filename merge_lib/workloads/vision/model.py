@@ -108,11 +108,11 @@ class ViT(nn.Module):
         tokens = self.encoder(self.embeddings(images))
         return self.head(self.layernorm(tokens[:, 0]))
 
-    def gradient_checkpointing_enable(self, **_: object) -> None:
+    def activation_checkpointing_enable(self, **_: object) -> None:
         """Keep only what goes into each block; the backward pass computes the rest again."""
         self.encoder.computes_twice = True
 
-    def gradient_checkpointing_disable(self) -> None:
+    def activation_checkpointing_disable(self) -> None:
         """Keep everything again."""
         self.encoder.computes_twice = False
 

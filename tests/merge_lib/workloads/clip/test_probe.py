@@ -7,7 +7,7 @@ from merge_lib.calibration.collect import Calibration, collect
 from merge_lib.calibration.fisher import add_fisher
 from merge_lib.checkpoints import read_state_dict
 from merge_lib.landscape.measuring import Examples, measure
-from merge_lib.probe import Naming, Picturing, drawn
+from merge_lib.probe import Batch, Naming, Picturing, drawn
 
 LORA = {"kind": "lora", "lora": {"rank": 2, "alpha": 4, "targets": ["fc1"]}}
 PRODUCT = {"kind": "lora", "lora": {**LORA["lora"], "space": "product"}}
@@ -24,7 +24,9 @@ def test_a_module_has_the_checkpoints_names_and_answers_as_the_workload_does(mak
     shown = drawn(probe, "left-right", split="test", count=100, seed=0, size=7)
     measured = next(measure(Examples(probe, {"left-right": shown}), [state]))
     assert float(measured[0, 1]) == pytest.approx(workload.evaluate(state, ["left-right"])["left-right"])
-    found = {name: value for name, value, _ in add_fisher(module, probe, "left-right", shown[:1], _silent)}
+    found = {
+        name: value for name, value, _ in add_fisher(module, probe, "left-right", _few(shown[0]), _silent)
+    }
     assert found.keys() == state.keys()
     folder = collect(
         Calibration(kind="gram", examples=4),
@@ -63,6 +65,10 @@ def test_pictures_and_outputs_are_shown(make_workload):
     assert picture.shape == (8, 8, 3)
     assert (abs(picture[:, :, 0].astype(int) - original) <= 1).all()
     assert probe.outputs("left-right") == ("left", "right")
+
+
+def _few(batch: Batch) -> list[Batch]:
+    return [Batch(batch.inputs[:2], batch.labels[:2])]
 
 
 def _silent(done: int, of: int) -> None:

@@ -107,11 +107,20 @@ def test_joint_training_learns_each_task_among_its_own_classes(make_workload, tm
     assert min(workload.evaluate(expert, ["left-right", "top-bottom"]).values()) > 0.9
 
 
+def test_a_single_task_may_be_trained_faster(make_workload):
+    workload = make_workload(strength={"left-right": 5.0}, fine_tuning={"learning_rate": 0.25})
+    rates = [workload.fine_tuning(tasks).learning_rate for tasks in (["left-right"], ["top-bottom"])]
+    assert rates == [1.25, 0.25]
+    assert workload.fine_tuning(["left-right", "top-bottom"]).learning_rate == 0.25
+
+
 def test_wrong_names_are_told(make_workload):
     with pytest.raises(SpecError, match="`zero_shot` names top-bottom, which the task sequence trains on"):
         make_workload(zero_shot=("top-bottom",))
     with pytest.raises(SpecError, match="each once"):
         make_workload(("left-right", "left-right"))
+    with pytest.raises(SpecError, match="`strength` names corners, not in the task sequence"):
+        make_workload(strength={"corners": 2.0})
     with pytest.raises(UnknownMethodError, match="'left' is neither in the task sequence nor a probe"):
         make_workload().evaluate({}, ["left"])
     with pytest.raises(SpecError, match="at least one task"):

@@ -193,3 +193,21 @@ def test_broken_image_and_empty_folder_are_named(tmp_path):
     (tmp_path / "cat" / "1.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cat/1\.png' cannot be read"):
         read_raw(tmp_path, Form(8))
+
+
+def test_snapshots_keep_names_and_templates_and_stay_in_the_file(tmp_path):
+    examples = {"train": Examples(np.arange(8, dtype=np.uint8).reshape(2, 2, 2), np.array([1, 0]))}
+    plain = Snapshot("t", ("a", "b"), 16, examples, {})
+    told = Snapshot("t", ("a", "b"), 16, examples, {}, ("ape", "bee"), ("a {}",))
+    for name, snapshot in (("plain", plain), ("told", told)):
+        write_snapshot(snapshot, tmp_path / name)
+    assert (read_snapshot(tmp_path / "plain").names, read_snapshot(tmp_path / "plain").templates) == ((), ())
+    read = read_snapshot(tmp_path / "told")
+    assert (read.names, read.templates) == (("ape", "bee"), ("a {}",))
+    before = (tmp_path / "told").read_bytes()
+    read.splits["train"].images[:] = 0  # of the copy in memory
+    assert (tmp_path / "told").read_bytes() == before
+    assert read_snapshot(tmp_path / "told").splits["train"].images.tolist() == [
+        [[0, 1], [2, 3]],
+        [[4, 5], [6, 7]],
+    ]

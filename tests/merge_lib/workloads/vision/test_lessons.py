@@ -76,7 +76,7 @@ def test_layers_computed_twice_keep_less():
     counts = []
     for turn_on in (False, True):
         if turn_on:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         kept.clear()
         with hooks:
             model.train()(examples.images).sum()

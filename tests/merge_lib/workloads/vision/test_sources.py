@@ -147,3 +147,13 @@ def test_what_the_hubs_tools_fetched_is_found(parquet, tmp_path, monkeypatch):
     assert hub_folder("owner/set") == place / "snapshots" / "abc"
     with pytest.raises(DataError, match="Data set 'owner/other' is not on this machine"):
         hub_folder("owner/other")
+
+
+def test_pictures_are_cropped_to_the_middle_or_stretched(tmp_path):
+    wide = np.zeros((4, 12), np.uint8)
+    wide[:, 4:8] = 255  # white in the middle
+    (tmp_path / "a").mkdir()
+    Image.fromarray(wide).save(tmp_path / "a" / "wide.png")
+    assert read_raw(tmp_path, Form(4, fit="crop")).images[0].tolist() == [[255] * 4] * 4
+    assert read_raw(tmp_path, Form(3)).images[0][0].tolist() == [0, 255, 0]
+    assert read_raw(tmp_path, Form(2, fit="crop")).images[0].mean() > 200
