@@ -5,14 +5,16 @@ import torch
 from PIL import Image
 
 from merge_lib import MergeSpec
-from merge_lib.checkpoints import checkpoint_digest, read_state_dict
+from merge_lib.checkpoints import read_state_dict
 from merge_lib.errors import CheckpointMismatchError, DataError
-from merge_lib.routing import Routing, RoutingSettings, route
+from merge_lib.routing import PrototypeImages, Routing, RoutingSettings, route
 from merge_lib.routing.portraits import Portraits
 from merge_lib.sequence import fold_experts, read_merge
 from merge_lib.workloads import ClipConfig
-from merge_lib.workloads.clip.answering import begin_portraits, open_clip, portrait_of
+from merge_lib.workloads.clip.answering import open_clip, portrait_of
 from merge_lib.workloads.clip.heads import Targets
+from tasks.jobs import Setting
+from tasks.portraying import keep_portrait
 
 TASKS = ("left-right", "top-bottom")
 
@@ -66,12 +68,12 @@ def test_image_files_are_answered_out_of_what_a_sequence_keeps(base, make_worklo
     for task, out in zip(TASKS, experts, strict=True):
         workload.fine_tune(base, [task], out, seed=0, lineage={})
     fold_experts(MergeSpec(method="condu", base=base, experts=tuple(experts)), state)
-    tensors = read_state_dict(base)
-    portraits = begin_portraits(workload, checkpoint_digest(base))
-    for task in TASKS:
-        portraits = portraits.with_task(portrait_of(workload, tensors, task))
     prototypes = tmp_path / "prototypes.safetensors"
-    portraits.save(prototypes)
+    setting = Setting(str(root), workload.config.model_dump(mode="json"), TASKS, {})
+    for task in TASKS:  # as `mergeline prototypes` does
+        portraits = keep_portrait(setting, task, base, prototypes, PrototypeImages())
+    with pytest.raises(CheckpointMismatchError, match="has prototypes that the base"):
+        keep_portrait(setting, TASKS[0], experts[0], prototypes, PrototypeImages())
 
     images, rows = workload.sets["top-bottom"], range(0, 60, 3)
     paths = [tmp_path / f"{row}.png" for row in rows]
