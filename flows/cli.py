@@ -28,6 +28,8 @@ _HOMES = {  # the module of each command, in the order of the help
     "verify": "inspect",
     "merge": "merge",
     "fold": "fold",
+    "prototypes": "answer",
+    "answer": "answer",
     "observe": "observe",
     "forecast": "forecast",
     "methods": "methods",

@@ -108,7 +108,7 @@ def refusal(study: Path, *overrides: str) -> str:
 def test_routing_is_of_methods_with_a_model_for_each_task(study):
     said = refusal(study, "methods=[{method: opcm, routing: {}}]")
     assert "methods.0.routing: method 'opcm' gives one model" in said
-    assert "known: condu, consensus" in said
+    assert "known: condu, emr, tall_masks" in said
     said = refusal(study, "methods=[{method: emr, params: {task: 1}, routing: {}}]")
     assert "`params.task: 1` asks for that task's model alone" in said
     said = refusal(study, "methods=[{method: emr, routing: {voter: 3, weights: similarty}}]")

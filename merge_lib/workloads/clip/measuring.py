@@ -58,13 +58,13 @@ class Measured:
     ) -> Float[Tensor, "n d"]:
         """Unit features of a split's images, in order, or of some of them."""
         rows = torch.arange(images.size(split)) if rows is None else rows
+        parts = rows.split(self.at_once)
+        return torch.cat([self.features_of(images.images(split, part)) for part in parts])
+
+    def features_of(self, images: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n d"]:
+        """Unit features of images that the model takes as they are, all together."""
         with torch.inference_mode():
-            return torch.cat(
-                [
-                    self.model(pixel_values=images.images(split, part).to(self.device)).images.cpu()
-                    for part in rows.split(self.at_once)
-                ]
-            )
+            return self.model(pixel_values=images.to(self.device)).images.cpu()
 
     def logits(self, images: ImageSet, head: Head, split: Split) -> Float[Tensor, "n c"]:
         """CLIP's logits of a split's images for a head's classes."""
