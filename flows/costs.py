@@ -5,6 +5,7 @@ docs/reproducing.md has the formulas. Nothing is run, and no weights are needed.
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,13 +139,14 @@ def _cost(
     judged = sum(step.kind == "evaluate" for step in steps)
     one = sum(_training(shape, load, task) for task in tasks) / len(tasks)
     operations = one * sum(_weight(step.label, config) for step in trained)
-    evaluated_s = judged * sum(_evaluation_s(shape, load, task, rates) for task in tasks)
+    seconds = [_evaluation_s(shape, load, task, rates) for task in tasks]
+    votes_s = sum(_vote_s(step.label, config, seconds) for step in steps if step.kind == "route")
     checkpoint = BYTES * (shape.adapted or shape.parameters)
     return Cost(
         len(trained),
         judged,
         operations / (rates.tflops * 1e12 * rates.share) / HOUR_S,
-        evaluated_s / HOUR_S,
+        (judged * sum(seconds) + votes_s) / HOUR_S,
         max(_memory(shape, load, task) for task in tasks) / 1e9,
         checkpoint * sum(step.files for step in steps) / 1e9,
     )
@@ -172,6 +174,15 @@ def _weight(label: str, config: "StudyConfig") -> float:
     if label.startswith("joint"):
         return float(len(config.tasks))
     return max((factor for name, factor in REPLAYING.items() if label.startswith(name)), default=1.0)
+
+
+def _vote_s(label: str, config: "StudyConfig", seconds: Sequence[float]) -> float:
+    """Seconds of putting inputs to the vote after one stage: of tasks still to come, or of all."""
+    entry = next(entry for entry in config.methods if label.startswith(f"{entry.label} · "))
+    found = re.search(r" (\d+)/\d+ ", label)
+    stage = int(found.group(1)) if found else len(seconds)
+    models = min(entry.routing.voters, stage) + entry.routing.include_base
+    return models * sum(seconds[stage:] if entry.routing.known_tasks else seconds)
 
 
 def _training(shape: "Shape", load: Any, task: TaskSize) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from merge_lib.claims import Claim, judge
 from merge_lib.report.render import ReportFiles, write_figures, write_html, write_markdown
 from merge_lib.report.sweep import Sweep as Reported
-from merge_lib.report.sweep import compose_sweep
+from merge_lib.report.sweep import best_of, compose_sweep
 from merge_lib.sweep_table import MeasuredCell, long_table, merge_paths
 from tasks.delivery import Courier
 from tasks.journal import results_of
@@ -31,14 +31,19 @@ class SweepReport:
 
 def report_sweep(project: Project, sweep: Sweep) -> SweepReport:
     """Write table and report of a sweep whose runs are finished, and tell MLflow."""
+    written = write_sweep(project, sweep)
+    _record(project, sweep, written.claims, [written.files.html, written.files.markdown, written.table])
+    return written
+
+
+def write_sweep(project: Project, sweep: Sweep) -> SweepReport:
+    """Write table and report of a sweep whose runs are finished."""
     cells = measured_cells(project, sweep)
     claims = judge(merge_paths(cells))
     folder = sweep_folder(project, sweep.sweep_id)
     table = folder / TABLE
     long_table(cells).to_parquet(table, index=False)
-    files = _write_report(folder / "report", sweep, cells, claims)
-    _record(project, sweep, claims, [files.html, files.markdown, table])
-    return SweepReport(claims, files, table)
+    return SweepReport(claims, _write_report(folder / "report", sweep, cells, claims), table)
 
 
 def measured_cells(project: Project, sweep: Sweep) -> list[MeasuredCell]:
@@ -70,7 +75,7 @@ def _record(project: Project, sweep: Sweep, claims: list[Claim], artifacts: list
     metrics = [MetricPoint("elapsed_s", sweep.elapsed_s)]
     metrics += [MetricPoint(f"claim/{claim.name}", VERDICTS[claim.verdict]) for claim in claims]
     verdicts = [f"- **{claim.statement}**: {claim.verdict}" for claim in claims]
-    runs = [f"- `{cell.run_id}`: {_levels(cell.levels)}" for cell in sweep.cells]
+    runs = [f"- {best_of(cell)} Run `{cell.results.run_id}`." for cell in measured_cells(project, sweep)]
     note = "\n\n".join(
         filter(None, ("\n".join(verdicts), "\n".join(runs), "All of it: `report.html`, under Artifacts."))
     )
@@ -94,7 +99,3 @@ def _record(project: Project, sweep: Sweep, claims: list[Claim], artifacts: list
     courier = Courier(project, sweep.sweep_id)
     courier.record(payload)
     courier.close()
-
-
-def _levels(levels: dict[str, str]) -> str:
-    return ", ".join(f"{axis} = {level}" for axis, level in levels.items())

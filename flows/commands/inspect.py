@@ -23,10 +23,14 @@ def register(app: typer.Typer) -> None:
 
 
 def report(run: RunName = "latest", as_json: AsJson = False) -> None:
-    """Build the report of a finished run again and print its summary."""
+    """Build the report of a finished run or sweep again and print its summary."""
     from tasks.journal import results_of
+    from tasks.sweeps import list_sweeps
 
     project = Project.find()
+    if run in list_sweeps(project):
+        _report_sweep(project, run, as_json=as_json)
+        return
     run_id = finished(project, run)
     results = results_of(project, run_id)
     if as_json:
@@ -37,6 +41,21 @@ def report(run: RunName = "latest", as_json: AsJson = False) -> None:
     files = build_report(results, project.runs / run_id / "report")
     show_summary(results)
     out.print(f"Report:  {shown(files.html)}\n         {shown(files.markdown)}", soft_wrap=True)
+
+
+def _report_sweep(project: Project, sweep_id: str, *, as_json: bool) -> None:
+    from flows.commands.sweeps import show_sweep
+    from tasks.sweep_reporting import write_sweep
+    from tasks.sweeps import load_sweep
+
+    sweep = load_sweep(project, sweep_id)
+    if sweep.status != "finished":
+        raise SpecError(
+            f"Sweep '{sweep_id}' is not finished. Go on with it: mergeline run --resume {sweep_id}"
+        )
+    if not as_json:
+        write_sweep(project, sweep)
+    show_sweep(project, sweep_id, as_json=as_json)
 
 
 def plain_results(results: StudyResults) -> dict[str, Any]:

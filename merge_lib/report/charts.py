@@ -206,9 +206,15 @@ def _shaded(
     ]
     if has_text:
         middle = (x + width / 2, y + height / 2 + 4)
-        text = number(value * 100, 0)
+        text = _fitting(number(value * 100, 0), width)
         shapes.append(Shape("text", f"on-heat-{shade}{more}", *middle, text=text, anchor="middle"))
     return shapes
+
+
+def _fitting(text: str, width: float) -> str:
+    """A number, or what it is below where it is too long for the width."""
+    is_long = text.startswith("−") and 8 * len(text) + 2 > width
+    return "<0" if is_long else text
 
 
 def _horizontal_grid(across: Axis, up: Axis, high: float) -> list[Shape]:

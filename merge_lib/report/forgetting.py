@@ -15,41 +15,39 @@ from merge_lib.statistics import mean_interval
 
 BLOCKS = "directions-kept"
 _PARTS = {"shared kept": "shared", "specific kept": "specific"}
-_COLUMNS = {  # measure -> group, heading, note
+_Told = tuple[str, str, str]  # group, heading, note
+
+
+def _of_part(part: str, symbol: str, meaning: str) -> dict[str, _Told]:
+    """The measures of the shared or of the task-specific part of a task vector."""
+    group = f"{part.capitalize()} part"
+    return {
+        f"{part} kept": (group, "Kept", f"⟨Δ, {symbol}⟩ / ‖{symbol}‖², {meaning}"),
+        f"{part} opposed": (group, "Opposed", f"share of ‖{symbol}‖² in entries against the sign of Δ"),
+    }
+
+
+_FORGOTTEN = "share of a task's examples: the expert is right, the merge is wrong"
+_GAINED = "share of a task's examples: the expert is wrong, the merge is right"
+_COLUMNS: dict[str, _Told] = {
     "before": ("Accuracy", "Before", "of each task's own expert"),
     "after": ("Accuracy", "After", "of the merge"),
-    "forgotten": (
-        "Examples",
-        "Forgotten",
-        "share of a task's examples: the expert is right, the merge is wrong",
-    ),
-    "gained": ("Examples", "Gained", "share of a task's examples: the expert is wrong, the merge is right"),
+    "forgotten": ("Examples", "Forgotten", _FORGOTTEN),
+    "gained": ("Examples", "Gained", _GAINED),
     "shared share": ("Shared part", "Share", "of ‖τ_t‖²"),
-    "shared kept": ("Shared part", "Kept", "⟨Δ, s_t⟩ / ‖s_t‖², s_t the shared part of τ_t"),
-    "shared opposed": (
-        "Shared part",
-        "Opposed",
-        "share of ‖s_t‖² in entries against the sign of Δ",
-    ),
-    "specific kept": ("Specific part", "Kept", "⟨Δ, p_t⟩ / ‖p_t‖², p_t = τ_t − s_t"),
-    "specific opposed": (
-        "Specific part",
-        "Opposed",
-        "share of ‖p_t‖² in entries against the sign of Δ",
-    ),
+    **_of_part("shared", "s_t", "s_t the shared part of τ_t"),
+    **_of_part("specific", "p_t", "p_t = τ_t − s_t"),
 }
-_OF_A_TASK = {
+_SUBSPACES = "of leading singular subspaces, mean over matrices"
+_WITH_DELTA = "of the task's subspace with that of Δ"
+_OF_A_TASK: dict[str, _Told] = {
     "base": ("Accuracy", "Base", "of the base"),
     "shared cosine": ("Cosine with Δ", "Shared", "of the shared part"),
     "specific cosine": ("Cosine with Δ", "Specific", "of the task-specific part"),
-    "left overlap": ("Overlap with others", "Left", "of leading singular subspaces, mean over matrices"),
-    "right overlap": (
-        "Overlap with others",
-        "Right",
-        "of leading singular subspaces, mean over matrices",
-    ),
-    "merged left overlap": ("Overlap with the merge", "Left", "of the task's subspace with that of Δ"),
-    "merged right overlap": ("Overlap with the merge", "Right", "of the task's subspace with that of Δ"),
+    "left overlap": ("Overlap with others", "Left", _SUBSPACES),
+    "right overlap": ("Overlap with others", "Right", _SUBSPACES),
+    "merged left overlap": ("Overlap with the merge", "Left", _WITH_DELTA),
+    "merged right overlap": ("Overlap with the merge", "Right", _WITH_DELTA),
 }
 _OF_A_BLOCK = ("shared share", "shared kept", "specific kept")
 _NOTE = (
@@ -228,13 +226,13 @@ def block_figure(merges: Sequence[Merged]) -> Figure:
     )
 
 
-def _ordered(measures: Mapping[str, tuple[str, str, str]]) -> list[str]:
+def _ordered(measures: Mapping[str, _Told]) -> list[str]:
     """The measures with those of one group side by side."""
     groups = dict.fromkeys(group for group, _, _ in measures.values())
     return [name for group in groups for name, told in measures.items() if told[0] == group]
 
 
-def _columns(measures: Mapping[str, tuple[str, str, str]]) -> list[Column]:
+def _columns(measures: Mapping[str, _Told]) -> list[Column]:
     return [Column(measures[name][1], measures[name][0], measures[name][2]) for name in _ordered(measures)]
 
 

@@ -96,7 +96,8 @@ def along_tasks(cells: Sequence[MeasuredCell]) -> Figure | None:
     legend = [("sequential", "sequential experts"), ("parallel", "parallel experts")]
     legend += [("line-solid", "the tasks' own cues, mean of those seen"), ("line-dashed", "the shared cue")]
     title = "Shared and specific knowledge as tasks arrive"
-    return Figure("knowledge", title, title, f"{NOTE}{_cut(panels)}", panels[:MOST_PANELS], legend, 3)
+    caption = f"{NOTE} What is below 0 is drawn at 0.{_cut(panels)}"
+    return Figure("knowledge", title, title, caption, panels[:MOST_PANELS], legend, 3)
 
 
 def _task_panels(cell: MeasuredCell) -> Iterator[Panel]:

@@ -1,18 +1,18 @@
 """The report of a sweep: claims, curves over the axes, and every cell beside the others."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from merge_lib.claims import Check, Claim
 from merge_lib.metrics import describe
-from merge_lib.report.aggregate import Group, gather, marked, merges_of, number, p_value, ranked_of
-from merge_lib.report.charts import Curve, value_panel
-from merge_lib.report.findings import compare_regimes
+from merge_lib.report.aggregate import gather, marked, merges_of, number, p_value, ranked_of
+from merge_lib.report.curves import curve_figure, metric_panels, path_panels
+from merge_lib.report.findings import compare_regimes, headline
 from merge_lib.report.knowledge import ages, along_tasks
-from merge_lib.report.layout import UNDEFINED, Cell, Column, Figure, Finding, Panel, Report, Section, Table
-from merge_lib.results import Row
+from merge_lib.report.layout import UNDEFINED, Cell, Column, Figure, Finding, Report, Section, Table
+from merge_lib.report.levels import shift_table, shifts
 from merge_lib.sweep_table import MeasuredCell
 
 METRICS = ("average_accuracy", "worst_task_accuracy", "retention_mean", "forgetting")
@@ -22,7 +22,7 @@ ASKED = {
     "incremental-better": "Do incremental endpoints merge better?",
 }
 ANSWERS = {"confirmed": "Confirmed here", "refuted": "Refuted here", "undecided": "Undecided here"}
-MOST_PANELS = 24  # of one figure
+FEWEST_LEVELS = 3  # of a curve
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def compose_sweep(sweep: Sweep) -> Report:
         _claims(sweep),
         _paths(sweep),
         _over_axes(sweep),
+        _levels(sweep),
         _knowledge(sweep),
         _cells(sweep),
         _regimes(sweep),
@@ -66,6 +67,13 @@ def compose_sweep(sweep: Sweep) -> Report:
         [_finding(claim) for claim in sweep.claims],
         [section for section in sections if section is not None],
     )
+
+
+def best_of(cell: MeasuredCell) -> str:
+    """Which merge is the most accurate there, and how sure that is, in a sentence or two."""
+    first = next(iter(headline(gather(cell.results))), None)
+    said = "" if first is None else f" {first.question}: {first.answer}. {first.value} {first.certainty}"
+    return f"{cell.title}.{said}"
 
 
 def _facts(sweep: Sweep) -> list[tuple[str, str]]:
@@ -137,71 +145,13 @@ def _claims(sweep: Sweep) -> Section | None:
 
 def _paths(sweep: Sweep) -> Section | None:
     """What rows that `each` made say, as curves over the value that they differ in."""
-    panels = [panel for cell in sweep.cells for panel in _path_panels(cell)]
+    panels = [panel for cell in sweep.cells for panel in path_panels(cell)]
     if not panels:
         return None
-    figure = _figure("paths", "Along each value", panels)
+    figure = curve_figure("paths", "Along each value", panels)
     return Section(
         "paths", "Along each value", ["Accuracy on each task and probe, at the last stage."], [figure]
     )
-
-
-def _path_panels(cell: MeasuredCell) -> Iterator[Panel]:
-    families: dict[str, list[Group]] = {}
-    for group in merges_of(gather(cell.results)):
-        families.setdefault(cell.family_of(group.rows[0]), []).append(group)
-    for family, groups in families.items():
-        name = _varied(groups)
-        if name is None:
-            continue
-        positions = sorted({float(group.rows[0].params[name]) for group in groups})
-        for measure in _measures(groups[0], cell.results.tasks):
-            curves = [
-                Curve(regime or "parallel", regime or family, values)
-                for regime in dict.fromkeys(group.regime for group in groups)
-                if (values := _along(groups, regime, name, positions, measure, cell.results.tasks))
-                is not None
-            ]
-            title = f"{measure} · {cell.title}" if cell.levels else measure
-            yield value_panel(title, curves, positions, high=1.0, x_title=f"{family}: {name}")
-
-
-def _varied(groups: Sequence[Group]) -> str | None:
-    """The one numeric parameter in which the rows differ."""
-    params = [group.rows[0].params for group in groups]
-    names = [name for name in params[0] if len({str(other.get(name)) for other in params}) > 1]
-    is_one = len(names) == 1 and all(isinstance(other.get(names[0]), int | float) for other in params)
-    return names[0] if is_one else None
-
-
-def _measures(group: Group, tasks: Sequence[str]) -> list[str]:
-    probes = group.rows[0].probes
-    return [*tasks, *(probes[-1] if probes else ())]  # those of the last stage
-
-
-def _along(
-    groups: Sequence[Group],
-    regime: str | None,
-    name: str,
-    positions: Sequence[float],
-    measure: str,
-    tasks: Sequence[str],
-) -> np.ndarray | None:
-    """[seeds, positions] of a measure at the last stage; None where a position lacks a seed."""
-    columns = []
-    for position in positions:
-        found = [g for g in groups if g.regime == regime and float(g.rows[0].params[name]) == position]
-        if not found:
-            return None
-        columns.append([_last(row, measure, tasks) for row in found[0].rows])
-    return np.array(columns).T if len({len(column) for column in columns}) == 1 else None
-
-
-def _last(row: Row, measure: str, tasks: Sequence[str]) -> float:
-    """NaN where a row has no such probe, as methods that need the task have none."""
-    if measure in tasks:
-        return row.accuracy[-1][tasks.index(measure)]
-    return row.probes[-1].get(measure, np.nan) if row.probes else np.nan
 
 
 def _over_axes(sweep: Sweep) -> Section | None:
@@ -220,22 +170,40 @@ def _knowledge(sweep: Sweep) -> Section | None:
     return Section("knowledge", "Where knowledge goes", [lead], list(figures))
 
 
-def _axis_figure(sweep: Sweep, axis: str) -> Figure | None:
-    levels = sweep.axes[axis]
+def _levels(sweep: Sweep) -> Section | None:
+    """Every level against the first, of axes that are not drawn as curves."""
+    tables = [
+        shift_table(axis, levels[0], found)
+        for axis, levels in sweep.axes.items()
+        if not _positions(levels) and (found := shifts(_lines_along(sweep, axis)))
+    ]
+    if not tables:
+        return None
+    return Section("levels", "Level by level", ["What each level changes for every merge."], list(tables))
+
+
+def _positions(levels: Sequence[str]) -> list[float]:
+    """The levels as numbers; empty where they are none, or fewer than a curve needs."""
     try:
         positions = [float(level) for level in levels]
     except ValueError:
-        return None
-    if len(positions) < 3:
+        return []
+    return positions if len(positions) >= FEWEST_LEVELS else []
+
+
+def _axis_figure(sweep: Sweep, axis: str) -> Figure | None:
+    levels = sweep.axes[axis]
+    positions = _positions(levels)
+    if not positions:
         return None
     order = np.argsort(positions)
     panels = [
         panel
         for held, cells in _lines_along(sweep, axis).items()
         for metric in ("average_accuracy", "retention_mean")
-        for panel in _metric_panels([cells[levels[k]] for k in order], metric, np.sort(positions), held, axis)
+        for panel in metric_panels([cells[levels[k]] for k in order], metric, np.sort(positions), held, axis)
     ]
-    return _figure(f"axis-{axis.replace('.', '-')}", f"Over {axis}", panels) if panels else None
+    return curve_figure(f"axis-{axis.replace('.', '-')}", f"Over {axis}", panels) if panels else None
 
 
 def _lines_along(sweep: Sweep, axis: str) -> dict[str, dict[str, MeasuredCell]]:
@@ -245,42 +213,6 @@ def _lines_along(sweep: Sweep, axis: str) -> dict[str, dict[str, MeasuredCell]]:
         held = ", ".join(f"{name} = {level}" for name, level in cell.levels.items() if name != axis)
         lines.setdefault(held, {})[cell.levels[axis]] = cell
     return {held: cells for held, cells in lines.items() if len(cells) == len(sweep.axes[axis])}
-
-
-def _metric_panels(
-    cells: Sequence[MeasuredCell], metric: str, positions: Sequence[float], held: str, axis: str
-) -> Iterator[Panel]:
-    gathered = [{(g.label, g.regime): g for g in ranked_of(gather(cell.results))} for cell in cells]
-    labels = dict.fromkeys(label for groups in gathered for label, _ in groups)
-    for label in labels:
-        curves = []
-        for regime in dict.fromkeys(r for groups in gathered for name, r in groups if name == label):
-            columns = [_values(groups.get((label, regime)), metric) for groups in gathered]
-            if all(columns) and len({len(column) for column in columns}) == 1:
-                curves.append(Curve(regime or "parallel", regime or label, np.array(columns).T))
-        if curves:
-            title = f"{label} · {describe()[metric].title}" + (f" · {held}" if held else "")
-            yield value_panel(title, curves, positions, high=1.0, x_title=axis)
-
-
-def _values(group: Group | None, metric: str) -> list[float]:
-    found = [] if group is None else list(group.values(metric).values())
-    return (
-        []
-        if any(value is None for value in found)
-        else [float(value) for value in found if value is not None]
-    )
-
-
-def _figure(name: str, title: str, panels: list[Panel]) -> Figure:
-    cut = (
-        f" The first {MOST_PANELS} of {len(panels)} charts; all numbers are in sweep.parquet."
-        if len(panels) > MOST_PANELS
-        else ""
-    )
-    caption = f"In %, mean over the seeds; band: range of the seeds.{cut}"
-    legend = [("sequential", "sequential experts"), ("parallel", "parallel experts")]
-    return Figure(name, title, title, caption, panels[:MOST_PANELS], legend, 3)
 
 
 def _cells(sweep: Sweep) -> Section:

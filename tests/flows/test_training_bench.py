@@ -6,14 +6,15 @@ import torch
 from flows.training_bench import _case, bare_loop, measure_training
 from merge_lib.errors import SpecError
 from merge_lib.workloads.training.config import TrainingConfig
+from merge_lib.workloads.training.devices import training_device
 from merge_lib.workloads.training.loop import train
 
 
 def test_both_loops_give_the_same_model():
     case = _case("vit")
     config = TrainingConfig(steps=3, batch_size=32, learning_rate=1e-4)
-    bare, ours = case.make(), case.make()
-    bare_loop(case, config, torch.device("cpu"), bare)
+    bare, ours = (case.make().to(training_device()) for _ in range(2))
+    bare_loop(case, config, training_device(), bare)
     train(ours, case.lesson, config, generator=torch.Generator().manual_seed(0))
     theirs = ours.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in bare.state_dict().items())

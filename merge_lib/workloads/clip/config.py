@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from merge_lib.errors import SpecError
-from merge_lib.workloads.pretrained.config import TuningConfig
+from merge_lib.workloads.pretrained.config import TuningConfig, made_here
 from merge_lib.workloads.protocol import Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings
 from merge_lib.workloads.training.config import Count, Positive, TrainingConfig, deciding
@@ -71,19 +71,13 @@ class ClipConfig(WorkloadSettings):
             raise ValueError(msg)
         return self
 
-    @property
-    def model_snapshot(self) -> str | None:
-        """The name of the model where a data stage makes it, in the folder `data/models`; else None."""
-        place = Path(self.model)
-        return place.name if place.parent == Path(self.data, "models") else None
-
     def task_snapshots(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """The tasks', and the model's: tokenizer, and what checkpoints do not hold."""
         return (*tasks, *self.pretraining_snapshots())
 
     def pretraining_snapshots(self) -> tuple[str, ...]:
         """The model's, where a data stage makes it."""
-        return () if self.model_snapshot is None else (self.model_snapshot,)
+        return made_here(self.model, self.data)
 
     def probe_snapshots(self) -> tuple[str, ...]:
         """The data sets that are never trained on."""
@@ -96,7 +90,7 @@ class ClipConfig(WorkloadSettings):
             CheckpointError: the model is not here.
             SpecError: `digest` says that it is another one.
         """
-        if self.model_snapshot is not None:
+        if self.pretraining_snapshots():
             return self
         from merge_lib.workloads.pretrained.locating import locate
 

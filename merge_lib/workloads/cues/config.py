@@ -15,6 +15,8 @@ from merge_lib.workloads.training.config import Count, Positive, Share, deciding
 from merge_lib.workloads.vision.config import ImageTrainingConfig, ViTConfig
 
 SMALLEST_SIDE = 2  # a patch of one pixel has no pattern
+ProbeKind = Literal["clean", "shared", "conflict", "own"]
+PROBES: tuple[ProbeKind, ...] = ("clean", "shared", "conflict", "own")
 
 
 class CueModelConfig(ViTConfig):
@@ -64,6 +66,7 @@ class CuesConfig(Sharing, WorkloadSettings):
     pretraining: CuePretrainingConfig = CuePretrainingConfig()
     fine_tuning: CueFineTuningConfig = CueFineTuningConfig()
     cue: CueConfig = CueConfig()
+    probes: tuple[ProbeKind, ...] = PROBES  # what is measured beside the accuracies
 
     @model_validator(mode="after")
     def _patch_has_a_pattern(self) -> "CuesConfig":
@@ -93,7 +96,7 @@ class CuesConfig(Sharing, WorkloadSettings):
         parts = {
             "pretrain": {"model", "pretraining"},
             "train": {"model", "fine_tuning", "cue", "shared", "label_noise", "contradicts", "strength"},
-            "evaluate": {"model", "cue", "shared", "contradicts"},
+            "evaluate": {"model", "cue", "shared", "contradicts", "probes"},
         }
         return deciding(self, {"name", *parts[work]})
 

@@ -73,8 +73,11 @@ class CuesWorkload:
 
     @property
     def probes(self) -> tuple[str, ...]:
-        """`clean`; `shared` if there is such a cue; `conflict-<task>`; `own-<task>` if nothing was trained on it."""
-        return tuple(name for name in self._views if name not in self._tasks)
+        """Those asked for of `clean`, `shared` if there is such a cue, `conflict-<task>`, `own-<task>` if untrained."""
+        kinds = self.config.probes
+        return tuple(
+            name for name in self._views if name not in self._tasks and name.partition("-")[0] in kinds
+        )
 
     @cached_property
     def cues(self) -> dict[str, Cue]:

@@ -6,14 +6,13 @@ from typing import Any, Literal
 
 from merge_lib.errors import SpecError
 from merge_lib.types import Count, Positive
-from merge_lib.workloads.pretrained.config import TuningConfig
+from merge_lib.workloads.pretrained.config import TuningConfig, made_here
 from merge_lib.workloads.protocol import Workload
 from merge_lib.workloads.settings import Teaches, Work, WorkloadSettings
 from merge_lib.workloads.training.config import TrainingConfig, deciding
 
 Scoring = Literal["exact_match", "log_likelihood"]
 Normalise = Literal["none", "tokens", "bytes"]
-MADE_HERE = "models"  # folder of the data folder for models that data stages make
 
 
 class TextTrainingConfig(TrainingConfig):
@@ -97,8 +96,3 @@ class LanguageConfig(WorkloadSettings):
         from merge_lib.workloads.language.workload import LanguageWorkload
 
         return LanguageWorkload(self, tasks=tasks, data=data)
-
-
-def made_here(model: str, data: str) -> tuple[str, ...]:
-    """The snapshot that a model is, if a data stage makes it: the name of its folder in `data/models`."""
-    return (Path(model).name,) if Path(model).parent == Path(data) / MADE_HERE else ()

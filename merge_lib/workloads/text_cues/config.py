@@ -10,8 +10,7 @@ from merge_lib.errors import SpecError
 from merge_lib.types import Count, Positive
 from merge_lib.workloads.cues.places import CueName
 from merge_lib.workloads.cues.sharing import Sharing
-from merge_lib.workloads.language.config import made_here
-from merge_lib.workloads.pretrained.config import TuningConfig
+from merge_lib.workloads.pretrained.config import TuningConfig, made_here
 from merge_lib.workloads.protocol import Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings
 from merge_lib.workloads.training.config import Share, TrainingConfig, deciding

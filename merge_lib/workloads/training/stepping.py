@@ -73,6 +73,7 @@ class Stepper:
         self._schedule, self._position = Schedule(config, steps), 0
         self._readings = Readings(config, steps, 1 if self.device.type == "cpu" else UNREAD)
         self.team, self._generator, self._draws = Team.present(), generator, draws_at_random(model)
+        self._check_team()
         model.to(self.device).train()
         self._undone = ExitStack()
         if config.gradient_checkpointing:
@@ -159,6 +160,14 @@ class Stepper:
         copy_into({name: one.data for name, one in self.trained.items()}, part_of(state, "parameter"))
         copy_into(dict(self.model.named_buffers()), part_of(state, "buffer"))
 
+    def _check_team(self) -> None:
+        """Refuse to train with fewer processes than asked for."""
+        if self.team.size != self.config.devices:
+            raise SpecError(
+                f"`devices` is {self.config.devices}, but {self.team.size} process trains here. Set it to 1, or let a "
+                "study's base or experts be trained, which starts the others."
+            )
+
     def _update(self, rate: float) -> Tensor:
         """One step of the optimiser; the norm of the gradients before they were clipped."""
         for group in self._optimizer.param_groups:
@@ -194,7 +203,7 @@ class Stepper:
         self._optimizer.zero_grad()
         own = self.team.share(batch)
         most = self.micro_batch or max(_size(own), 1)
-        if most >= _size(batch):
+        if self.team.size == 1 and most >= _size(batch):
             return self._backward(lesson, batch, 1.0)
         starts = range(0, _size(own), most)
         parts = ({name: one[start : start + most] for name, one in own.items()} for start in starts)

@@ -12,6 +12,7 @@ from merge_lib.checkpoints import WrittenCheckpoint, write_state_dict
 from merge_lib.types import StateDict
 from merge_lib.workloads.protocol import Progress, TrainReport
 from merge_lib.workloads.training.config import TrainingConfig
+from merge_lib.workloads.training.devices import on_training_device
 from merge_lib.workloads.training.lessons import Lesson
 from merge_lib.workloads.training.loop import Trained, train
 from merge_lib.workloads.training.stopping import Validate
@@ -56,19 +57,20 @@ def make_checkpoint(  # noqa: PLR0913 -- what, how, and where to
         CheckpointError: the disk refused.
     """
     started = time.perf_counter()
-    course = train(
-        model,
-        lesson,
-        config,
-        generator=generator,
-        trained=trained,
-        validate=validate,
-        saved=saved,
-        progress=progress,
-    )
-    model.eval()
-    with torch.no_grad():
-        accuracy = validate(model)
+    with on_training_device(model):
+        course = train(
+            model,
+            lesson,
+            config,
+            generator=generator,
+            trained=trained,
+            validate=validate,
+            saved=saved,
+            progress=progress,
+        )
+        model.eval()
+        with torch.no_grad():
+            accuracy = validate(model)
     written = WrittenCheckpoint(out, "", 0)
     if Team.present().leads:
         state = model.state_dict() if tensors is None else tensors()

@@ -92,6 +92,8 @@ def test_values_beyond_the_ends_have_their_shade():
     assert [shape.style for shape in boxes] == ["heat-0", "heat-10", "heat-none"]
     assert "not measured" in boxes[2].text
     assert "…oder.layers.11" in {shape.text for shape in panel.shapes}
+    narrow = block_panel("t", np.full((1, 8), -1.23), ["layers.0"], [str(task) for task in range(8)])
+    assert {shape.text for shape in narrow.shapes if "on-heat" in shape.style} == {"<0"}
     many = block_panel("t", np.zeros((1, 12)), ["layers.0"], [str(task) for task in range(12)])
     assert not any("on-heat" in shape.style for shape in many.shapes)
 

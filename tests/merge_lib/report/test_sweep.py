@@ -7,7 +7,7 @@ import pytest
 
 from merge_lib.claims import MergePath, judge
 from merge_lib.report.render import write_html, write_markdown
-from merge_lib.report.sweep import Sweep, compose_sweep
+from merge_lib.report.sweep import Sweep, best_of, compose_sweep
 from merge_lib.sweep_table import MeasuredCell
 
 POSITIONS = (0.0, 0.5, 1.0)
@@ -80,7 +80,30 @@ def test_an_axis_of_numbers_is_drawn_in_their_order(sweep):
 def test_an_axis_of_names_is_not_drawn(sweep):
     named = [replace(cell, levels={"training": f"t{place}"}) for place, cell in enumerate(sweep.cells)]
     anchors = [section.anchor for section in compose_sweep(replace(sweep, cells=named)).sections]
-    assert anchors == ["claims", "paths", "knowledge", "cells", "regimes", "runs"]
+    assert anchors == ["claims", "paths", "levels", "knowledge", "cells", "regimes", "runs"]
+
+
+def test_levels_with_names_are_set_against_the_first(sweep):
+    def worse(row):
+        less = [[max(value - 0.1, 0.0) for value in stage] for stage in row.accuracy]
+        lower = {**row.metrics, "average_accuracy": row.metrics["average_accuracy"] - 0.1 - 0.001 * row.seed}
+        return replace(row, accuracy=less, metrics=lower)
+
+    plain, stressed, same = (
+        replace(cell, levels={"stress": level})
+        for cell, level in zip(sweep.cells, ("plain", "noisy", "as-before"), strict=True)
+    )
+    rows = [worse(row) if row.kind == "merge" else row for row in stressed.results.rows]
+    stressed = replace(stressed, results=replace(stressed.results, rows=rows))
+    report = compose_sweep(replace(sweep, cells=[plain, stressed, same]))
+    (table,) = next(section for section in report.sections if section.anchor == "levels").blocks
+    assert table.caption == "stress: each level against plain"
+    told = {
+        row[0].text: {other[4].text for other in table.rows if other[0].text == row[0].text}
+        for row in table.rows
+    }
+    assert told == {"noisy": {"worse"}, "as-before": {"not distinguishable"}}
+    assert {row[3].text for row in table.rows if row[0].text == "as-before"} == {"0.0 ± 0.0"}
 
 
 def test_every_cell_has_its_rows_and_its_run(sweep, tmp_path):
@@ -94,3 +117,9 @@ def test_every_cell_has_its_rows_and_its_run(sweep, tmp_path):
     figures = {figure.name: tmp_path / f"{figure.name}.svg" for figure in report.figures}
     text = write_markdown(report, tmp_path / "report.md", figures).read_text(encoding="utf-8")
     assert "Is shared knowledge kept?" in text
+
+
+def test_a_cell_is_told_by_its_best_merge(sweep):
+    said = best_of(sweep.cells[0])
+    assert said.startswith("epochs = 10. Most accurate at the end: ")
+    assert "95 % interval" in said

@@ -50,6 +50,7 @@ def test_all_tasks_are_made_of_one_snapshot():
         ({"shared": 0.5}, {"train", "evaluate"}),
         ({"cue": {"seed": 1}}, {"train", "evaluate"}),
         ({"contradicts": {"noise": "colour"}}, {"train", "evaluate"}),
+        ({"probes": ["clean"]}, {"evaluate"}),
         ({"model": {"width": 32}}, {"pretrain", "train", "evaluate"}),
     ],
 )

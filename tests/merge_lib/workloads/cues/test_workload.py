@@ -50,6 +50,12 @@ def test_probes(make_workload, shared, probes):
     assert make_workload(shared=shared).probes == probes
 
 
+def test_probes_that_are_not_asked_for_are_not_measured(make_workload):
+    assert make_workload(shared=0.5, probes=["shared", "clean"]).probes == ("clean", "shared")
+    assert make_workload(shared=1.0, probes=["own"]).probes == ("own-noise",)
+    assert make_workload(probes=[]).probes == ()
+
+
 def test_an_expert_learns_its_cue_and_no_other(make_workload, trained):
     workload = make_workload()
     found = workload.evaluate(trained("noise"), (*ALL, "conflict-noise", "conflict-colour"))

@@ -1,5 +1,6 @@
 """Learners on language models: full weights, one adapter for all tasks, a fresh one for each."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,13 @@ def test_adapters_are_refused_where_all_weights_are_trained(make_workload, base)
     workload = make_workload()
     with pytest.raises(SpecError, match=r"settings train all weights. Set `tuning: {kind: lora"):
         workload.classroom(base(workload), seed=0, is_product=True)
+
+
+def test_threads_may_open_rooms_at_once(make_workload, base):
+    workload = make_workload("t5", ("counting", "moods"), FACTOR)
+    start = base(workload)
+    with ThreadPoolExecutor(4) as pool:
+        rooms = list(pool.map(lambda _: workload.classroom(start, seed=0), range(8)))
+    expected = read_state_dict(start)
+    for room in rooms:
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in room.tensors().items())

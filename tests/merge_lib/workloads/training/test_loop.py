@@ -6,6 +6,7 @@ from torch import nn
 
 from merge_lib.errors import SpecError, TrainingError
 from merge_lib.workloads.training.config import TrainingConfig
+from merge_lib.workloads.training.devices import training_device
 from merge_lib.workloads.training.loop import step_count
 from merge_lib.workloads.training.parameters import trainable_parameters
 from merge_lib.workloads.training.schedule import Schedule
@@ -36,7 +37,7 @@ def test_same_seed_same_values_and_the_global_generator_is_left_alone(network, f
 
 
 def test_the_result_is_that_of_a_bare_loop(network, lesson, fit, same):
-    bare, model, words = network(), network(), lesson()
+    bare, model, words = network().to(training_device()), network().to(training_device()), lesson()
     fit(model, words, seed=3)
     generator = torch.Generator().manual_seed(3)
     optimizer = torch.optim.AdamW(bare.parameters(), lr=1e-2, weight_decay=0.01, fused=True)
@@ -44,7 +45,8 @@ def test_the_result_is_that_of_a_bare_loop(network, lesson, fit, same):
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, Schedule(config, 18).factor)
     for _ in range(3):
         for rows in torch.randperm(words.size, generator=generator).split(8):
-            words.loss(bare, words.batch(rows, generator)).backward()
+            batch = words.batch(rows, generator)
+            words.loss(bare, {name: one.to(training_device()) for name, one in batch.items()}).backward()
             nn.utils.clip_grad_norm_(bare.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -127,9 +129,16 @@ def test_early_stopping_brings_the_best_weights_back(network, fit, same):
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return next(values)
 
-    model = network()
-    course = fit(model, epochs=8, early_stopping={"patience": 3, "min_delta": 0.005}, validate=validate)
+    model, told = network(), []
+    course = fit(
+        model,
+        epochs=8,
+        early_stopping={"patience": 3, "min_delta": 0.005},
+        validate=validate,
+        progress=lambda done, total: told.append((done, total)),
+    )
     assert course.stopped_early
+    assert told == [(10, 48), (20, 48), (48, 48)]
     assert course.steps == 5 * 6  # the second epoch was best, then three that were not
     assert all(torch.equal(value, seen[1][name]) for name, value in model.state_dict().items())
     assert len(course.losses) == 5

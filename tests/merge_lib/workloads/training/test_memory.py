@@ -1,5 +1,7 @@
 """Micro-batches, and what happens when memory runs out."""
 
+import re
+
 import pytest
 import torch
 
@@ -30,13 +32,11 @@ def test_too_little_memory_halves_the_micro_batch(network, lesson, fit, caplog):
     assert course.micro_batch == 2
     assert course.curves.step == list(range(1, 19))
     assert largest_difference(roomy, tight) < 1e-9
-    assert "8 examples at once do not fit into the memory of cpu; going on with 4" in caplog.text
+    assert re.search(r"8 examples at once do not fit into the memory of .*; going on with 4", caplog.text)
 
 
 def test_one_example_that_does_not_fit_is_told(network, lesson, fit):
-    with pytest.raises(
-        TrainingError, match=r"One example does not fit into the memory of cpu .*gradient_checkp"
-    ):
+    with pytest.raises(TrainingError, match=r"One example does not fit into the memory of .*gradient_checkp"):
         fit(network(), lesson(most=0))
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from merge_lib.checkpoints import read_state_dict
+from merge_lib.errors import SpecError
 from merge_lib.workloads import parse
 from merge_lib.workloads.training.assignments import Assignment
 from merge_lib.workloads.training.together import train_together
@@ -56,6 +57,7 @@ def test_two_processes_give_what_one_gives(assignment, tmp_path):
     alone = job.carry_out(job.open_workload(), None)
     expected = read_state_dict(alone.path)
     (tmp_path / "partial" / "training.safetensors").unlink()
+    job.settings["pretraining"] |= {"devices": 2, "micro_batch": 9}  # more than a process ever has
     together = train_together(job, 2, lambda done, total: told.append((done, total)))
     assert told == [(4, 4)]
     assert (tmp_path / "partial" / "training.safetensors").is_file()
@@ -66,9 +68,15 @@ def test_two_processes_give_what_one_gives(assignment, tmp_path):
     assert together.validation_accuracy == alone.validation_accuracy
 
 
+def test_fewer_processes_than_asked_for_are_refused(assignment):
+    job = assignment(devices=2)
+    with pytest.raises(SpecError, match="`devices` is 2, but 1 process trains here"):
+        job.carry_out(job.open_workload(), None)
+
+
 def test_who_stops_listening_stops_the_processes(assignment):
     def stop(_done, _total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_together(assignment(epochs=2000), 2, stop)
+        train_together(assignment(epochs=2000, devices=2), 2, stop)
