@@ -1,6 +1,7 @@
 """Models, tokenizers and processors of transformers from a folder that is whole."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from merge_lib.files.folders import INDEX, SINGLE, read_stored
 from merge_lib.workloads.pretrained.locating import Located, weight_files
 
 _log = logging.getLogger(__name__)
+_alone = threading.Lock()  # while it loads, transformers changes how tensors are tied for the whole process
 
 
 def load_model(
@@ -37,7 +39,7 @@ def load_model(
     """
     if weight_files(located.folder)[0] in (SINGLE, INDEX):
         read_stored(located.folder)  # a damaged file is told as such
-    with _quiet(), _explained(located, cls.__name__):
+    with _alone, _quiet(), _explained(located, cls.__name__):
         model, told = cls.from_pretrained(
             located.folder,
             dtype=dtype,
