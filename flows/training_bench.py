@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Literal
 
 import torch
@@ -69,6 +69,7 @@ class TrainingTimes:
     ratio: float
     least_ratio: float
     most_ratio: float
+    processor_ratio: float  # of processor time, which other work on the machine disturbs less
     peak_bytes: int | None  # of the GPU's memory, under our loop
 
     @property
@@ -107,22 +108,27 @@ def _measure(case: Case, rounds: int, precision: Literal["fp32", "bf16"], steps:
         "ours": lambda model: train(model, case.lesson, config, generator=torch.Generator().manual_seed(0)),
     }
     models = {name: case.make().to(device) for name in loops}
-    times: dict[str, list[float]] = {name: [] for name in loops}
+    walls: dict[str, list[float]] = {name: [] for name in loops}
+    processors: dict[str, list[float]] = {name: [] for name in loops}
     for turn in range(rounds + 1):
         for name in sorted(loops, reverse=bool(turn % 2)):
-            times[name].append(_timed(partial(loops[name], models[name]), device) / steps)
-    ratios = [ours / bare for ours, bare in zip(times["ours"][1:], times["bare"][1:], strict=True)]
+            wall_s, processor_s = _timed(partial(loops[name], models[name]), device)
+            if turn:
+                walls[name].append(wall_s / steps)
+                processors[name].append(processor_s)
+    ratios = _ratios(walls)
     return TrainingTimes(
         case.name,
         torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
         precision,
         sum(parameter.numel() for parameter in models["ours"].parameters()),
         case.batch_size,
-        median(times["bare"][1:]),
-        median(times["ours"][1:]),
+        median(walls["bare"]),
+        median(walls["ours"]),
         median(ratios),
         min(ratios),
         max(ratios),
+        median(_ratios(processors)),
         torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
     )
 
@@ -147,13 +153,18 @@ def bare_loop(case: Case, config: TrainingConfig, device: torch.device, model: n
         schedule.step()
 
 
-def _timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds; what a GPU has still to do is waited for."""
+def _ratios(times: dict[str, list[float]]) -> list[float]:
+    """Ours over the bare loop's, round by round."""
+    return [ours / bare for ours, bare in zip(times["ours"], times["bare"], strict=True)]
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Seconds by the clock and of the processor; what a GPU has still to do is waited for."""
     _wait(device)
-    started = perf_counter()
+    started, busy = perf_counter(), process_time()
     work()
     _wait(device)
-    return perf_counter() - started
+    return perf_counter() - started, process_time() - busy
 
 
 def _wait(device: torch.device) -> None:

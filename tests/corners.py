@@ -77,7 +77,13 @@ class Corners:
         return Lens(self, tensors)
 
     def pretrain(
-        self, out: Path, *, seed: int, lineage: dict[str, Any], progress: Progress | None = None
+        self,
+        out: Path,
+        *,
+        seed: int,
+        lineage: dict[str, Any],
+        progress: Progress | None = None,
+        partial: Path | None = None,
     ) -> TrainReport:
         """A base that sees corners through some noise."""
         generator = torch.Generator().manual_seed(seed)
@@ -96,6 +102,7 @@ class Corners:
         seed: int,
         lineage: dict[str, Any],
         progress: Progress | None = None,
+        partial: Path | None = None,
     ) -> TrainReport:
         """Gradient descent on the cosines."""
         started, losses = time.perf_counter(), []

@@ -305,8 +305,7 @@ def training(
         for line in lines:
             sizes = f"{line.name:<10}{line.parameters / 1e6:>11.2f}{line.batch_size:>7}"
             times = f"{line.bare_step_s * 1e3:>9.1f}{line.step_s * 1e3:>9.1f}{line.ratio:>7.3f}"
+            spread = f"{line.least_ratio:.3f} to {line.most_ratio:.3f}, of processor time {line.processor_ratio:.3f}"
             memory = "" if line.peak_bytes is None else f", {line.peak_bytes / 2**30:.1f} GiB at most"
-            out.print(
-                f"{sizes}{times}  {line.least_ratio:.3f} to {line.most_ratio:.3f}{memory}", highlight=False
-            )
+            out.print(f"{sizes}{times}  {spread}{memory}", highlight=False, soft_wrap=True)
     sys.exit(0 if all(line.ratio <= LIMIT_RATIO for line in lines) else 1)

@@ -90,8 +90,12 @@ def shift_table(axis: str, first: str, found: Sequence[Shift]) -> Table:
     tasks = list(dict.fromkeys(task for one in found for task in one.tasks))
     texts = [*(["Held"] if held else []), axis, "Method", "Experts"]
     columns = [Column(text, is_numeric=False) for text in texts]
-    columns += [Column("Average"), *(Column(task, "Difference by task") for task in tasks)]
-    columns += [Column("p (Holm)"), Column("Effect size"), Column("Verdict", is_numeric=False)]
+    columns += [Column("Average"), Column("Verdict", is_numeric=False)]
+    columns += [
+        *(Column(task, "Difference by task") for task in tasks),
+        Column("p (Holm)"),
+        Column("Effect size"),
+    ]
     rows = [_row(one, tasks, has_held=held) for one in found]
     title = f"{axis}: each level against {first}"
     return Table(title, columns, rows, [NOTE], is_folded=len(rows) > FOLDED)
@@ -104,8 +108,8 @@ def _row(one: Shift, tasks: Sequence[str], *, has_held: bool) -> list[Cell]:
     return [
         *(Cell(text) for text in named),
         Cell(f"{number(difference.mean * 100)}{half}", one.average.method),
+        Cell(one.verdict),
         *(Cell(number(one.tasks[task] * 100) if task in one.tasks else UNDEFINED) for task in tasks),
         Cell(p_value(one.p_holm)),
         Cell(UNDEFINED if effect is None else number(effect)),
-        Cell(one.verdict),
     ]
