@@ -18,19 +18,22 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from flows.landscape_settings import LandscapeSettings
+from flows.learner_entries import LearnerEntry, check_taught
+from flows.routing_checks import check_features, check_models
 from flows.yaml_errors import YamlDocument, explain
 from merge_lib.equalising import Equalise, check_equalised
 from merge_lib.errors import SpecError
 from merge_lib.layer_scales import LayerScales
 from merge_lib.plugins import load_plugins
 from merge_lib.results import Regime
+from merge_lib.routing import RoutingSettings
 from merge_lib.search import Range, Search, check_search, search_model
+from merge_lib.types import Name
 from merge_lib.workloads import WorkloadConfig
 from tasks.project import Project
 
 AXES = "axes"  # the key of a file that holds several studies: flows.axes
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
 
 
 class Frozen(BaseModel):
@@ -59,6 +62,7 @@ class MethodEntry(Frozen):
     layer_scales: LayerScales | None = None  # factors on the merged task vector by depth
     equalise: Equalise | None = None  # "norms": task vectors are brought to their mean norm first
     calibration: CalibrationEntry | None = None  # what a method that observes data is shown
+    routing: RoutingSettings | None = None  # how inputs find the models of a method with one for each task
     family: str = ""  # what rows that `each` made have in common: the label before it
 
     @model_validator(mode="before")
@@ -113,6 +117,15 @@ class MethodEntry(Frozen):
             except ValidationError as failure:
                 raise _nested(method.name, failure, method.params_model) from failure
         return {name: value for name, value in whole.items() if name not in searched and name not in each}
+
+    @field_validator("routing")
+    @classmethod
+    def _routing_has_models(
+        cls, routing: RoutingSettings | None, info: ValidationInfo
+    ) -> RoutingSettings | None:
+        if routing is not None and "method" in info.data:
+            check_models(info.data["method"], info.data.get("params", {}))
+        return routing
 
     @model_validator(mode="after")
     def _fill_in(self) -> Self:
@@ -213,7 +226,10 @@ class StudyConfig(Frozen):
     regimes: Annotated[tuple[Regime, ...], Field(min_length=1)] = ("sequential", "parallel")
     merged_from: Name | None = None  # label of the method whose merges experts start from in regime "merged"
     base: BaseEntry = BaseEntry()
-    methods: Annotated[tuple[MethodEntry, ...], Field(min_length=1)]
+    methods: tuple[MethodEntry, ...] = ()
+    learners: tuple[LearnerEntry, ...] = Field(
+        default=(), validate_default=True
+    )  # no merges: ways of training
     references: tuple[Literal["joint"], ...] = ("joint",)
     keep_merged: bool = True  # False: each merge is evaluated as it is made, and not written
     audit: bool = True  # say what each method's merge after the last task removed
@@ -229,7 +245,9 @@ class StudyConfig(Frozen):
     @property
     def snapshots(self) -> tuple[str, ...]:
         """All data that the study reads."""
-        return (*self.workload.pretraining_snapshots(), *self.workload.task_snapshots(self.tasks))
+        load = self.workload
+        names = (*load.pretraining_snapshots(), *load.task_snapshots(self.tasks), *load.probe_snapshots())
+        return tuple(dict.fromkeys(names))
 
     @field_validator("tasks", "seeds", "regimes")
     @classmethod
@@ -271,18 +289,65 @@ class StudyConfig(Frozen):
 
     @field_validator("methods")
     @classmethod
-    def _labels_differ(cls, entries: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
-        labels = [entry.label for entry in entries]
-        repeated = sorted({label for label in labels if labels.count(label) > 1})
-        if repeated:
-            raise ValueError(f"two methods have the label {', '.join(repeated)}; give each its own `label`")
+    def _votes_need_features(
+        cls, entries: tuple[MethodEntry, ...], info: ValidationInfo
+    ) -> tuple[MethodEntry, ...]:
+        if "workload" in info.data:
+            voting = [entry.label for entry in entries if entry.routing is not None and entry.routing.votes]
+            check_features(info.data["workload"], voting)
         return entries
+
+    @field_validator("methods")
+    @classmethod
+    def _labels_differ(cls, entries: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
+        check_labels([entry.label for entry in entries])
+        return entries
+
+    @field_validator("learners")
+    @classmethod
+    def _learners_fit(
+        cls, entries: tuple[LearnerEntry, ...], info: ValidationInfo
+    ) -> tuple[LearnerEntry, ...]:
+        if not entries and info.data.get("methods") == ():
+            raise ValueError("the study compares nothing; give `methods`, `learners` or both")
+        methods = [entry.label for entry in info.data.get("methods", ())]
+        check_labels([*methods, *(entry.label for entry in entries)])
+        if "workload" in info.data:
+            check_taught(entries, info.data["workload"])
+        return entries
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Refuse labels that stand for two rows each."""
+    if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ValueError(f"two rows have the label {', '.join(repeated)}; give each its own `label`")
 
 
 def restore_study(root: Path, content: dict[str, Any]) -> StudyConfig:
     """The study of a run, from the validated form that was kept of it."""
     load_plugins(root, content.get("plugins", ()))
     return StudyConfig.model_validate(content)
+
+
+def changed_study(root: Path, content: dict[str, Any], overrides: Sequence[str]) -> StudyConfig:
+    """The study of a run with other settings.
+
+    Args:
+        root: the project's folder.
+        content: the validated form that was kept of it.
+        overrides: as of `load_study`.
+
+    Raises:
+        SpecError: anything in them is wrong.
+    """
+    load_plugins(root, content.get("plugins", ()))
+    document = YamlDocument.of(content, Path("the run's settings"))
+    for override in overrides:
+        document.override(override)
+    try:
+        return StudyConfig.model_validate(document.plain())
+    except ValidationError as failure:
+        raise SpecError(explain(failure, document, StudyConfig)) from failure
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:

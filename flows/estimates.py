@@ -19,6 +19,7 @@ GUESSES_S = {
         "train": 3.0,
         "trial": 0.1,
         "merge": 0.05,
+        "route": 0.3,
         "evaluate": 0.1,
         "audit": 0.1,
         "forgetting": 0.2,
@@ -60,10 +61,11 @@ def plan_steps(project: Project, config: StudyConfig) -> tuple[list[PlannedStep]
     from tasks.versioning import recorded_hashes
 
     needed = config.snapshots
-    hashes = recorded_hashes(project) or {} if needed else {}
+    hashes = recorded_hashes(project, needed) or {} if needed else {}
     is_known = all(name in hashes for name in needed)
     data = {name: hashes[name] for name in needed} if is_known else {}
-    stages = PlanningStages(setting_of(project, config, data), is_data_known=is_known)
+    setting = setting_of(project, config, data, is_settled=is_known)
+    stages = PlanningStages(setting, is_data_known=is_known)
     for _ in walk(config, stages):
         pass
     return stages.steps, is_known

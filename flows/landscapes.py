@@ -8,7 +8,7 @@ from typing import Any
 from flows.audits import load_auditable
 from flows.config import StudyConfig, load_study
 from flows.stages import setting_of
-from merge_lib import merge_checkpoints
+from merge_lib import merge_checkpoints, workloads
 from merge_lib.errors import SpecError, suggest
 from merge_lib.maps import ConflictMaps, LossPath, LossSurface
 from merge_lib.plugins import load_plugins
@@ -154,7 +154,7 @@ def scene_of_run(project: Project, results: StudyResults, choice: Choice, *, pai
     config = results.config
     setting = Setting(
         str(project.root),
-        config["workload"],
+        workloads.parse(config["workload"]).settled(project.root).model_dump(mode="json"),
         tuple(results.tasks),
         results.data,
         config.get("resources", {}).get("threads", 1),
@@ -215,8 +215,9 @@ def _setting_of_study(study: Path, config: StudyConfig) -> Setting:
     from tasks.versioning import recorded_hashes
 
     project = Project.find(study.resolve().parent)
-    needed = config.workload.task_snapshots(config.tasks)
-    hashes = recorded_hashes(project) or {} if needed else {}
+    load = config.workload
+    needed = (*load.task_snapshots(config.tasks), *load.probe_snapshots())
+    hashes = recorded_hashes(project, needed) or {} if needed else {}
     if missing := [name for name in needed if name not in hashes]:
         raise SpecError(
             f"The data of {study} is not up to date: {', '.join(missing)}. Run the study, or `dvc repro`, first."

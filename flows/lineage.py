@@ -9,6 +9,8 @@ from merge_lib.results import CheckpointRef, StudyResults
 from tasks.project import Project
 from tasks.records import Record, RecordStore
 
+_ORDER = ("reference", "learner", "merge")  # where one checkpoint has several rows, the first made it
+
 
 def lineage_of(project: Project, results: StudyResults, label: str | None = None) -> list[dict[str, Any]]:
     """One entry a merge or reference row: the last checkpoint's chain of records, down to the data hashes.
@@ -18,7 +20,7 @@ def lineage_of(project: Project, results: StudyResults, label: str | None = None
     store = RecordStore(project.store)
     rows = [row for row in results.rows if label is None or row.label == label]
     made_by: dict[str, CheckpointRef] = {}
-    for row in sorted(results.rows, key=lambda row: row.kind == "merge"):
+    for row in sorted(results.rows, key=lambda row: _ORDER.index(row.kind)):
         for ref in row.checkpoints:  # a merge of one expert has the expert's digest; the expert comes first
             made_by.setdefault(ref.digest, ref)
     return [
@@ -108,8 +110,17 @@ def _searched(search: dict[str, Any]) -> str:
 def _recipe(node: dict[str, Any]) -> str:
     params = node.get("params", {})
     if node.get("made_by") == "merge":
-        settings = ", ".join(f"{key}={value}" for key, value in sorted(params["params"].items()))
-        return f"merge {params['method']}({settings}) seed {params['seed']}"
+        return f"merge {_called(params['method'], params['params'])} seed {params['seed']}"
+    if node.get("made_by") == "route":
+        routing = ", ".join(
+            f"{key}={value}" for key, value in sorted(params["routing"].items()) if key != "images"
+        )
+        return f"{_recipe({**node, 'made_by': 'merge'})} answered by {routing}"
     if node.get("made_by") == "train":
-        return f"train on {', '.join(params['train_on'])} seed {params['seed']}"
+        how = f" by {_called(params['learner'], params['params'])}" if "learner" in params else ""
+        return f"train on {', '.join(params['train_on'])}{how} seed {params['seed']}"
     return str(node.get("made_by", ""))
+
+
+def _called(name: str, settings: dict[str, Any]) -> str:
+    return f"{name}({', '.join(f'{key}={value}' for key, value in sorted(settings.items()))})"

@@ -1,11 +1,13 @@
 """Three ways to go through a study's steps: through Prefect, only looking, or handing the training to workers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from flows.config import StudyConfig
 from flows.walk import Handle
 from merge_lib.search import Search
-from tasks.facts import is_folded
+from tasks.facts import is_folded, merged_as
 from tasks.jobs import (
     Audited,
     Finished,
@@ -23,9 +25,12 @@ from tasks.jobs import (
 from tasks.project import Project
 
 
-def setting_of(project: Project, config: StudyConfig, hashes: dict[str, str]) -> Setting:
-    """What all steps of a run share."""
-    workload = config.workload.model_dump(mode="json")
+def setting_of(
+    project: Project, config: StudyConfig, hashes: dict[str, str], *, is_settled: bool = True
+) -> Setting:
+    """What all steps of a run share; only looked at, it need not be settled on what this machine has."""
+    load = config.workload.settled(project.root) if is_settled else config.workload
+    workload = load.model_dump(mode="json")
     return Setting(
         str(project.root), workload, config.tasks, hashes, config.resources.threads, config.plugins
     )
@@ -44,14 +49,14 @@ class PrefectStages:
 
         return obtain_base.submit(self.setting, checkpoint, seed)
 
-    def train(self, job: TrainingJob, start: Handle) -> Handle:
+    def train(self, job: TrainingJob, start: Handle, earlier: Sequence[Handle] = ()) -> Handle:
         """Fine-tune here, or on a worker of the trainer's pool."""
         from tasks.dispatch import train_on_worker
         from tasks.training import train_expert
 
         if self.trainer is not None:
-            return train_on_worker.submit(self.setting, job, start, self.trainer)
-        return train_expert.submit(self.setting, job, start)
+            return train_on_worker.submit(self.setting, job, start, self.trainer, list(earlier))
+        return train_expert.submit(self.setting, job, start, list(earlier))
 
     def search(self, job: SearchJob, base: Handle, experts: list[Handle]) -> Handle:
         """Find coefficients on validation data."""
@@ -110,7 +115,7 @@ class PrefectStages:
 class PlannedStep:
     """One step as the plan sees it."""
 
-    kind: str  # pretrain, train, trial, merge, evaluate, audit, forgetting, conflicts, path, surface, marks
+    kind: str  # pretrain, train, trial, merge, route, evaluate, audit, forgetting, conflicts, path, surface, marks
     label: str
     is_cached: bool
     files: int = 0  # of about a checkpoint's size that it is to write
@@ -135,12 +140,14 @@ class PlanningStages:
         key = pretraining_key(self.setting, seed)[0] if self.is_data_known else None
         return self._checkpoint("pretrain", key, "base")
 
-    def train(self, job: TrainingJob, start: Finished | None) -> Finished | None:
+    def train(
+        self, job: TrainingJob, start: Finished | None, earlier: Sequence[Finished | None] = ()
+    ) -> Finished | None:
         """Look an expert up."""
         from tasks.training import training_key
 
-        known = start is not None and self.is_data_known
-        key = training_key(self.setting, job, start.digest)[0] if known else None
+        known = _all_known([*earlier, start]) if self.is_data_known else None
+        key = training_key(self.setting, job, *[one.digest for one in reversed(known)])[0] if known else None
         return self._checkpoint("train", key, job.label)
 
     def search(self, job: SearchJob, base: Finished | None, experts: list[Finished | None]) -> Found | None:
@@ -167,16 +174,28 @@ class PlanningStages:
         from tasks.merging import is_finished, is_stored, merging_key, recorded_merge
 
         results = []
-        for entry in job.settled(one for one in found if one is not None).entries:
+        entries = job.settled(one for one in found if one is not None).entries
+        for entry, first in zip(entries, merged_as(entries), strict=True):
             digests = _inputs_of(entry, base, experts)
             is_kept = is_stored(job, entry)
-            key = merging_key(self.setting, entry, job.seed, *digests)[0] if digests else None
-            done = recorded_merge(self.setting, key) if key else None
-            is_cached = is_finished(done, is_kept=is_kept)
-            files = is_kept + is_folded(entry)  # the merge, and the state that the next one starts from
-            self.steps.append(PlannedStep("merge", f"{entry.label} · {job.label}", is_cached, files))
-            results.append(done)
+            told = merging_key(self.setting, entry, job.seed, *digests) if digests else None
+            done = recorded_merge(self.setting, told[0]) if told else None
+            if entry is first:
+                is_cached = is_finished(done, is_kept=is_kept)
+                files = is_kept + is_folded(entry)  # the merge, and the state that the next one starts from
+                self.steps.append(PlannedStep("merge", f"{entry.label} · {job.label}", is_cached, files))
+            results.append(done if entry.routing is None else self._route(entry, told, base, job.label))
         return results
+
+    def _route(self, entry: MergeEntry, told: Any, base: Finished | None, label: str) -> Finished | None:
+        """Look up how inputs found the models of a merge, which is `told` by key, inputs and parameters."""
+        from tasks.routing import recorded_route, route_of
+
+        known = told is not None and base is not None and self.is_data_known
+        route = route_of(self.setting, entry, told, base.digest) if known else None  # type: ignore[union-attr]
+        done = None if route is None else recorded_route(self.setting, route.key)
+        self.steps.append(PlannedStep("route", f"{entry.label} · {label}", done is not None))
+        return done
 
     def only(self, merged: list[Finished | None]) -> Finished | None:
         """Its one merge, if it is known."""
@@ -193,7 +212,7 @@ class PlanningStages:
         """Look every entry's audit up."""
         from tasks.auditing import auditing_key, recorded_audit
 
-        for entry in job.settled(one for one in found if one is not None).entries:
+        for entry in _each_once(job, found):
             digests = _inputs_of(entry, base, experts)
             key = auditing_key(self.setting, entry, job.seed, *digests)[0] if digests else None
             is_cached = key is not None and recorded_audit(self.setting, key) is not None
@@ -230,7 +249,7 @@ class PlanningStages:
         """Look up what every entry's merge forgot."""
         from tasks.forgetting import forgetting_key, recorded_forgetting
 
-        for entry in job.settled(one for one in found if one is not None).entries:
+        for entry in _each_once(job, found):
             digests = _inputs_of(entry, base, experts) if self.is_data_known else None
             key = forgetting_key(self.setting, entry, job.seed, *digests)[0] if digests else None
             is_cached = key is not None and recorded_forgetting(self.setting, key) is not None
@@ -243,7 +262,8 @@ class PlanningStages:
 
         for checkpoint in checkpoints:
             known = checkpoint is not None and self.is_data_known
-            is_cached = known and find_scores(self.setting, checkpoint.digest) is not None
+            scored = known and (checkpoint.scores or find_scores(self.setting, checkpoint.digest))
+            is_cached = bool(scored)
             self.steps.append(PlannedStep("evaluate", label, is_cached))
         return [None] * len(checkpoints)
 
@@ -253,6 +273,12 @@ class PlanningStages:
         if record is None:
             return None
         return Finished.from_record(record, self.setting.store.folder(kind, record.key), reused=True)
+
+
+def _each_once(job: MergeJob, found: list[Found | None]) -> list[MergeEntry]:
+    """The job's entries, but of those that are merged alike only the first."""
+    entries = job.settled(one for one in found if one is not None).entries
+    return [entry for entry, first in zip(entries, merged_as(entries), strict=True) if entry is first]
 
 
 def _all_known(experts: list[Finished | None]) -> list[Finished] | None:

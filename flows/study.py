@@ -11,7 +11,7 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.axes import load_cell
-from flows.config import StudyConfig, restore_study
+from flows.config import StudyConfig, changed_study, restore_study
 from flows.stages import PrefectStages, setting_of
 from flows.walk import Cells, Handle, Sight, walk
 from merge_lib.errors import MergeError
@@ -22,9 +22,11 @@ from tasks.jobs import Audited, Finished, Forgot, Scores, Setting
 from tasks.journal import Journal, journal_of
 from tasks.landscapes import check_landscape
 from tasks.project import Project
-from tasks.runs import Run, load_run, start_run
+from tasks.runs import Run, load_run, save_run, start_run
 
 THREADS = 32  # of Prefect, most of which wait; what computes holds one of the study's slots
+WAITED = "It waited for a step that failed."
+NAMED = 12  # rows that a message names
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ def study_flow(
 
     Args:
         study: the study's YAML file, seen from the project's folder.
-        overrides: `key=value` settings that replace those of the file.
+        overrides: `key=value` settings that replace those of the file, or of the run.
         run_id: a run to go on with; None starts a new one.
         trainer: the deployment that fine-tunes, such as `fine-tune/gpu`; None trains in this process.
         levels: of a file with `axes`, a level of each.
@@ -50,7 +52,11 @@ def study_flow(
         The run's id.
     """
     project = Project.find()
-    run = load_run(project, run_id) if run_id else open_run(project, study, overrides, levels or {})
+    run = (
+        reopen_run(project, run_id, overrides)
+        if run_id
+        else open_run(project, study, overrides, levels or {})
+    )
     config = restore_study(project.root, run.config)
     slots.configure(config.resources.parallel, config.resources.threads)
     setting = prepare_data(project, config)
@@ -71,6 +77,16 @@ def open_run(project: Project, study: str, overrides: Sequence[str], levels: Map
     return start_run(project, config.study, config.model_dump(mode="json"), command)
 
 
+def reopen_run(project: Project, run_id: str, overrides: Sequence[str]) -> Run:
+    """The run to go on with, its settings changed if that is asked for; what they leave as it was stays finished."""
+    run = load_run(project, run_id)
+    if not overrides:
+        return run
+    config = changed_study(project.root, run.config, overrides)
+    command = " ".join([run.command, *(f"--set '{override}'" for override in overrides)])
+    return save_run(project, run, config=config.model_dump(mode="json"), command=command)
+
+
 def command_of(study: str, overrides: Sequence[str], levels: Mapping[str, str]) -> str:
     """What is typed to run a study."""
     words = [f"--set '{override}'" for override in overrides]
@@ -85,7 +101,7 @@ def prepare_data(project: Project, config: StudyConfig) -> Setting:
         return setting_of(project, config, {})
     version = version_data(str(project.root), needed)
     if not version.is_pushed:
-        state = push_data(str(project.root), return_state=True)
+        state = push_data(str(project.root), needed, return_state=True)
         if state.is_failed():
             logger.warning("The data could not be pushed to the DVC remote; the next run tries again.")
     hashes = {name: version.hashes[name] for name in needed}
@@ -105,18 +121,41 @@ def collect(rows: Sequence[Cells | Sight], journal: Journal) -> None:
                 journal.look(_result(cells.landscape))
                 continue
             checkpoints, scores, audit, forgot = resolve(cells)
-        except UnfinishedRun:
-            continue  # it waited for a step that failed, which is told by that step's own row
+        except UnfinishedRun:  # it waited for a step that failed, which is told by that step's own row
+            _miss(journal, cells, WAITED)
+            continue
         except MergeError as failure:
             failures[str(failure)] = failure
+            _miss(journal, cells, str(failure))
             continue
         fields = {
             name: getattr(cells, name)
-            for name in ("label", "kind", "method", "regime", "seed", "params", "facts")
+            for name in ("label", "kind", "method", "regime", "seed", "params", "facts", "routing")
         }
         journal.add(fields, checkpoints, scores, audit, forgot)
     if failures:
-        raise MergeError("\n".join(failures)) from next(iter(failures.values()))
+        journal.finish_in_part()
+        raise MergeError("\n".join([*failures, *told_missing(journal.missing)])) from next(
+            iter(failures.values())
+        )
+
+
+def _miss(journal: Journal, cells: Cells | Sight, why: str) -> None:
+    if isinstance(cells, Cells):
+        seed = "all seeds" if cells.seed is None else f"seed {cells.seed}"
+        journal.miss(" · ".join(filter(None, [cells.label, cells.regime, seed])), why)
+
+
+def told_missing(missing: Mapping[str, str]) -> list[str]:
+    """Which rows a run lacks, and what can be done."""
+    if not missing:
+        return []
+    names = list(missing)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return [
+        f"Rows missing for it: {'; '.join(names[:NAMED])}{more}. All others are finished: `mergeline report`. If a "
+        "training diverged, lower its rate: add --set workload.fine_tuning.learning_rate=… to --resume."
+    ]
 
 
 def resolve(cells: Cells) -> tuple[list[Finished], list[Scores], Audited | None, Forgot | None]:

@@ -60,7 +60,7 @@ def show_summary(results: StudyResults) -> None:
 
 def columns_of(rows: Sequence["SummaryRow"]) -> list[Column]:
     """All that the summary can show, the most wanted first; what says nothing here is left out."""
-    merges = [row for row in rows if row.kind == "merge"]
+    merges = [row for row in rows if row.kind in ("merge", "learner")]
     longest = max((len(row.label) for row in merges), default=METHOD_WIDTH)
     width = max(len("Each expert alone"), min(longest, METHOD_WIDTH))
     columns = [Column("method", [row.label for row in rows], width, is_number=False)]

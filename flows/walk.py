@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from flows.config import MethodEntry, StudyConfig
+from flows.learner_entries import LearnerEntry
 from merge_lib.results import Regime, RowFacts
 from merge_lib.search import Search
-from tasks.facts import facts_of
+from tasks.facts import facts_of, facts_of_learner
 from tasks.jobs import LandscapeJob, MergeEntry, MergeJob, SearchJob, TrainingJob
 
 Handle = Any  # a result, or something that stands for one that is still to come
@@ -23,8 +24,11 @@ class Stages(Protocol):
         """The base; handle of a Finished."""
         ...
 
-    def train(self, job: TrainingJob, start: Handle) -> Handle:
-        """A fine-tuned checkpoint; handle of a Finished."""
+    def train(self, job: TrainingJob, start: Handle, earlier: Sequence[Handle] = ()) -> Handle:
+        """A fine-tuned checkpoint; handle of a Finished.
+
+        `earlier` has what came before `start`, from the base on, for learners that look back.
+        """
         ...
 
     def search(self, job: SearchJob, base: Handle, experts: list[Handle]) -> Handle:
@@ -85,9 +89,10 @@ class Cells:
     checkpoints: list[Handle]  # a stage each
     scores: list[Handle]
     pick: int | None  # position in a merge's list; None where the checkpoint handle is not a list
-    facts: RowFacts | None = None  # of merges
+    facts: RowFacts | None = None  # of merges and learners
     audits: Handle | None = None  # of the last stage, a merge each
     forgot: Handle | None = None  # likewise
+    routing: dict[str, Any] | None = None  # of merges whose inputs find the tasks' models
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,8 @@ def walk(study: StudyConfig, stages: Stages) -> Iterator[Cells | Sight]:
         if "joint" in study.references:
             joint = _train_jointly(study, stages, base, seed)
             yield _reference("joint", None, seed, joint, stages)
+        for entry in study.learners:
+            yield _learn_along(study, stages, base, entry, seed)
         entries = tuple(entry_of(entry) for entry in study.methods)
         for regime, trained in experts.items():
             rows = list(_merge_along(study, stages, base, trained, entries, regime, seed))
@@ -142,7 +149,8 @@ def entry_of(entry: MethodEntry) -> MergeEntry:
     scales = entry.layer_scales and entry.layer_scales.model_dump(mode="json")
     asked = entry.calibration.model_dump(mode="json", exclude_none=True) if entry.calibration else {}
     search = entry.search and entry.search.model_dump(mode="json", exclude_none=True)
-    return MergeEntry(entry.label, entry.method, entry.params, scales, asked, entry.equalise, search)
+    routing = entry.routing and entry.routing.model_dump(mode="json")
+    return MergeEntry(entry.label, entry.method, entry.params, scales, asked, entry.equalise, search, routing)
 
 
 def _train_experts(
@@ -168,6 +176,31 @@ def _train_jointly(study: StudyConfig, stages: Stages, base: Handle, seed: int) 
         )
         for stage in range(len(study.tasks))
     ]
+
+
+def _learn_along(study: StudyConfig, stages: Stages, base: Handle, entry: LearnerEntry, seed: int) -> Cells:
+    """One model, taught task after task by a learner."""
+    course: list[Handle] = [base]
+    scores = []
+    for stage, task in enumerate(study.tasks):
+        label = f"{entry.label} {stage + 1}/{len(study.tasks)} · seed {seed}"
+        job = teaching_job(entry, task, study.tasks[:stage], seed, label)
+        earlier = tuple(course[:-1]) if job.learner and entry.settings.looks_back else ()
+        course.append(stages.train(job, course[-1], earlier))
+        scores.append(stages.evaluate(label, [course[-1]]))
+    facts = facts_of_learner(entry.settings)
+    return Cells(
+        entry.label, "learner", entry.learner, None, seed, entry.params, course[1:], scores, None, facts
+    )
+
+
+def teaching_job(
+    entry: LearnerEntry, task: str, before: tuple[str, ...], seed: int, label: str
+) -> TrainingJob:
+    """The training of one task; one that is as any expert's is that of an expert, so that it is done once."""
+    if entry.settings.is_ordinary(len(before)):
+        return TrainingJob((task,), seed, label)
+    return TrainingJob((task,), seed, label, entry.learner, entry.params, before)
 
 
 def _reference(name: str, regime: Regime | None, seed: int, trained: list[Handle], stages: Stages) -> Cells:
@@ -247,7 +280,7 @@ def _row_of(
     forgot: Handle | None,
 ) -> Cells:
     named = (entry.label, "merge", entry.method, regime, seed, entry.params)
-    return Cells(*named, merged, scores, position, facts_of(entry), audits, forgot)
+    return Cells(*named, merged, scores, position, facts_of(entry), audits, forgot, entry.routing)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Validation errors of a YAML file in the words of its reader: file, line, what was got, what is allowed."""
 
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -49,6 +50,18 @@ class YamlDocument:
             )
         return cls(path, root)
 
+    @classmethod
+    def of(cls, content: Mapping[str, Any], path: Path) -> Self:
+        """The same of settings that are no file.
+
+        Args:
+            content: as JSON has it.
+            path: what errors call it.
+        """
+        text = io.StringIO()
+        YAML().dump(content, text)
+        return cls(path, YAML(typ="rt").load(text.getvalue()))
+
     def plain(self) -> dict[str, Any]:
         """The content as plain dictionaries and lists."""
         return _plain(self.root)
@@ -75,7 +88,8 @@ class YamlDocument:
             if isinstance(node, CommentedMap) and (step not in node or node[step] is None):
                 node[step] = CommentedMap()
             if isinstance(node, CommentedSeq) and isinstance(node[step], str):
-                node[step] = CommentedMap(method=node[step])
+                word = "learner" if location[0] == "learners" else "method"
+                node[step] = CommentedMap({word: node[step]})
             node = node[step]
         last = _step(node, parts[-1], said)
         node[last] = value
@@ -104,7 +118,10 @@ def _step(node: Any, part: str, said: str) -> str | int:
         return part
     if isinstance(node, CommentedSeq):
         names = [
-            item if isinstance(item, str) else (item.get("label") or item.get("method", "")) for item in node
+            item
+            if isinstance(item, str)
+            else (item.get("label") or item.get("method") or item.get("learner", ""))
+            for item in node
         ]
         if part.isdigit() and int(part) < len(node):
             return int(part)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Split = Literal["train", "validation", "test"]
-Model = Callable[..., "Tensor"]  # a module, or one that is called with weights of one's own
+Model = Callable[..., Any]  # a module, or one that is called with weights of one's own
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,27 @@ class SearchRef:
 
 @dataclass(frozen=True)
 class RowFacts:
-    """What a merge needs beside checkpoints, as it was when it was made."""
+    """What a merge needs beside checkpoints, as it was when it was made; a learner, beside training data."""
 
-    data: Data  # the most that merging, or a search before it, is shown
+    data: Data  # the most that merging, a search before it, or a learner is shown
     needs_task: bool  # there is a model for each task, and its user must know which to take
     is_tuned: bool  # coefficients were found on validation data
     looks_ahead: bool  # they were found with experts that had not arrived yet
     folds: bool  # it is a continual method: its state is enough to merge the next expert
+    replays: bool = False  # it keeps training examples of earlier tasks
+    chooses: bool = False  # there is a model for each task, and the input chooses among them
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a learner was shown beside a task's own training data, and how it fused; see `merge_lib.recurrent`."""
+
+    memory_examples: int  # of earlier tasks
+    memory_bytes: int
+    held_out: int  # development examples of each task seen so far, that a checkpoint was selected by
+    fusions: int = 0
+    cells: dict[str, float] = field(default_factory=dict)  # share of all entries, mean over the fusions
+    norms: dict[str, float] = field(default_factory=dict)  # of changes: inner, outer, fused; likewise
 
 
 @dataclass(frozen=True)
@@ -47,12 +61,14 @@ class CheckpointRef:
     learning: dict[str, float] = field(
         default_factory=dict
     )  # seconds of what it learned from data, by record
+    taught: Taught | None = None  # where a learner made it
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """From plain JSON values."""
-        search = fields.get("search")
-        return cls(**{**fields, "search": None if search is None else SearchRef(**search)})
+        search, taught = fields.get("search"), fields.get("taught")
+        parts = {"search": None if search is None else SearchRef(**search)}
+        return cls(**{**fields, **parts, "taught": None if taught is None else Taught(**taught)})
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,19 @@ class ForgettingSummary:
 
 
 @dataclass(frozen=True)
+class RoutedStage:
+    """How inputs found the tasks' models after one stage, and what must be kept for it."""
+
+    chosen: dict[str, dict[str, float]]  # task -> task seen -> share of its inputs that are nearest to that
+    kept: dict[str, int]  # part of what is kept beside the base -> bytes
+
+    @property
+    def right(self) -> dict[str, float]:
+        """Of each task seen the share of its inputs that are nearest to its own prototypes."""
+        return {task: shares[task] for task, shares in self.chosen.items() if task in shares}
+
+
+@dataclass(frozen=True)
 class ForgottenExample:
     """An example that merges answer wrongly, though the expert of its task was right."""
 
@@ -99,24 +128,28 @@ class ForgottenExample:
 
 @dataclass(frozen=True)
 class Row:
-    """One method (or one reference) in one regime with one seed."""
+    """One method (or one learner, or reference) in one regime with one seed."""
 
     label: str  # the study's name for the row, unique together with regime and seed
-    kind: Literal["merge", "reference"]
-    method: str  # registered method name; for references: base, expert, sequential, latest, joint
+    kind: Literal["merge", "learner", "reference"]
+    method: str  # registered method or learner; for references: base, expert, sequential, latest, joint
     regime: Regime | None  # how the experts were trained; None where that has no meaning
     seed: int | None  # None for the base, which is shared by all seeds
     params: dict[str, Any]
     accuracy: list[list[float]]  # [T, T]: row t = after stage t, column k = on task k, each in [0, 1]
-    elapsed_s: float  # training for references, merging for merges, summed over the stages
+    elapsed_s: float  # training for references and learners, merging for merges, summed over the stages
     checkpoints: list[CheckpointRef]  # one for each stage
     metrics: dict[str, float | None] = field(default_factory=dict)  # merge_lib.metrics.summarise
     audit: AuditSummary | None = None  # of the last merge, where the study asks for it
-    facts: RowFacts | None = None  # of merges; None in results that were written before facts were
+    facts: RowFacts | None = (
+        None  # of merges and learners; None in results that were written before facts were
+    )
     forgetting: ForgettingSummary | None = None  # of the last merge, where the study asks for it
     probes: list[dict[str, float]] = field(
         default_factory=list
     )  # for each stage, what else was measured, by name
+    routing: dict[str, Any] | None = None  # how inputs find the tasks' models, where the study says it
+    routed: list[RoutedStage] = field(default_factory=list)  # for each stage, likewise
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
@@ -127,6 +160,7 @@ class Row:
         summary = None if audit is None else AuditSummary(**audit)
         told = fields.get("forgetting")
         forgotten = None if told is None else ForgettingSummary(**told)
+        routed = [RoutedStage(**stage) for stage in fields.get("routed", ())]
         return cls(
             **{
                 **fields,
@@ -134,6 +168,7 @@ class Row:
                 "facts": known,
                 "audit": summary,
                 "forgetting": forgotten,
+                "routed": routed,
             }
         )
 

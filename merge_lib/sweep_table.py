@@ -11,6 +11,7 @@ from merge_lib.results import Row, StudyResults
 if TYPE_CHECKING:
     import pandas as pd
 
+CUES = ("cues", "text-cues")  # workloads whose tasks differ in cues alone
 PROTOCOLS: dict[float, Protocol] = {0.0: "unshared", 1.0: "shared"}
 
 
@@ -84,7 +85,7 @@ def merge_paths(cells: Sequence[MeasuredCell]) -> list[MergePath]:
     for cell in cells:
         workload = cell.results.config["workload"]
         protocol = PROTOCOLS.get(float(workload.get("shared", -1.0)))
-        if workload["name"] == "cues" and protocol is not None and len(cell.results.tasks) == 2:
+        if workload["name"] in CUES and protocol is not None and len(cell.results.tasks) == 2:
             paths += _paths_of(cell, protocol)
     return paths
 

@@ -27,3 +27,6 @@ Natural = Annotated[int, Field(ge=0)]  # none is allowed
 CutOff = Annotated[float, Field(ge=1e-7, lt=1)]  # of singular values, relative to the largest
 Steps = Natural  # of an optimiser
 LearningRate = Positive
+Name = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)
+]  # of tasks, rows, studies

@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from merge_lib import registry
 from merge_lib.results import AuditSummary
 from tasks.caching import cache_key
+from tasks.facts import merged_as
 from tasks.jobs import Audited, Finished, Found, MergeEntry, MergeJob, Setting
 from tasks.merging import merge_spec, merging_key
 from tasks.progress import Step, report
@@ -30,8 +31,11 @@ def audit_merges(
     merged: list[Finished],  # noqa: ARG001 -- an audit comes after what its merge learns from data
     found: list[Found],
 ) -> list[Audited]:
-    """One audit for each entry of the job, in its order; `found` has coefficients that were searched for."""
-    entries = job.settled(found).entries
+    """One audit for each entry of the job, in its order; `found` has coefficients that were searched for.
+
+    Entries that are merged alike have one audit.
+    """
+    entries = merged_as(job.settled(found).entries)
     return [audit_one(setting, job, entry, base, experts) for entry in entries]
 
 

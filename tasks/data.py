@@ -11,7 +11,7 @@ from tasks.project import Project
 
 @task(task_run_name="version the data", cache_policy=NO_CACHE)
 def version_data(root: str, needed: tuple[str, ...]) -> versioning.DataVersion:
-    """Bring the data stages up to date; the hashes of the snapshots.
+    """Bring the data stages that make these snapshots up to date; the hashes of the snapshots.
 
     Raises:
         DataError: a stage failed, or no stage makes a snapshot that the study needs.
@@ -20,6 +20,6 @@ def version_data(root: str, needed: tuple[str, ...]) -> versioning.DataVersion:
 
 
 @task(task_run_name="push the data", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)
-def push_data(root: str) -> None:
+def push_data(root: str, needed: tuple[str, ...]) -> None:
     """Push the snapshots to the configured DVC remote."""
-    versioning.push(Project(Path(root)))
+    versioning.push(Project(Path(root)), needed)

@@ -1,5 +1,6 @@
 """Training on workers: one flow run of the training deployment for each expert."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
@@ -9,14 +10,16 @@ from prefect.deployments import run_deployment
 
 from merge_lib.errors import TrainingError
 from tasks.jobs import Finished, Setting, TrainingJob
-from tasks.training import find_checkpoint, training_key
+from tasks.training import digests_of, find_checkpoint, training_key
 
 ATTEMPTS = 20  # flow runs of one training that may have failed before
 CRASHES = 2  # workers that one training may lose here before it is given up
 
 
 @task(task_run_name="hand out {job.label}", cache_policy=NO_CACHE)
-def train_on_worker(setting: Setting, job: TrainingJob, start: Finished, trainer: str) -> Finished:
+def train_on_worker(
+    setting: Setting, job: TrainingJob, start: Finished, trainer: str, earlier: Sequence[Finished] = ()
+) -> Finished:
     """The trained checkpoint, made by a worker that shares this project's folder.
 
     The idempotency key is the key of the work: a study that was killed and goes on finds the training that a
@@ -25,10 +28,11 @@ def train_on_worker(setting: Setting, job: TrainingJob, start: Finished, trainer
     Raises:
         TrainingError: the worker's flow run ended without the checkpoint.
     """
-    key = training_key(setting, job, start.digest)[0]
+    key = training_key(setting, job, *digests_of(start, earlier))[0]
     if (found := find_checkpoint(setting, "train", key, job.label)) is not None:
         return found
     parameters = {"setting": asdict(setting), "job": asdict(job), "start": asdict(start)}
+    parameters |= {"earlier": [asdict(one) for one in earlier]} if earlier else {}
     crashes = 0
     for attempt in range(ATTEMPTS):
         ask = partial(

@@ -31,7 +31,8 @@ def evaluate_checkpoints(setting: Setting, label: str, checkpoints: list[Finishe
 def evaluation_key(setting: Setting, digest: str) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Key, inputs and parameters of an evaluation on the test split of every task."""
     config = workloads.parse(setting.workload)
-    inputs = {"checkpoint": digest} | setting.hashes_of(config.task_snapshots(setting.tasks))
+    snapshots = (*config.task_snapshots(setting.tasks), *config.probe_snapshots())
+    inputs = {"checkpoint": digest} | setting.hashes_of(snapshots)
     params = {"workload": config.parameters_of("evaluate"), "tasks": list(setting.tasks), "split": "test"}
     return cache_key("evaluate", inputs=inputs, params=params, code=config.code("evaluate")), inputs, params
 
@@ -72,9 +73,7 @@ def evaluate_tensors(setting: Setting, label: str, digest: str, read: Callable[[
             report(Step("evaluate", label, 0.0))
             started = time.perf_counter()
             measured = _measured(setting, label, read, (*setting.tasks, *probes_of(setting)))
-            accuracy = {task: measured.pop(task) for task in setting.tasks}
-            values = {"accuracy": accuracy, "elapsed_s": time.perf_counter() - started}
-            values |= {"probes": measured} if measured else {}
+            values = {**apart(setting, measured), "elapsed_s": time.perf_counter() - started}
             with setting.store.writing("evaluate", key) as (_, commit):
                 record = commit(inputs=inputs, params=params, values=values)
             scores = _scores(setting, digest, record, reused=False)
@@ -85,21 +84,30 @@ def evaluate_tensors(setting: Setting, label: str, digest: str, read: Callable[[
 def evaluate_each(
     setting: Setting, label: str, digest: str, tensors: StateDict, tasks: Sequence[str]
 ) -> dict[str, float]:
-    """The accuracy of a model on some of the tasks, from the finished work where it is known."""
-    if (found := find_scores(setting, digest)) is not None:
-        return {task: found.accuracy[setting.tasks.index(task)] for task in tasks}
+    """The accuracy of a model on some of the tasks or probes, from the finished work where it is known."""
+    known = find_scores(setting, digest)
+    if known is not None and not set(tasks) - (values := known.by_name(setting.tasks)).keys():
+        return {task: values[task] for task in tasks}
     return _measured(setting, label, lambda: tensors, tasks)
 
 
 def keep_scores(
-    setting: Setting, label: str, digest: str, accuracy: dict[str, float], elapsed_s: float
+    setting: Setting, label: str, digest: str, measured: dict[str, float], elapsed_s: float
 ) -> Scores:
-    """Scores that were put together from several models, under the digest of them all."""
+    """Scores, by task or probe, that were put together from several models, under the digest of them all."""
     key, inputs, params = evaluation_key(setting, digest)
+    values = {**apart(setting, measured), "elapsed_s": elapsed_s}
     with sole_worker(key), setting.store.writing("evaluate", key) as (_, commit):
-        record = commit(inputs=inputs, params=params, values={"accuracy": accuracy, "elapsed_s": elapsed_s})
+        record = commit(inputs=inputs, params=params, values=values)
     report(Step("evaluate", label, 1.0))
     return _scores(setting, digest, record, reused=False)
+
+
+def apart(setting: Setting, measured: dict[str, float]) -> dict[str, dict[str, float]]:
+    """What a record says of the tasks, and of probes if there are any."""
+    probes = {name: value for name, value in measured.items() if name not in setting.tasks}
+    accuracy = {task: measured[task] for task in setting.tasks}
+    return {"accuracy": accuracy, **({"probes": probes} if probes else {})}
 
 
 def probes_of(setting: Setting) -> tuple[str, ...]:

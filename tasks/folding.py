@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from merge_lib import registry
 from tasks.caching import cache_key
-from tasks.facts import SHARED
+from tasks.facts import SCALE_BYTES, SHARED
 from tasks.jobs import Finished, MergeEntry, Setting
 
 if TYPE_CHECKING:
@@ -80,9 +80,11 @@ class Folding:
         with TemporaryDirectory() as folder:
             out = Path(folder) / "decoded.safetensors"
             started = perf_counter()
-            self.step(out, {})
-            out.unlink()
-            state = self.setting.store.folder("fold", self._key(len(self.experts))[0]) / STATE
+            key = self._key(len(self.experts))[0]
+            if self.setting.store.find("fold", key) is None:
+                self.step(out, {})
+                out.unlink()
+            state = self.setting.store.folder("fold", key) / STATE
             for task in (*range(len(self.experts)), SHARED):
                 written = read_merge(state, Path(self.base.path or ""), out, task=task)
                 yield MergedInMemory(written.digest, take_tensors(out), perf_counter() - started)
@@ -92,6 +94,14 @@ class Folding:
         """Of the state after all experts; None if it was not made yet."""
         record = self.setting.store.find("fold", self._key(len(self.experts))[0])
         return None if record is None else record.values["state_bytes"]
+
+    def kept(self) -> dict[str, int]:
+        """Bytes of each part of the state after all experts, which was made before."""
+        from merge_lib.states import StateFile
+
+        path = self.setting.store.folder("fold", self._key(len(self.experts))[0]) / STATE
+        with StateFile(path) as state:
+            return {**state.part_bytes(), "rescalers": len(self.experts) * SCALE_BYTES}
 
     def _earlier(self) -> tuple[int, Path | None]:
         """How many experts the longest finished state holds, all but the last at most, and where it lies."""

@@ -14,6 +14,7 @@ from merge_lib.results import ForgettingSummary, ForgottenExample, Row
 from tasks.answering import answers_of_checkpoint
 from tasks.caching import cache_key
 from tasks.evaluation import evaluate_each
+from tasks.facts import merged_as
 from tasks.jobs import Finished, Forgot, Found, MergeEntry, MergeJob, Setting
 from tasks.merging import merge_spec, merging_key
 from tasks.observing import probe_of
@@ -45,7 +46,7 @@ def compare_merges(
 ) -> list[Forgot]:
     """What each merge of the job forgot, in its order; `found` has coefficients that were searched for."""
     known: Remembered = {}
-    entries = job.settled(found).entries
+    entries = merged_as(job.settled(found).entries)
     return [
         compare_one(setting, job, entry, base, experts, done, known)
         for entry, done in zip(entries, merged, strict=True)

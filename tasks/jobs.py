@@ -1,12 +1,12 @@
 """What travels between Prefect tasks: paths, digests and parameters; never tensors."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from merge_lib.maps import Landscape
-from merge_lib.results import AuditSummary, ForgettingSummary, Regime, SearchRef
+from merge_lib.results import AuditSummary, ForgettingSummary, Regime, RoutedStage, SearchRef
 from tasks.records import Record, RecordStore
 
 
@@ -30,14 +30,27 @@ class Setting:
         """Finished work of this project."""
         return RecordStore(Path(self.root) / ".mergeline" / "store")
 
+    def partial(self, key: str) -> Path:
+        """Where a training saves what a killed one goes on from."""
+        return Path(self.root) / ".mergeline" / "partial" / key
+
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Train a checkpoint on one task, or on several at once (joint training)."""
+    """Train a checkpoint on one task, or on several at once (joint training).
+
+    Attributes:
+        learner: by which it is trained; empty: as any expert is.
+        params: of the learner.
+        before: the tasks that the checkpoint it starts from has learned already, in their order; of learners.
+    """
 
     train_on: tuple[str, ...]
     seed: int
     label: str  # "sequential 3/5 · seed 0"
+    learner: str = ""
+    params: dict[str, Any] = field(default_factory=dict, hash=False)
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,7 @@ class MergeEntry:
     calibration: dict[str, Any] = field(default_factory=dict, hash=False)  # what the study says of it
     equalise: Literal["norms"] | None = None
     search: dict[str, Any] | None = field(default=None, hash=False)  # what is still to be found, and how
+    routing: dict[str, Any] | None = field(default=None, hash=False)  # how inputs find the tasks' models
 
 
 @dataclass(frozen=True)
@@ -109,6 +123,10 @@ class Scores:
     elapsed_s: float
     reused: bool
     probes: dict[str, float] = field(default_factory=dict)  # what else the workload measures, by name
+
+    def by_name(self, tasks: Sequence[str]) -> dict[str, float]:
+        """All values, those of the tasks of the sequence first."""
+        return {**dict(zip(tasks, self.accuracy, strict=True)), **self.probes}
 
 
 @dataclass(frozen=True)
@@ -188,6 +206,8 @@ class Finished:
     learning: dict[str, float] = field(
         default_factory=dict
     )  # seconds of what it learned from data, by record
+    taught: dict[str, Any] | None = None  # fields of `merge_lib.results.Taught`, where a learner made it
+    routed: RoutedStage | None = None  # of a merge whose models answer by routing
 
     @classmethod
     def from_record(cls, record: Record, folder: Path, *, reused: bool) -> "Finished":
@@ -204,4 +224,5 @@ class Finished:
             reused,
             state_bytes=values.get("state_bytes"),
             learning=values.get("learning", {}),
+            taught=values.get("taught"),
         )

@@ -39,6 +39,7 @@ class Journal:
         self.started = time.monotonic()
         self.rows: list[Row] = []
         self.landscapes: list[Landscape] = []
+        self.missing: dict[str, str] = {}
         self.metrics = reporting.Metrics()
         self.recorder = RunRecorder(run, setting, _milliseconds(run.started_at))
         self.courier = Courier(project, run.run_id)
@@ -62,7 +63,7 @@ class Journal:
         self.rows.append(row)
         now_ms = reporting.now_ms()
         self.children.append(self.recorder.row(row, checkpoints, now_ms, audit, forgot))
-        if row.kind == "reference" and row.method != "base":
+        if row.kind != "merge" and row.method != "base":
             trained = enumerate(checkpoints)
             self.children.extend(self.recorder.expert(row, stage, done, now_ms) for stage, done in trained)
         searches = {ref.search.record: ref.search for ref in row.checkpoints if ref.search is not None}
@@ -85,6 +86,10 @@ class Journal:
         if not self.is_unchanged:
             self._send_children()
 
+    def miss(self, row: str, why: str) -> None:
+        """A row cannot be finished in this run."""
+        self.missing[row] = why
+
     def finish(self) -> StudyResults:
         """All rows are there: write the results, the report and the end of the record."""
         earlier = self._earlier_run() if self.is_unchanged else None
@@ -92,13 +97,8 @@ class Journal:
         if earlier is None:
             self.children.extend(self.recorder.comparison(results, reporting.now_ms()))
             self._send_children()
-        folder = self.project.runs / self.run.run_id
-        results.save(folder / RESULTS)
         reporting.save_for_dvc(self.project, results)
-        with self._timed("report"):
-            files = build_report(results, folder / "report")
-        artifacts = {files.html: "", files.markdown: "", folder / RESULTS: ""}
-        artifacts |= dict.fromkeys(files.figures, "figures")
+        artifacts = self._write(results)
         ended = self.recorder.finished(results, artifacts, reporting.now_ms(), unchanged_since=earlier)
         self._record(ended)
         self._close()
@@ -111,15 +111,30 @@ class Journal:
             elapsed_s=results.elapsed_s,
             results_digest=_digest(self.rows, self.landscapes),
             timings=self.timings,
+            missing={},
         )
         return results
+
+    def finish_in_part(self) -> None:
+        """Rows are missing: write results and report of those that are there; the run counts as failed."""
+        if self.rows:
+            self._write(self._results())
 
     def fail(self, status: str) -> None:
         """The run ended early; what is finished is recorded."""
         self._send_children()
-        save_run(self.project, self.run, status=status, data=self.setting.data)
+        save_run(self.project, self.run, status=status, data=self.setting.data, missing=self.missing)
         self._record(self.recorder.failed(reporting.now_ms()))
         self._close()
+
+    def _write(self, results: StudyResults) -> dict[Path, str]:
+        """Results and report; the files, each with its folder among the record's artifacts."""
+        folder = self.project.runs / self.run.run_id
+        results.save(folder / RESULTS)
+        with self._timed("report"):
+            files = build_report(results, folder / "report")
+        artifacts = {files.html: "", files.markdown: "", folder / RESULTS: ""}
+        return artifacts | dict.fromkeys(files.figures, "figures")
 
     def _record(self, payload: RunPayload) -> None:
         with self._timed("record in MLflow"):
@@ -147,7 +162,7 @@ class Journal:
         return StudyResults(
             study=self.run.study,
             run_id=self.run.run_id,
-            description=config["description"],
+            description=" ".join([config["description"], *self._incompleteness()]).strip(),
             workload=config["workload"]["name"],
             scenario=config["workload"].get("scenario", ""),
             tasks=list(self.setting.tasks),
@@ -162,6 +177,13 @@ class Journal:
             landscapes=self.landscapes,
             forgotten=most_forgotten(self.setting.store, self.rows),
         )
+
+    def _incompleteness(self) -> list[str]:
+        """What a reader must know before the table, if rows are missing from it."""
+        if not self.missing:
+            return []
+        reasons = " ".join(dict.fromkeys(self.missing.values()))
+        return [f"INCOMPLETE: {len(self.missing)} rows are missing: {'; '.join(self.missing)}. {reasons}"]
 
     def _earlier_run(self) -> str | None:
         """The first finished run of this study with the same rows whose record was delivered to the same place."""

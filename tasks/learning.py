@@ -135,11 +135,12 @@ class Learning:
         }
 
 
-def learning_seconds(setting: Setting, spec: "MergeSpec") -> dict[str, float]:
-    """How long it took to make what a merge learned from data, by record; nothing where it learned nothing."""
+def told_of_learning(setting: Setting, spec: "MergeSpec") -> dict[str, Any]:
+    """What a merge's record says of the seconds that learning from data took, if there was any: `learning`."""
     folders = [*spec.observations, *([spec.fitted.parent] if spec.fitted else [])]
     records = [setting.store.find(folder.parent.name, folder.name) for folder in folders]
-    return {f"{record.kind}/{record.key}": record.elapsed_s for record in records if record is not None}
+    seconds = {f"{record.kind}/{record.key}": record.elapsed_s for record in records if record is not None}
+    return {"learning": seconds} if seconds else {}
 
 
 def learning_key(

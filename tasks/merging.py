@@ -3,6 +3,7 @@
 The record of a merge that is not kept has no file; the merge is finished once it was evaluated, too.
 """
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,15 @@ from prefect.cache_policies import NO_CACHE
 from merge_lib import kernels, registry
 from merge_lib.errors import MergeError
 from tasks.caching import cache_key
-from tasks.decoding import evaluate_decoded, specs_of
-from tasks.evaluation import evaluate_tensors, find_scores, keep_scores
+from tasks.decoding import merge_decoded
+from tasks.evaluation import evaluate_tensors, find_scores
 from tasks.facts import is_decoded, is_folded
 from tasks.folding import SEQUENCE, Folding, take_tensors
 from tasks.jobs import Finished, Found, MergeEntry, MergeJob, Setting
-from tasks.learning import Learning, learning_key, learning_seconds
+from tasks.learning import Learning, learning_key, told_of_learning
 from tasks.progress import Step, StoppedError, report
+from tasks.routing import KIND as ROUTE
+from tasks.routing import Route, recorded_route, route_of
 from tasks.slots import compute_slot, memory_share, sole_worker
 from tasks.training import CHECKPOINT
 
@@ -34,12 +37,17 @@ COMPILERS = ("numba", "llvmlite")
 
 @dataclass(frozen=True)
 class Pending:
-    """A merge that is to be made."""
+    """A merge that is to be made.
+
+    Attributes:
+        routes: ways to answer by its models, which are evaluated as they are made.
+    """
 
     entry: MergeEntry
     key: str
     inputs: dict[str, str]
     params: dict[str, Any]
+    routes: tuple[Route, ...] = ()
 
 
 @task(task_run_name="merge {job.label}", cache_policy=NO_CACHE)
@@ -113,25 +121,56 @@ def merge_missing(setting: Setting, job: MergeJob, base: Finished, experts: list
         MergeError: a method refused; the others are finished first.
     """
     digests = [expert.digest for expert in experts]
-    wanted = [
-        Pending(entry, *merging_key(setting, entry, job.seed, base.digest, digests)) for entry in job.entries
-    ]
-    with sole_worker(" ".join(work.key for work in wanted)):
-        found = {work.key: done for work in wanted if (done := _find(setting, job, work)) is not None}
-        missing = [work for work in wanted if work.key not in found]
+    wanted = [_pending(setting, entry, job.seed, base.digest, digests) for entry in job.entries]
+    together = _joined(wanted)
+    with sole_worker(" ".join(work.key for work in together)):
+        found: dict[str, Finished] = {}
+        for work in together:
+            found |= _found(setting, job, work)
+        missing = _left(together, found)
         if missing:
             with compute_slot():
                 found |= _merge_all(setting, job, missing, base, experts)
-    return [found[work.key] for work in wanted]
+    return [found[work.routes[0].key if work.routes else work.key] for work in wanted]
 
 
-def _find(setting: Setting, job: MergeJob, work: Pending) -> Finished | None:
-    """The merge if it is finished, reported as a step that took no work."""
+def _pending(setting: Setting, entry: MergeEntry, seed: int, base_digest: str, digests: list[str]) -> Pending:
+    told = merging_key(setting, entry, seed, base_digest, digests)
+    route = route_of(setting, entry, told, base_digest)
+    return Pending(entry, *told, () if route is None else (route,))
+
+
+def _joined(wanted: Sequence[Pending]) -> list[Pending]:
+    """Each merge once, with all ways to answer by its models."""
+    together: dict[str, Pending] = {}
+    for work in wanted:
+        known = together.setdefault(work.key, replace(work, routes=()))
+        routes = {route.key: route for route in (*known.routes, *work.routes)}
+        together[work.key] = replace(known, routes=tuple(routes.values()))
+    return list(together.values())
+
+
+def _found(setting: Setting, job: MergeJob, work: Pending) -> dict[str, Finished]:
+    """What is finished of a merge and its routes, by key, reported as steps that took no work."""
+    found: dict[str, Finished] = {}
     done = recorded_merge(setting, work.key)
-    if not is_finished(done, is_kept=is_stored(job, work.entry)):
-        return None
-    report(Step("merge", job.label, 1.0, reused=True))
-    return done
+    if done is not None and is_finished(done, is_kept=is_stored(job, work.entry)):
+        found[work.key] = done
+        report(Step("merge", job.label, 1.0, reused=True))
+    for route in work.routes:
+        if (answered := recorded_route(setting, route.key)) is not None:
+            found[route.key] = answered
+            report(Step(ROUTE, f"{route.label} · {job.label}", 1.0, reused=True))
+    return found
+
+
+def _left(works: Sequence[Pending], found: Mapping[str, Finished]) -> list[Pending]:
+    """What is still to be done of some merges, with those of their routes that are."""
+    rest = [
+        replace(work, routes=tuple(route for route in work.routes if route.key not in found))
+        for work in works
+    ]
+    return [work for work in rest if work.routes or work.key not in found]
 
 
 def _merge_all(
@@ -162,36 +201,9 @@ def _merge_together(
     for work in folded:
         done[work.key] = _fold(setting, job, work, base, experts)
     for work in decoded:
-        done[work.key] = _decode(setting, job, work, base, experts)
+        spec = merge_spec(setting, work.entry, job.seed, base, experts)
+        done |= merge_decoded(setting, job.label, work, spec, base, experts)
     return done
-
-
-def _decode(
-    setting: Setting, job: MergeJob, work: Pending, base: Finished, experts: list[Finished]
-) -> Finished:
-    """A model for each task, evaluated on that task; none of them is kept."""
-    from merge_lib import merge_in_turn
-
-    label = f"{work.entry.label} · {job.label}"
-    spec = merge_spec(setting, work.entry, job.seed, base, experts)
-    folding = None
-    if is_folded(work.entry):
-        folding = Folding(setting, work.entry, work.params["seed"], base, experts)
-        merges = folding.decoded()
-    else:
-        specs = specs_of(spec, len(experts))
-        merges = merge_in_turn(specs, memory_bytes=memory_share(), threads=setting.threads)
-    made = evaluate_decoded(setting, label, merges, len(experts))
-    values = {"checkpoint": None, "digest": made.digest, "size_bytes": made.size_bytes}
-    if folding is not None:
-        values["state_bytes"] = folding.state_bytes()
-    with setting.store.writing("merge", work.key) as (_, commit):
-        told = {**values, "elapsed_s": made.merged_s, **_learning(setting, spec)}
-        record = commit(inputs=work.inputs, params=work.params, values=told)
-    report(Step("merge", label, 1.0))
-    scores = keep_scores(setting, label, made.digest, made.accuracy, made.evaluated_s)
-    done = Finished.from_record(record, setting.store.folder("merge", work.key), reused=False)
-    return replace(done, scores=scores)
 
 
 def _fold(
@@ -252,7 +264,7 @@ def _merge_and_keep(
         reports = merge_many(specs, outs, lineages=lineages, threads=setting.threads)
         for work, spec, (_, commit), made in zip(missing, specs, places, reports, strict=True):
             values = {"checkpoint": CHECKPOINT, "digest": made.digest, "size_bytes": made.size_bytes}
-            told = {**values, "elapsed_s": made.elapsed_s, **_learning(setting, spec)}
+            told = {**values, "elapsed_s": made.elapsed_s, **told_of_learning(setting, spec)}
             record = commit(inputs=work.inputs, params=work.params, values=told)
             folder = setting.store.folder("merge", work.key)
             done[work.key] = Finished.from_record(record, folder, reused=False)
@@ -268,15 +280,9 @@ def _merge_and_evaluate(
 
     merges = merge_in_turn(specs, memory_bytes=memory_share(), threads=setting.threads)
     return {
-        work.key: _evaluate(setting, job, work, next(merges), _learning(setting, spec))
+        work.key: _evaluate(setting, job, work, next(merges), told_of_learning(setting, spec))
         for work, spec in zip(missing, specs, strict=True)
     }
-
-
-def _learning(setting: Setting, spec: "MergeSpec") -> dict[str, Any]:
-    """What a record says of the time that learning took, if there was any."""
-    seconds = learning_seconds(setting, spec)
-    return {"learning": seconds} if seconds else {}
 
 
 def _evaluate(
@@ -300,10 +306,9 @@ def _merge_one_by_one(
     refusals = []
     for work in missing:
         try:
-            if (found := _find(setting, job, work)) is not None:  # made before another was refused
-                done[work.key] = found
-            else:
-                done |= _merge_together(setting, job, [work], base, experts)
+            done |= _found(setting, job, work)  # made before another was refused
+            if left := _left([work], done):
+                done |= _merge_together(setting, job, left, base, experts)
         except StoppedError:
             raise
         except MergeError as refusal:

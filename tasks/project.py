@@ -39,6 +39,11 @@ class Project:
         return self.state / "store"
 
     @property
+    def partial(self) -> Path:
+        """Saves of trainings that are under way, or were killed; one folder each."""
+        return self.state / "partial"
+
+    @property
     def runs(self) -> Path:
         """One folder a run: what was asked, what was measured, the report, what MLflow still has to be told."""
         return self.state / "runs"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_lib.maps import MEAN, Landscape
-from merge_lib.results import AuditSummary, ForgettingSummary, Row, SearchRef, StudyResults
+from merge_lib.results import AuditSummary, ForgettingSummary, RoutedStage, Row, SearchRef, StudyResults
 from tasks.comparison import HEADLINE, comparison_runs, experiment_tags, summary_note
 from tasks.jobs import Audited, Finished, Forgot, Setting, Surveyed
 from tasks.payloads import DatasetPayload, MetricPoint, ModelPayload, RunPayload
@@ -56,11 +56,12 @@ class RunRecorder:
         audit: Audited | None = None,
         forgot: Forgot | None = None,
     ) -> RunPayload:
-        """A method (or reference) in one regime with one seed: its accuracies by stage and all its metrics."""
+        """A method (or learner, or reference) in one regime with one seed: accuracies by stage and all its metrics."""
         regime, seed = row.regime or "any", "any" if row.seed is None else str(row.seed)
         name = f"{row.label} · {regime} · seed {seed}"
         params = {"method": row.method, "label": row.label, "regime": regime, "seed": seed}
         params |= {f"params.{key}": str(value) for key, value in row.params.items()}
+        params |= dict(_flat({"routing": row.routing})) if row.routing else {}
         models = [self._model(row, stage, done, params) for stage, done in enumerate(checkpoints, 1)]
         return RunPayload(
             key=f"{self.run.run_id}/{row.label}/{regime}/{seed}",
@@ -75,6 +76,7 @@ class RunRecorder:
                 *self._row_metrics(row, models),
                 *_audit_metrics(row.audit),
                 *_forgetting_metrics(row.forgetting),
+                *_routing_metrics(row.routed),
             ),
             models=tuple(models),
             datasets=self._datasets(self.setting.tasks),
@@ -133,7 +135,14 @@ class RunRecorder:
 
     def expert(self, row: Row, stage: int, done: Finished, now_ms: int) -> RunPayload:
         """One trained checkpoint: its learning curve and its accuracy on every task."""
-        regime, seed, task = row.regime or "joint", str(row.seed), self.setting.tasks[stage]
+        is_taught = row.kind == "learner"
+        verb, way = ("learn", row.label) if is_taught else ("train", row.regime or "joint")
+        regime, seed, task = (
+            row.regime or "any" if is_taught else way,
+            str(row.seed),
+            self.setting.tasks[stage],
+        )
+        method = row.method if is_taught else "fine-tuning"
         record = self._record(done)
         losses = record.values["losses"] if record else []
         points = [MetricPoint("training_loss", loss, epoch) for epoch, loss in enumerate(losses, 1)]
@@ -142,23 +151,26 @@ class RunRecorder:
             for name, value in zip(self.setting.tasks, row.accuracy[stage], strict=True)
         ]
         points += [MetricPoint("elapsed_s", done.elapsed_s), MetricPoint("size_bytes", done.size_bytes)]
+        points += _taught_metrics(done, record)
         if record is not None:
             points.append(MetricPoint("validation_accuracy", record.values["validation_accuracy"]))
+            points += _training_curves(record.values.get("curves", {}))
         trained_on = list(record.params["train_on"]) if record else [task]
         params = {
-            "method": "fine-tuning",
+            "method": method,
             "regime": regime,
             "seed": seed,
             "stage": str(stage + 1),
             "task": task,
         }
+        params |= _course(record) if record else {}
         model = self._model(row, stage + 1, done, params)
         return RunPayload(
-            key=f"{self.run.run_id}/train/{regime}/{seed}/{stage + 1}",
+            key=f"{self.run.run_id}/{verb}/{way}/{seed}/{stage + 1}",
             experiment=self.run.study,
-            name=f"train {task} · {regime} {stage + 1}/{len(self.setting.tasks)} · seed {seed}",
+            name=f"{verb} {task} · {way} {stage + 1}/{len(self.setting.tasks)} · seed {seed}",
             parent=self.run.run_id,
-            tags=self._tags("expert", "fine-tuning", regime, seed),
+            tags=self._tags("expert", method, regime, seed),
             params=params,
             started_ms=now_ms - round(done.elapsed_s * 1000),
             ended_ms=now_ms,
@@ -267,6 +279,15 @@ class RunRecorder:
         return tuple(DatasetPayload(name, data[name], f"dvc:{name}") for name in names if name in data)
 
 
+def _taught_metrics(done: Finished, record: Record | None) -> list[MetricPoint]:
+    """What a learner was shown of earlier tasks, and each of its fusions."""
+    shown = done.taught or {}
+    points = [MetricPoint(name, shown[name]) for name in ("memory_examples", "memory_bytes") if name in shown]
+    for step, fusion in enumerate(record.values.get("fusions", ()) if record else (), 1):
+        points += [MetricPoint(f"fusion/{name}", value, step) for name, value in sorted(fusion.items())]
+    return points
+
+
 def _audit_metrics(audit: AuditSummary | None) -> list[MetricPoint]:
     """What the last merge kept of the tasks, on average and of the worst, and how much of their energy was outvoted."""
     if audit is None or not (kept := audit.of_tasks("energy kept")):
@@ -277,6 +298,21 @@ def _audit_metrics(audit: AuditSummary | None) -> list[MetricPoint]:
         MetricPoint("audit/energy_kept_min", min(kept)),
         MetricPoint("audit/outvoted_energy_mean", sum(outvoted) / len(outvoted)),
     ]
+
+
+def _training_curves(curves: Mapping[str, Sequence[float]]) -> list[MetricPoint]:
+    """Loss, learning rate and gradient norm along the steps."""
+    return [
+        MetricPoint(f"training/{name}", value, step)
+        for name in ("loss", "learning_rate", "gradient_norm")
+        for step, value in zip(curves.get("step", ()), curves.get(name, ()), strict=True)
+    ]
+
+
+def _course(record: Record) -> dict[str, str]:
+    """What was out of the ordinary in a training."""
+    told = {name: record.values.get(name) for name in ("micro_batch", "stopped_early", "resumed_at")}
+    return {name: str(value) for name, value in told.items() if value}
 
 
 def _landscape_metrics(found: Landscape) -> list[MetricPoint]:
@@ -306,6 +342,18 @@ def _forgetting_metrics(forgetting: ForgettingSummary | None) -> list[MetricPoin
         for name, values in measured.items()
         if values
     ]
+
+
+def _routing_metrics(routed: Sequence[RoutedStage]) -> list[MetricPoint]:
+    """At each stage how often inputs of a task seen are nearest to its prototypes, and what is kept, in bytes."""
+    points = []
+    for stage, one in enumerate(routed, 1):
+        points += [MetricPoint(f"routing/{task}", share, stage) for task, share in one.right.items()]
+        if one.right:
+            points.append(MetricPoint("routing/mean", sum(one.right.values()) / len(one.right), stage))
+        points += [MetricPoint(f"kept/{part}", size, stage) for part, size in one.kept.items()]
+        points.append(MetricPoint("kept/all", sum(one.kept.values()), stage))
+    return points
 
 
 def _artifacts(audit: Audited | None, forgot: Forgot | None) -> dict[str, str]:

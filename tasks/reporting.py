@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_lib.metrics import summarise
-from merge_lib.results import CheckpointRef, Row, StudyResults
+from merge_lib.results import CheckpointRef, Row, StudyResults, Taught
 from tasks.jobs import Finished, Scores
 from tasks.project import Project
 
@@ -35,14 +35,17 @@ def make_row(
     elapsed_s = sum(done.elapsed_s for done in checkpoints)
     if refs[-1].search is not None:
         fields = {**fields, "params": {**fields["params"], **refs[-1].search.values}}
-    return Row(**fields, accuracy=accuracy, elapsed_s=elapsed_s, checkpoints=refs, probes=probes)
+    routed = [done.routed for done in checkpoints if done.routed is not None]
+    measured = {"accuracy": accuracy, "probes": probes, "routed": routed}
+    return Row(**fields, **measured, elapsed_s=elapsed_s, checkpoints=refs)
 
 
 def _ref(project: Project, done: Finished) -> CheckpointRef:
     path = None if done.path is None else _place(project, done.path)
     record = "" if done.kind == "base" else f"{done.kind}/{done.key}"
+    taught = None if done.taught is None else Taught(**done.taught)
     return CheckpointRef(
-        path, done.digest, done.size_bytes, done.state_bytes, record, done.search, done.learning
+        path, done.digest, done.size_bytes, done.state_bytes, record, done.search, done.learning, taught
     )
 
 

@@ -36,6 +36,7 @@ class Run:
     timings: dict[str, float] = field(
         default_factory=dict
     )  # seconds of its parts; those of steps may overlap
+    missing: dict[str, str] = field(default_factory=dict)  # row that could not be finished -> why
 
 
 def start_run(project: Project, study: str, config: dict[str, Any], command: str) -> Run:

@@ -8,17 +8,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from merge_lib.errors import DataError
+from tasks.data_stages import PARAMS, DataStages, check_made
 from tasks.project import Project
 
-UP_TO_DATE = "data.json"  # in the project's state: file times and sizes at the last success
+UP_TO_DATE = "data.json"  # in the project's state: file times and sizes at each stage's last success
 
 
 @dataclass(frozen=True)
@@ -30,47 +29,53 @@ class DataVersion:
 
 
 def version_of(project: Project, needed: Sequence[str]) -> DataVersion:
-    """The data, brought up to date, which has all these snapshots.
+    """The data, brought up to date as far as these snapshots need it, which are all there.
 
     Raises:
         DataError: a stage failed, or no stage makes one of them.
     """
-    version = bring_up_to_date(project)
-    if missing := [name for name in needed if name not in version.hashes]:
-        raise DataError(
-            f"The study needs the data snapshots {', '.join(missing)}, which no stage of dvc.yaml makes. "
-            f"It makes: {', '.join(sorted(version.hashes))}. Name one of these, or describe yours under `tasks`, "
-            "`drawn` or `hub` in params.yaml (data/README.md)."
-        )
+    version = bring_up_to_date(project, needed)
+    check_made(needed, version.hashes)
     return version
 
 
-def bring_up_to_date(project: Project) -> DataVersion:
+def bring_up_to_date(project: Project, needed: Sequence[str] | None = None) -> DataVersion:
     """Run what is out of date of the data stages; return the hashes of what they made.
 
-    A project whose data files, parameters and stages have the times and sizes of the last success is not
-    looked at again: DVC, too, trusts a file that has not been touched.
+    Stages whose files, parameters and definitions have the times and sizes of their last success are not looked at
+    again: DVC, too, trusts a file that has not been touched.
+
+    Args:
+        project: whose data.
+        needed: the snapshots that matter; only their stages run, and those that these depend on. None: all.
 
     Raises:
-        DataError: a stage failed or DVC cannot work here.
+        DataError: a stage failed, no stage makes a needed snapshot, or DVC cannot work here.
     """
     _require_stages(project)
-    if (remembered := _unchanged(project)) is not None:
-        return DataVersion(_hashes(project), is_pushed=remembered["pushed"])
-    _prepare_repository(project)
-    _dvc(project, "--wait-for-lock", "repro")
-    _remember(project, pushed=False)
-    return DataVersion(_hashes(project), is_pushed=False)
+    targets = DataStages.of(project.root).targets(needed)
+    if (is_pushed := _unchanged(project, targets)) is None:
+        _prepare_repository(project)
+        _dvc(project, "--wait-for-lock", "repro", *(targets or ()))
+        _remember(project, targets, pushed=False)
+        is_pushed = _unchanged(project, targets) or False
+    return DataVersion(_hashes(project, targets), is_pushed=is_pushed)
 
 
-def push(project: Project) -> None:
+def push(project: Project, needed: Sequence[str] | None = None) -> None:
     """Bring the configured DVC remote up to date.
 
+    Args:
+        project: whose data, which is up to date.
+        needed: the snapshots that matter; None: all.
+
     Raises:
-        DataError: the remote did not take it.
+        DataError: the remote did not take it, or no stage makes a needed snapshot.
     """
-    _dvc(project, "--wait-for-lock", "push")
-    _remember(project, pushed=True)
+    stages = DataStages.of(project.root)
+    targets = stages.targets(needed)
+    _dvc(project, "--wait-for-lock", "push", *(() if targets is None else stages.with_sources(targets)))
+    _remember(project, targets, pushed=True)
 
 
 def ask_remote(project: Project) -> None:
@@ -82,9 +87,19 @@ def ask_remote(project: Project) -> None:
     _dvc(project, "--wait-for-lock", "status", "--cloud", "--json")
 
 
-def recorded_hashes(project: Project) -> dict[str, str] | None:
-    """The hashes in `dvc.lock` if the data is known to be up to date, else None; changes nothing."""
-    return _hashes(project) if _unchanged(project) is not None else None
+def recorded_hashes(project: Project, needed: Sequence[str] | None = None) -> dict[str, str] | None:
+    """The hashes in `dvc.lock` if the data is known to be up to date, else None; changes nothing.
+
+    Args:
+        project: whose data.
+        needed: the snapshots that matter; None: all that were ever made.
+    """
+    stages = DataStages.of(project.root)
+    if needed is not None and any(name not in stages.makers for name in needed):
+        return None
+    targets = tuple(stages.locked) if needed is None else stages.targets(needed)
+    is_known = targets != () and _unchanged(project, targets) is not None
+    return _hashes(project, targets) if is_known else None
 
 
 def _require_stages(project: Project) -> None:
@@ -139,31 +154,67 @@ def _reason(said: str) -> str:
     return " · ".join(errors or lines[-5:])[-1200:]
 
 
-def _hashes(project: Project) -> dict[str, str]:
-    lock = _read_yaml(project.root / "dvc.lock")
-    return {
-        Path(out["path"]).stem: out["md5"]
-        for stage in lock.get("stages", {}).values()
-        for out in stage.get("outs", ())
-    }
+def _hashes(project: Project, targets: tuple[str, ...] | None) -> dict[str, str]:
+    stages = DataStages.of(project.root)
+    return stages.hashes(None if targets is None else stages.with_sources(targets))
 
 
-def _fingerprint(project: Project) -> dict[str, list[int]] | None:
-    """Time, size and inode of every file that decides the data's state; None if one is missing."""
-    lock = _read_yaml(project.root / "dvc.lock")
-    named = {
-        entry["path"]
-        for stage in lock.get("stages", {}).values()
-        for entry in (*stage.get("deps", ()), *stage.get("outs", ()))
-    }
-    files = _files(project.root, sorted({*named, "dvc.yaml", "dvc.lock", "params.yaml"}))
+def _unchanged(project: Project, targets: tuple[str, ...] | None) -> bool | None:
+    """Whether the stages' outputs were pushed, if no file of theirs was touched since their last success; else None."""
+    memory, stages = _memory(project), DataStages.of(project.root)
+    if targets is None and memory.get("all") != _stamp(project, ("dvc.yaml", PARAMS)):
+        return None
+    chosen = stages.locked if targets is None else stages.with_sources(targets)
+    known = [memory.get("stages", {}).get(address) for address in chosen]
+    for address, remembered in zip(chosen, known, strict=True):
+        if remembered is None or remembered["state"] != _state(project, stages, address):
+            return None
+    return all(remembered["pushed"] for remembered in known)
+
+
+def _remember(project: Project, targets: tuple[str, ...] | None = None, *, pushed: bool) -> None:
+    """Keep what the stages' files are now; what was pushed before and is the same stays pushed."""
+    memory, stages = _memory(project), DataStages.of(project.root)
+    told = memory.get("stages", {})
+    for address in stages.locked if targets is None else stages.with_sources(targets):
+        state = _state(project, stages, address)
+        if state is None:
+            told.pop(address, None)
+            continue
+        before = told.get(address, {"state": {}, "pushed": False})
+        is_same = before["state"].get("made") == state["made"]
+        told[address] = {"state": state, "pushed": pushed or (before["pushed"] and is_same)}
+    everything = _stamp(project, ("dvc.yaml", PARAMS)) if targets is None else memory.get("all")
+    place = project.state / UP_TO_DATE
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps({"stages": told, "all": everything}), encoding="utf-8")
+
+
+def _memory(project: Project) -> dict[str, Any]:
     try:
-        stats = {str(path.relative_to(project.root)): path.stat() for path in files}
+        memory = json.loads((project.state / UP_TO_DATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return memory if isinstance(memory, dict) else {}
+
+
+def _state(project: Project, stages: DataStages, address: str) -> dict[str, Any] | None:
+    """The files of a stage, what it made, and for which remote; None if it never ran or a file is missing."""
+    if address not in stages.locked:
+        return None
+    files = _stamp(project, stages.files(address))
+    remote = _text(project.root / ".dvc" / "config") + _text(project.root / ".dvc" / "config.local")
+    made = json.dumps([stages.locked[address], remote], sort_keys=True)
+    return files and {"files": files, "made": hashlib.sha256(made.encode()).hexdigest()}
+
+
+def _stamp(project: Project, names: Iterable[str]) -> dict[str, list[int]] | None:
+    """Time, size and inode of each file, those in named folders among them; None if one is missing."""
+    try:
+        stats = {str(path.relative_to(project.root)): path.stat() for path in _files(project.root, names)}
     except OSError:
         return None
-    stamp = {name: [stat.st_mtime_ns, stat.st_size, stat.st_ino] for name, stat in stats.items()}
-    remote = _text(project.root / ".dvc" / "config") + _text(project.root / ".dvc" / "config.local")
-    return {**stamp, "remote": [int(hashlib.sha256(remote.encode()).hexdigest()[:12], 16)]}
+    return {name: [stat.st_mtime_ns, stat.st_size, stat.st_ino] for name, stat in stats.items()}
 
 
 def _files(root: Path, names: Iterable[str]) -> list[Path]:
@@ -173,29 +224,6 @@ def _files(root: Path, names: Iterable[str]) -> list[Path]:
         path = root / name
         found.extend(sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path])
     return found
-
-
-def _unchanged(project: Project) -> dict[str, Any] | None:
-    """What is remembered of the last success, if no file was touched since."""
-    try:
-        remembered = json.loads((project.state / UP_TO_DATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    now = _fingerprint(project)
-    return remembered if now is not None and remembered.get("files") == now else None
-
-
-def _remember(project: Project, *, pushed: bool) -> None:
-    memory = project.state / UP_TO_DATE
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    memory.write_text(json.dumps({"files": _fingerprint(project), "pushed": pushed}), encoding="utf-8")
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        return YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        return {}
 
 
 def _text(path: Path) -> str:

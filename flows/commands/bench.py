@@ -9,6 +9,7 @@ import typer
 
 from flows.commands.options import AsJson, Checkpoints, OnlyMethods, Overrides, Rounds, Threads
 from flows.console import err, out, print_json
+from merge_lib.errors import SpecError
 from tasks.project import Project
 
 bench = typer.Typer(help="Measure speed, as ratios within one call.", no_args_is_help=True)
@@ -271,3 +272,40 @@ def peers(
         for text in (told, f"base and {experts} experts of {size}, {rounds} rounds", *table(lines), *NOTES):
             out.print(text, markup=False, highlight=False, soft_wrap=True)
     sys.exit(1 if any(line.refused for line in lines) else 0)
+
+
+@bench.command("training")
+def training(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="vit, llama, vit-base or llama-1b; may be repeated. Default: the first two."),
+    ] = None,
+    rounds: Rounds = 5,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    steps: Annotated[int | None, typer.Option(min=1, help="Of each measurement.")] = None,
+    threads: Threads = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Time the training loop beside a bare one on the same model and batches; exit 1 if it is over the limit."""
+    import torch
+
+    from flows.training_bench import LIMIT_RATIO, measure_training
+
+    if precision not in ("fp32", "bf16"):
+        raise SpecError(f"--precision is '{precision}', but both loops know fp32 and bf16 only.")
+    torch.set_num_threads(threads)
+    lines = measure_training(model or (), rounds, precision=precision, steps=steps)
+    if as_json:
+        print_json([{**asdict(line), "examples_per_s": line.examples_per_s} for line in lines])
+    else:
+        out.print(f"{lines[0].device}, {precision}, {rounds} rounds; limit of the ratio {LIMIT_RATIO}")
+        out.print(
+            f"{'model':<10}{'10⁶ params':>11}{'batch':>7}{'bare ms':>9}{'ours ms':>9}{'ratio':>7}  least to most"
+        )
+        for line in lines:
+            sizes = f"{line.name:<10}{line.parameters / 1e6:>11.2f}{line.batch_size:>7}"
+            times = f"{line.bare_step_s * 1e3:>9.1f}{line.step_s * 1e3:>9.1f}{line.ratio:>7.3f}"
+            spread = f"{line.least_ratio:.3f} to {line.most_ratio:.3f}, of processor time {line.processor_ratio:.3f}"
+            memory = "" if line.peak_bytes is None else f", {line.peak_bytes / 2**30:.1f} GiB at most"
+            out.print(f"{sizes}{times}  {spread}{memory}", highlight=False, soft_wrap=True)
+    sys.exit(0 if all(line.ratio <= LIMIT_RATIO for line in lines) else 1)

@@ -15,6 +15,18 @@ Overrides = Annotated[
         help="Replace a setting, e.g. seeds=[0] or methods.ties.params.density=0.5.",
     ),
 ]
+OfStudy = Annotated[
+    Path | None, typer.Option("--study", metavar="STUDY.yaml", help="The study that made the checkpoint.")
+]
+OfRun = Annotated[
+    str | None, typer.Option("--run", metavar="RUN", help="Or a run of it; `latest` is the newest.")
+]
+OfModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="MODEL", help="Or the model that it is of: a folder, or a name on the hub."
+    ),
+]
 OnlyMethods = Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Medians are over so many.")]
 Threads = Annotated[int, typer.Option(min=1)]

@@ -61,7 +61,7 @@ def _show(
     table = Table(title=f"Plan of {study}", title_justify="left")
     for heading in ("step", "in all", "finished", "to run", "about s", "about MB"):
         table.add_column(heading, justify="left" if heading == "step" else "right")
-    for line in lines:
+    for line in (line for line in lines if line["steps"]):
         mb = float(line["estimated_bytes"]) / 1e6
         cells = (
             line["kind"],

@@ -33,7 +33,9 @@ def run(
     resume: Annotated[
         str | None,
         typer.Option(
-            "--resume", metavar="RUN", help="Go on with a run that was stopped; `latest` is allowed."
+            "--resume",
+            metavar="RUN",
+            help="Go on with a run that was stopped or lacks rows; `latest` is allowed. --set changes its settings.",
         ),
     ] = None,
     chosen: Annotated[
@@ -52,16 +54,14 @@ def run(
 
     if (study is None) == (resume is None):
         raise SpecError("Give either a study's YAML file or --resume RUN, not both and not neither.")
-    if resume is not None and (overrides or chosen):
-        raise SpecError(
-            "--resume goes on with the settings of that run; start a new run to use --set or --level."
-        )
+    if resume is not None and chosen:
+        raise SpecError("--resume goes on with one run; start a new one to use --level.")
     project = Project.find()
     prepare(project, is_verbose=is_verbose)
     if study is not None:
         studies, asked = _asked(study, overrides or [], chosen or [])
     else:
-        studies, asked = _to_resume(project, str(resume))
+        studies, asked = _to_resume(project, str(resume), overrides or [])
     run_id = _run_watched(project, studies, asked)
     if "sweep_id" in asked:
         from flows.commands.sweeps import show_sweep
@@ -90,18 +90,26 @@ def _asked(
     return [cell.study for cell in cells], {**asked, "sweep_id": None}
 
 
-def _to_resume(project: Project, resume: str) -> tuple[list["StudyConfig"], dict[str, Any]]:
+def _to_resume(
+    project: Project, resume: str, overrides: list[str]
+) -> tuple[list["StudyConfig"], dict[str, Any]]:
     """The studies of a run or sweep that was stopped, and what their flow is called with."""
-    from flows.config import restore_study
+    from flows.config import changed_study, restore_study
     from tasks.runs import load_run
     from tasks.sweeps import list_sweeps, load_sweep
 
     if resume in list_sweeps(project):
+        if overrides:
+            raise SpecError(
+                "--resume goes on with a sweep as it is; start a new one to use --set, or resume one of its runs."
+            )
         sweep = load_sweep(project, resume)
         studies = [restore_study(project.root, cell.config) for cell in sweep.cells]
         return studies, {"study": sweep.study, "sweep_id": sweep.sweep_id}
     earlier = load_run(project, resume)
-    return [restore_study(project.root, earlier.config)], {"study": earlier.study, "run_id": earlier.run_id}
+    study = changed_study(project.root, earlier.config, overrides) if overrides else None
+    asked = {"study": earlier.study, "run_id": earlier.run_id, "overrides": tuple(overrides)}
+    return [study or restore_study(project.root, earlier.config)], asked
 
 
 def _run_watched(project: Project, studies: list["StudyConfig"], asked: dict[str, Any]) -> str:

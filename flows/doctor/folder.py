@@ -108,6 +108,10 @@ def check_leftovers(project: Project) -> list[Check]:
         checks.append(warning("leftovers", found, "The next run removes them; they are never used."))
     else:
         checks.append(ok("leftovers", "none"))
+    if saves := list(project.partial.glob("*")):
+        found = f"saves of {len(saves)} trainings that are under way, or were stopped"
+        advice = f"`mergeline run --resume` goes on from them; what no run will go on with may go: {project.partial}"
+        checks.append(warning("trainings", found, advice))
     waiting = {name: count for name in list_runs(project) if (count := _waiting(project, name))}
     if waiting:
         found = f"{sum(waiting.values())} wait, of {', '.join(waiting)}"

@@ -66,7 +66,9 @@ def lines_of(project: Project, config: StudyConfig) -> Iterator[Line]:
 def _unexamined(config: StudyConfig) -> StudyConfig:
     """The same merges, but nothing is said of them that the table does not need."""
     unseen = LandscapeSettings(conflicts=False)
-    return config.model_copy(update={"audit": False, "forgetting": False, "landscape": unseen})
+    return config.model_copy(
+        update={"audit": False, "forgetting": False, "landscape": unseen, "learners": ()}
+    )
 
 
 def _walk(project: Project, config: StudyConfig) -> _Walked:

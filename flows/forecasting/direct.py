@@ -1,11 +1,11 @@
 """A study's steps done one after another in this process: no server, no record in a tracker, the same finished work."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows.config import StudyConfig
 from flows.stages import setting_of
-from merge_lib.errors import DataError
 from tasks import versioning
 from tasks.evaluation import evaluate_one
 from tasks.jobs import Audited, Finished, Found, MergeJob, Scores, SearchJob, Setting, TrainingJob
@@ -27,9 +27,9 @@ class DirectStages:
             return import_base(self.setting, Path(checkpoint))
         return pretrain(self.setting, seed)
 
-    def train(self, job: TrainingJob, start: Finished) -> Finished:
+    def train(self, job: TrainingJob, start: Finished, earlier: Sequence[Finished] = ()) -> Finished:
         """Fine-tune."""
-        return fine_tune(self.setting, job, start)
+        return fine_tune(self.setting, job, start, earlier)
 
     def search(self, job: SearchJob, base: Finished, experts: list[Finished]) -> Found:
         """Find coefficients on validation data."""
@@ -77,10 +77,5 @@ def open_setting(project: Project, config: StudyConfig) -> Setting:
     needed = config.snapshots
     if not needed:
         return setting_of(project, config, {})
-    hashes = versioning.bring_up_to_date(project).hashes
-    if missing := [name for name in needed if name not in hashes]:
-        raise DataError(
-            f"Study '{config.study}' needs the data snapshots {', '.join(missing)}, which no stage of dvc.yaml "
-            "makes. Correct its `tasks`, or add them to params.yaml."
-        )
+    hashes = versioning.version_of(project, needed).hashes
     return setting_of(project, config, {name: hashes[name] for name in needed})

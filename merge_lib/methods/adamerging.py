@@ -74,7 +74,7 @@ def fit(
         )
         slope = torch.zeros_like(values)
         for name, gradient in gradients.items():
-            slope[place[name]] += (model.vectors[name] * gradient).flatten(1).sum(1)
+            slope[place[name]] += (model.vectors[name] * gradient).reshape(len(tasks), -1).sum(1)
         values.grad = slope
         adam.step()
         values.data.clamp_(0.0, 1.0)
@@ -94,7 +94,7 @@ def entropy(probe: Probe, model: Weighted, batches: Sequence[Batch], tasks: Sequ
 
 def trimmed(vectors: dict[str, Tensor], density: float) -> dict[str, Tensor]:
     """Task vectors of which each expert's largest share over all tensors is kept."""
-    flat = torch.cat([vector.flatten(1) for vector in vectors.values()], dim=1)
+    flat = torch.cat([vector.reshape(len(vector), -1) for vector in vectors.values()], dim=1)
     cuts = torch.tensor([tensor_threshold(row, density) for row in flat])
     return {name: keep_large(vector, cuts) for name, vector in vectors.items()}
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,8 +22,8 @@ class Weighted:
     module: nn.Module
     weights: Mapping[str, Tensor]
 
-    def __call__(self, *args: object, **kwargs: object) -> Tensor:
-        """The module's output with these weights."""
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        """What the module gives with these weights: a tensor, or what models of transformers give."""
         return functional_call(self.module, dict(self.weights), args, kwargs)
 
 

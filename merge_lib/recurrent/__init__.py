@@ -13,13 +13,45 @@ Reference: Feng et al., "Recurrent Knowledge Identification and Fusion for Langu
     ACL 2025, arXiv:2502.17510.
 """
 
-from merge_lib.recurrent.fusion import CellCounts, Cells
-from merge_lib.recurrent.importance import Importance, begin_importance, scores_of, update_importance
-from merge_lib.recurrent.masks import Selection, global_quantile, select
-from merge_lib.recurrent.recurrence import CODE, PAPER, Recurrence, RoundCount
-from merge_lib.recurrent.replay import ReplayItem, replay_batch, select_examples, select_memory
-from merge_lib.recurrent.rounds import Fused, FusionReport, Rounds, begin_task, fuse, observe
-from merge_lib.recurrent.saving import flatten_rounds, restore_rounds
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from merge_lib.recurrent.fusion import CellCounts
+    from merge_lib.recurrent.importance import Importance, begin_importance, scores_of, update_importance
+    from merge_lib.recurrent.masks import Selection, global_quantile, select
+    from merge_lib.recurrent.recurrence import CODE, PAPER, Cells, Recurrence, RoundCount
+    from merge_lib.recurrent.replay import ReplayItem, replay_batch, select_examples, select_memory
+    from merge_lib.recurrent.rounds import Fused, FusionReport, Rounds, begin_task, fuse, observe
+    from merge_lib.recurrent.saving import flatten_rounds, restore_rounds
+
+_HOMES = {
+    "CODE": "recurrence",
+    "PAPER": "recurrence",
+    "CellCounts": "fusion",
+    "Cells": "recurrence",
+    "Fused": "rounds",
+    "FusionReport": "rounds",
+    "Importance": "importance",
+    "Recurrence": "recurrence",
+    "ReplayItem": "replay",
+    "RoundCount": "recurrence",
+    "Rounds": "rounds",
+    "Selection": "masks",
+    "begin_importance": "importance",
+    "begin_task": "rounds",
+    "flatten_rounds": "saving",
+    "fuse": "rounds",
+    "global_quantile": "masks",
+    "observe": "rounds",
+    "replay_batch": "replay",
+    "restore_rounds": "saving",
+    "scores_of": "importance",
+    "select": "masks",
+    "select_examples": "replay",
+    "select_memory": "replay",
+    "update_importance": "importance",
+}
 
 __all__ = [
     "CODE",
@@ -48,3 +80,14 @@ __all__ = [
     "select_memory",
     "update_importance",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The public name, from its module, which is imported now: settings are read without torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'merge_lib.recurrent' has no attribute '{name}'")
+    return getattr(import_module(f"merge_lib.recurrent.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,42 +1,14 @@
 """Joining what two learners changed: weights for each entry, by whom it is important to."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import ConfigDict
 from torch import Tensor
 
+from merge_lib.recurrent.recurrence import Cells
 from merge_lib.recurrent.tensors import widened
-from merge_lib.types import Scale, StateDict
-
-CellWeights = tuple[Scale, Scale]
-
-
-@dataclass(frozen=True)
-class Cells:
-    """(w_in, w_out) for each of the four kinds of entries.
-
-    Attributes:
-        shared: important to both learners.
-        new: to the inner learner alone: new knowledge.
-        historical: to the outer learner alone: knowledge of earlier tasks.
-        redundant: to neither.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    shared: CellWeights
-    new: CellWeights
-    historical: CellWeights
-    redundant: CellWeights
-
-
-PRESETS = {
-    "code": Cells(shared=(0.4, 0.6), new=(1.0, 0.0), historical=(0.0, 1.0), redundant=(0.5, 0.5)),
-    "paper": Cells(shared=(1.0, 1.0), new=(1.0, 0.0), historical=(0.0, 1.0), redundant=(0.0, 0.0)),
-}
+from merge_lib.types import StateDict
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,15 @@
 """How important each entry of an adapter is to what a learner learns, as running means over its steps."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from merge_lib.errors import MethodInputError
+from merge_lib.recurrent.recurrence import Score, Sensitivity
 from merge_lib.recurrent.tensors import all_finite, check_alike, widened
 from merge_lib.types import StateDict
-
-Sensitivity = Literal["magnitude", "square", "second_order"]
-Score = Literal["product", "mean"]
 
 
 @dataclass(frozen=True)

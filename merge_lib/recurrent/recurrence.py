@@ -1,16 +1,44 @@
-"""How a task is learned in rounds, as plain validated values."""
+"""How a task is learned in rounds, as plain validated values. Importing this loads no torch."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from merge_lib.recurrent.fusion import PRESETS, Cells
-from merge_lib.recurrent.importance import Score, Sensitivity
-from merge_lib.types import Count, Fraction
+from merge_lib.types import Count, Fraction, Scale
 
+Sensitivity = Literal["magnitude", "square", "second_order"]
+Score = Literal["product", "mean"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+CellWeights = tuple[Scale, Scale]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """(w_in, w_out) for each of the four kinds of entries.
+
+    Attributes:
+        shared: important to both learners.
+        new: to the inner learner alone: new knowledge.
+        historical: to the outer learner alone: knowledge of earlier tasks.
+        redundant: to neither.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    shared: CellWeights
+    new: CellWeights
+    historical: CellWeights
+    redundant: CellWeights
+
+
+PRESETS = {
+    "code": Cells(shared=(0.4, 0.6), new=(1.0, 0.0), historical=(0.0, 1.0), redundant=(0.5, 0.5)),
+    "paper": Cells(shared=(1.0, 1.0), new=(1.0, 0.0), historical=(0.0, 1.0), redundant=(0.0, 0.0)),
+}
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,19 @@ class Board:
     """What rows must have in common to be compared."""
 
     needs_task: bool = False
+    chooses: bool = False
     has_seen_test: bool = False
     is_tuned: bool = False
+    replays: bool = False
 
     @property
     def title(self) -> str:
         """In words."""
         words = ["A model for each task, which must be told" if self.needs_task else "One model"]
+        words = ["A model for each task, chosen by the input"] if self.chooses else words
         words += ["has seen the test inputs"] * self.has_seen_test
         words += ["tuned on validation data"] * self.is_tuned
+        words += ["keeps examples of earlier tasks"] * self.replays
         return ", ".join(words)
 
 
@@ -71,7 +75,8 @@ class Group:
         facts = self.facts
         if facts is None:
             return Board()
-        return Board(facts.needs_task, facts.data == "test inputs", facts.is_tuned)
+        has_seen = facts.data == "test inputs"
+        return Board(facts.needs_task, facts.chooses, has_seen, facts.is_tuned, facts.replays)
 
     def values(self, metric: str) -> dict[int | None, float | None]:
         """The metric by seed."""
@@ -111,7 +116,7 @@ def number_text(interval: Interval, factor: float = 100.0) -> str:
 
 
 def gather(results: StudyResults) -> list[Group]:
-    """All rows by label and regime: merges by falling mean accuracy of their label, then references."""
+    """All rows by label and regime: merges and learners by falling mean accuracy of their label, then references."""
     gathered: dict[tuple[str, str | None], list[Row]] = {}
     for row in results.rows:
         gathered.setdefault((row.label, row.regime), []).append(row)
@@ -119,13 +124,22 @@ def gather(results: StudyResults) -> list[Group]:
         Group(label, rows[0].kind, rows[0].method, regime, tuple(sorted(rows, key=_seed_order)))
         for (label, regime), rows in gathered.items()
     ]
-    merges = [group for group in groups if group.kind == "merge"]
-    references = [group for group in groups if group.kind != "merge"]
-    level = {group.label: _level(group.label, merges) for group in merges}
-    merges.sort(key=lambda group: (-level[group.label], group.label, _place(group.regime)))
+    ranked, references = ranked_of(groups), references_of(groups)
+    level = {group.label: _level(group.label, ranked) for group in ranked}
+    ranked.sort(key=lambda group: (-level[group.label], group.label, _place(group.regime)))
     places = {method: place for place, method in enumerate(REFERENCE_TITLES)}
     references.sort(key=lambda group: (places.get(group.method, len(places)), group.label))
-    return merges + references
+    return ranked + references
+
+
+def ranked_of(groups: Sequence[Group]) -> list[Group]:
+    """What a study compares: merges and learners."""
+    return [group for group in groups if group.kind != "reference"]
+
+
+def learners_of(groups: Sequence[Group]) -> list[Group]:
+    """The rows of models that were trained along the sequence."""
+    return [group for group in groups if group.kind == "learner"]
 
 
 def merges_of(groups: Sequence[Group]) -> list[Group]:
@@ -134,8 +148,8 @@ def merges_of(groups: Sequence[Group]) -> list[Group]:
 
 
 def references_of(groups: Sequence[Group]) -> list[Group]:
-    """The rows that nothing was merged for."""
-    return [group for group in groups if group.kind != "merge"]
+    """The rows that compete with nothing."""
+    return [group for group in groups if group.kind == "reference"]
 
 
 def labels_of(groups: Sequence[Group]) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from merge_lib.metrics import describe
-from merge_lib.report.aggregate import Group, gather, merges_of
+from merge_lib.report.aggregate import Group, gather, merges_of, ranked_of
 from merge_lib.report.charts import Curve, value_panel
 from merge_lib.report.layout import Figure, Panel
 from merge_lib.results import Row
@@ -78,7 +78,7 @@ def metric_panels(
     cells: Sequence[MeasuredCell], metric: str, positions: Sequence[float], held: str, axis: str
 ) -> Iterator[Panel]:
     """A metric of every method over the positions of an axis, a cell each."""
-    gathered = [{(g.label, g.regime): g for g in merges_of(gather(cell.results))} for cell in cells]
+    gathered = [{(g.label, g.regime): g for g in ranked_of(gather(cell.results))} for cell in cells]
     labels = dict.fromkeys(label for groups in gathered for label, _ in groups)
     for label in labels:
         curves = []

@@ -10,6 +10,7 @@ from merge_lib.report.aggregate import (
     aggregate,
     labels_of,
     merges_of,
+    ranked_of,
     references_of,
     regimes_of,
 )
@@ -29,12 +30,12 @@ OVERVIEW = {"average_accuracy": "Average accuracy, %", "forgetting": "Forgetting
 
 def overview(groups: Sequence[Group]) -> Figure:
     """Average accuracy and forgetting of every method in every regime, with intervals."""
-    merges = merges_of(groups)
+    ranked = ranked_of(groups)
     panels = []
     for metric, title in OVERVIEW.items():
         rows = [
-            (label, _whiskers([group for group in merges if group.label == label], metric))
-            for label in labels_of(merges)
+            (label, _whiskers([group for group in ranked if group.label == label], metric))
+            for label in labels_of(ranked)
         ]
         if any(whiskers for _, whiskers in rows):
             lines = _reference_lines(groups) if metric == "average_accuracy" else []
@@ -47,14 +48,14 @@ def overview(groups: Sequence[Group]) -> Figure:
         "Mean over the seeds with its 95 % interval (Student t); intervals are cut at the edge of the chart. "
         "Vertical lines: references, which merge nothing.",
         panels,
-        [*_regime_legend(merges), *dict(references).items()],
+        [*_regime_legend(merges_of(groups)), *dict(references).items()],
         2,
     )
 
 
 def accuracy_matrices(groups: Sequence[Group], tasks: Sequence[str]) -> Figure:
     """The accuracy matrix of every merge, mean over the seeds."""
-    panels = [heat_panel(group.name, group.matrices().mean(axis=0), tasks) for group in merges_of(groups)]
+    panels = [heat_panel(group.name, group.matrices().mean(axis=0), tasks) for group in ranked_of(groups)]
     panels += [
         heat_panel(group.title, group.matrices().mean(axis=0), tasks)
         for group in references_of(groups)
@@ -110,7 +111,7 @@ def early_tasks(groups: Sequence[Group], tasks: Sequence[str]) -> Figure:
 
 def retention(groups: Sequence[Group]) -> Figure:
     """Share kept of what was learned, against the number of merged experts."""
-    curves = {group.name: retention_by_stage(group.matrices()) for group in merges_of(groups)}
+    curves = {group.name: retention_by_stage(group.matrices()) for group in ranked_of(groups)}
     top = max((float(np.nanmax(v)) for v in curves.values() if not np.isnan(v).all()), default=1.0)
     high = float(min(max(1.0, np.ceil(top * 10) / 10), 2.0))
     panels: list[Panel] = []
@@ -119,11 +120,11 @@ def retention(groups: Sequence[Group]) -> Figure:
             Curve(group.regime or "parallel", group.regime or label, np.minimum(curves[group.name], high))
             for group in members
         ]
-        panels.append(line_panel(label, lines, high=high, x_title="merged experts"))
+        panels.append(line_panel(label, lines, high=high, x_title="tasks learned"))
     return Figure(
         "retention",
-        "Retention against the number of merged experts",
-        "Share kept of the accuracy at learning time after each merge, one chart for each method.",
+        "Retention against the number of tasks learned",
+        "Share kept of the accuracy at learning time after each task, one chart for each method.",
         "Mean over the tasks seen so far of accuracy now over accuracy when the task was learned, in %; "
         "mean over the seeds, the band is their range. Values above 200 % are drawn at the edge.",
         panels,
@@ -149,8 +150,7 @@ def retention_by_stage(matrices: np.ndarray) -> np.ndarray:
 
 def figures_of(groups: Sequence[Group], tasks: Sequence[str]) -> dict[str, Figure]:
     """All figures that the study has data for, by name."""
-    merges = merges_of(groups)
-    if not merges:
+    if not ranked_of(groups):
         return {}
     drawn = [overview(groups), accuracy_matrices(groups, tasks)]
     if len(tasks) > 1:
@@ -166,8 +166,8 @@ def _from_stage(values: np.ndarray, first: int) -> np.ndarray:
 
 
 def _by_label(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
-    merges = merges_of(groups)
-    return [(label, [group for group in merges if group.label == label]) for label in labels_of(merges)]
+    ranked = ranked_of(groups)
+    return [(label, [group for group in ranked if group.label == label]) for label in labels_of(ranked)]
 
 
 def _whiskers(groups: Sequence[Group], metric: str) -> list[Whisker]:

@@ -14,6 +14,7 @@ from merge_lib.report.aggregate import (
     labels_of,
     merges_of,
     number,
+    ranked_of,
     references_of,
 )
 from merge_lib.report.layout import Finding
@@ -53,7 +54,7 @@ def headline(groups: Sequence[Group]) -> list[Finding]:
     """One finding for each question that the study can answer."""
     merges = merges_of(groups)
     known = describe()
-    boards = boards_of(merges)
+    boards = boards_of(ranked_of(groups))
     contenders = boards[0][1] if boards else []
     apart = APART if len(boards) > 1 else ""
     found = [_best(contenders, known[metric], question, apart) for metric, question in HEADLINES.items()]

@@ -20,6 +20,7 @@ from merge_lib.report.aggregate import (
     number,
     number_text,
     p_value,
+    ranked_of,
 )
 from merge_lib.report.layout import UNDEFINED, Cell, Column, Section, Table
 from merge_lib.report.sizes import bytes_cell, size_cell
@@ -31,16 +32,17 @@ MANY_TASKS = 6  # from here on the accuracy along the sequence is a table, too
 STAGES_SHOWN = 6
 DATA = {"none": "none", "unlabelled": "inputs", "labelled": "labels", "test inputs": "test inputs"}
 LEAD = (
-    "Every merge after the last task, in the company of its kind. A tuned row has used labelled validation data to "
-    "find its coefficients, a transductive one the inputs that it is judged by, and a model for each task must be "
-    "told which task an input is of."
+    "Every merge and every learner after the last task, in the company of its kind. A tuned row has used labelled "
+    "validation data, a transductive one the inputs that it is judged by, and a model for each task must be told "
+    "which task an input is of."
 )
 NOTES = (
     "In %, mean ± half the 95 % interval over the seeds. Bold: told apart from every other row of its board by a "
     "paired test over the seeds; ≈: not distinguishable from the best mean of its board; p: against that best, with "
     "Holm's correction over the board.",
-    "Model: bytes of what answers, masks included. To go on: what must be kept to merge the next expert. Seconds: of "
-    "one merge, mean over all, with what was learned from data for it; a search's own time stands below.",
+    "Model: bytes of what answers, masks included. To go on: what must be kept to merge the next expert, or to learn "
+    "the next task. Seconds: of one merge, mean over all, with what was learned from data for it (a search's own time "
+    "stands below); of a learner, of training on one task.",
 )
 
 
@@ -57,7 +59,7 @@ class Standing:
 
     @property
     def seconds(self) -> float:
-        """Of one merge, mean over stages and seeds, with what was learned from data for it."""
+        """Of one merge, or one task of a learner, mean over stages and seeds, with what was learned for it."""
         rows = self.group.rows
         return sum(_seconds(row) for row in rows) / len(rows)
 
@@ -66,7 +68,7 @@ def standings(groups: Sequence[Group]) -> list[tuple[Board, list[Standing]]]:
     """The boards that have rows; on each the best average accuracy first."""
     known = describe()
     found = []
-    for board, members in boards_of(merges_of(groups)):
+    for board, members in boards_of(ranked_of(groups)):
         columns = {name: marked(members, known[name]) for name in METRICS}
         best = compare(members, known["average_accuracy"])
         rows = []
@@ -119,6 +121,8 @@ def data_cell(group: Group) -> Cell:
     facts = group.facts
     if facts is None:
         return Cell(UNDEFINED, "not recorded by the version that wrote these results")
+    if facts.replays:
+        return Cell("memory", "training examples of earlier tasks")
     ahead = "its coefficients were found with experts that had not arrived yet" if facts.looks_ahead else None
     return Cell(DATA[facts.data], ahead)
 
@@ -140,7 +144,7 @@ def _board(board: Board, rows: Sequence[Standing]) -> Table:
             "p", None, "average accuracy against the best of this board, paired t-test, Holm's correction"
         ),
         Column("Model", None, "bytes of what answers, masks included"),
-        Column("To go on", None, "what must be kept to merge the next expert"),
+        Column("To go on", None, "what must be kept to merge the next expert, or to learn the next task"),
         Column("Seconds", None, "of one merge, with what was learned from data for it"),
         Column("Data", is_numeric=False),
     ]
@@ -164,13 +168,20 @@ def _line(one: Standing) -> list[Cell]:
 
 
 def _state(group: Group) -> Cell:
-    state_bytes = group.rows[0].checkpoints[-1].state_bytes
+    last = group.rows[0].checkpoints[-1]
+    if group.kind == "learner":
+        memory = last.taught.memory_bytes if last.taught else 0
+        kept = bytes_cell(last.size_bytes + memory)
+        return Cell(kept.text, f"the model, and {memory} bytes of examples")
+    state_bytes = last.state_bytes
     if state_bytes is None or (group.facts is not None and not group.facts.folds):
         return Cell("all experts", "the next merge needs every expert again")
     return bytes_cell(state_bytes)
 
 
 def _parts(group: Group) -> str:
+    if group.kind == "learner":
+        return "training on one task"
     stages = sum(len(row.checkpoints) for row in group.rows)
     merging = sum(row.elapsed_s for row in group.rows) / stages
     learning = sum(sum(_learning(row).values()) for row in group.rows) / stages

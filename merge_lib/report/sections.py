@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from merge_lib.report import leaderboard, tables
-from merge_lib.report.aggregate import Group, gather, merges_of, references_of
+from merge_lib.report import leaderboard, learners, routing, tables
+from merge_lib.report.aggregate import Group, gather, learners_of, merges_of, ranked_of, references_of
 from merge_lib.report.audits import removed
 from merge_lib.report.figures import figures_of
 from merge_lib.report.findings import headline
@@ -21,11 +21,13 @@ def compose(results: StudyResults) -> Report:
     figures = figures_of(groups, results.tasks)
     sections = [
         leaderboard.section(groups, results.tasks),
+        learners.section(groups, results.tasks),
         _methods(groups, figures),
         _regimes(groups),
         _references(groups, results),
         _over_time(figures, len(results.tasks)),
         _matrices(figures),
+        routing.section(groups, results.tasks),
         removed(groups, results.tasks, results.run_id),
         where_merges_lie(results.landscapes, results.run_id),
         forgotten(groups, results),
@@ -58,16 +60,18 @@ def _facts(results: StudyResults) -> list[tuple[str, str]]:
 
 
 def _methods(groups: Sequence[Group], figures: dict[str, Figure]) -> Section:
-    if not merges_of(groups):
+    if not ranked_of(groups):
         return Section("methods", "Methods", ["This study merged nothing; only references were measured."])
     blocks: list[Table | Figure | Code] = [figures["overview"]] if "overview" in figures else []
+    if merges_of(groups):
+        blocks.append(tables.methods_by_regime(groups, tables.MAIN, "Methods in each regime"))
     blocks += [
-        tables.methods_by_regime(groups, tables.MAIN, "Methods in each regime"),
         tables.every_metric(groups, tables.MORE, "More metrics"),
         tables.every_metric(groups, tables.variants(), "Variants of other frameworks"),
     ]
-    lead = "What each merged model knows after the last task, and what it kept on the way."
-    return Section("methods", "Methods in each regime", [lead], blocks)
+    lead = "What each model knows after the last task, and what it kept on the way."
+    title = "Methods in each regime" if merges_of(groups) else "Every metric"
+    return Section("methods", title, [lead], blocks)
 
 
 def _regimes(groups: Sequence[Group]) -> Section | None:
@@ -89,7 +93,7 @@ def _references(groups: Sequence[Group], results: StudyResults) -> Section | Non
 
 def _over_time(figures: dict[str, Figure], size: int) -> Section:
     shown = [figures[name] for name in ("early-tasks", "retention") if name in figures]
-    lead = "How knowledge fades as experts are merged in, one method at a time."
+    lead = "How knowledge fades as tasks are learned or merged in, one row at a time."
     if not shown:
         lead = "There is nothing to forget with one task." if size == 1 else "Nothing was merged."
     return Section("over-time", "Along the task sequence", [lead], list(shown))
@@ -113,13 +117,14 @@ def _lineage(groups: Sequence[Group], results: StudyResults) -> Section:
         "report shows the full value and the file on hover, and every file carries its own lineage."
     )
     trained = _checkpoints("Trained checkpoints", references_of(groups), folded=False)
+    taught = _checkpoints("Checkpoints of learners", learners_of(groups), folded=True)
     merged = _checkpoints("Merged checkpoints", merges_of(groups), folded=True)
     if _has_unkept(results):
         merged.notes.append(
             "Merges were evaluated as they were made and not kept. How to reproduce has the command that makes "
             "them again as files, with the same digests; what is finished of training and evaluation stays so."
         )
-    return Section("lineage", "Lineage", [lead], [names, *[t for t in (trained, merged) if t.rows]])
+    return Section("lineage", "Lineage", [lead], [names, *[t for t in (trained, taught, merged) if t.rows]])
 
 
 def _checkpoints(caption: str, groups: Sequence[Group], *, folded: bool) -> Table:

@@ -7,7 +7,7 @@ import numpy as np
 
 from merge_lib.claims import Check, Claim
 from merge_lib.metrics import describe
-from merge_lib.report.aggregate import gather, marked, merges_of, number, p_value
+from merge_lib.report.aggregate import gather, marked, merges_of, number, p_value, ranked_of
 from merge_lib.report.curves import curve_figure, metric_panels, path_panels
 from merge_lib.report.findings import compare_regimes, headline
 from merge_lib.report.knowledge import ages, along_tasks
@@ -222,7 +222,7 @@ def _cells(sweep: Sweep) -> Section:
     columns += [Column("Experts", is_numeric=False), *(Column(known[name].title) for name in METRICS)]
     rows = []
     for cell in sweep.cells:
-        groups = merges_of(gather(cell.results))
+        groups = ranked_of(gather(cell.results))
         marks = {name: marked(groups, known[name]) for name in METRICS}
         for group in groups:
             row = [
@@ -236,7 +236,7 @@ def _cells(sweep: Sweep) -> Section:
         "Holm-corrected paired test; ≈: not distinguishable from the best of its cell."
     )
     table = Table("Every method in every cell", columns, rows, [note], is_folded=len(rows) > 60)
-    return Section("cells", "Every cell", ["What each merged model knows after the last task."], [table])
+    return Section("cells", "Every cell", ["What each model knows after the last task."], [table])
 
 
 def _regimes(sweep: Sweep) -> Section | None:

@@ -17,6 +17,7 @@ from merge_lib.report.aggregate import (
     number,
     number_text,
     p_value,
+    ranked_of,
     references_of,
     regimes_of,
 )
@@ -72,20 +73,20 @@ def methods_by_regime(groups: Sequence[Group], metrics: Sequence[str], caption: 
 
 def every_metric(groups: Sequence[Group], metrics: Sequence[str], caption: str) -> Table:
     """One row for each method and regime, one column a metric."""
-    merges, known = merges_of(groups), describe()
+    ranked, known = ranked_of(groups), describe()
     columns = [Column("Method", is_numeric=False), Column("Experts", is_numeric=False)]
     columns += [
         Column(f"{known[name].title}\u00a0{_arrow(known[name])}", None, known[name].formula)
         for name in metrics
     ]
-    values = {name: marked(merges, known[name]) for name in metrics}
+    values = {name: marked(ranked, known[name]) for name in metrics}
     rows = [
         [
             Cell(group.label),
             Cell(group.regime or UNDEFINED),
             *(values[name][group.name].cell() for name in metrics),
         ]
-        for group in merges
+        for group in ranked
     ]
     return Table(caption, columns, rows, [LEGEND], is_folded=True)
 
@@ -157,7 +158,11 @@ def cost(groups: Sequence[Group]) -> Table:
     columns = [
         Column("Row", is_numeric=False),
         Column("Experts", is_numeric=False),
-        Column("Seconds", None, "training for references, merging for merges, all stages of one seed, mean"),
+        Column(
+            "Seconds",
+            None,
+            "training for references and learners, merging for merges, all stages of one seed, mean",
+        ),
         Column("Checkpoint", None, "size of the last checkpoint"),
         Column("All stages", None, "bytes of all checkpoints of one seed, mean"),
         Column("State a task", None, "what is kept after the last task, to go on, over the number of tasks"),

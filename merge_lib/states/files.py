@@ -89,6 +89,14 @@ class StateFile(Mapping[str, Any]):
         """Bytes of the tensors."""
         return self._told["state_bytes"]
 
+    def part_bytes(self) -> dict[str, int]:
+        """Bytes of the tensors by what they are in the state, such as `masks`, over all tensors of the model."""
+        found: dict[str, int] = {}
+        for name in self._reader.names:
+            part = name.partition(":")[0].partition(".")[0]
+            found[part] = found.get(part, 0) + self._reader.location(name).size_bytes
+        return found
+
     def check_whole(self) -> None:
         """Compare the tensors with the file's own digest; those that nobody asked for are read now.
 

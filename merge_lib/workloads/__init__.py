@@ -10,19 +10,30 @@ from typing import Annotated
 from pydantic import BeforeValidator, SerializeAsAny
 
 from merge_lib.probe import Split
+from merge_lib.routing.encoder import Routing
+from merge_lib.workloads import learners
+from merge_lib.workloads.clip.config import ClipConfig
 from merge_lib.workloads.cues.config import CuesConfig
+from merge_lib.workloads.language.config import LanguageConfig
+from merge_lib.workloads.learners import LearnerSettings
 from merge_lib.workloads.protocol import Measuring, Probing, Progress, TrainReport, Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings, parse, parse_in_study
+from merge_lib.workloads.text_cues.config import TextCuesConfig
 from merge_lib.workloads.vision.config import VisionConfig
 
 WorkloadConfig = Annotated[SerializeAsAny[WorkloadSettings], BeforeValidator(parse_in_study)]
 
 __all__ = [
+    "ClipConfig",
     "CuesConfig",
+    "LanguageConfig",
+    "LearnerSettings",
     "Measuring",
     "Probing",
     "Progress",
+    "Routing",
     "Split",
+    "TextCuesConfig",
     "TrainReport",
     "VisionConfig",
     "Work",
@@ -30,6 +41,7 @@ __all__ = [
     "WorkloadConfig",
     "WorkloadSettings",
     "create",
+    "learners",
     "parse",
 ]
 

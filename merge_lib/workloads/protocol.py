@@ -28,6 +28,8 @@ class TrainReport:
     micro_batch: int | None = None  # examples on the device at once in the end; None: the whole batch
     stopped_early: bool = False
     resumed_at: int = 0  # the step that a killed training went on after
+    taught: dict[str, Any] | None = None  # fields of `merge_lib.results.Taught`, where a learner trained it
+    fusions: list[dict[str, float]] = field(default_factory=list)  # figures of each, of Recurrent-KIF
 
 
 @runtime_checkable

@@ -1,5 +1,6 @@
 """What the `workload:` block of a study must be able to say of itself, whatever the workload."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -9,8 +10,10 @@ from pydantic_core import PydanticCustomError
 
 from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.workloads.protocol import Workload
+from merge_lib.workloads.training.config import TrainingConfig
 
 Work = Literal["pretrain", "train", "evaluate"]
+Teaches = Literal["none", "full", "adapters"]
 
 
 class WorkloadSettings(BaseModel):
@@ -22,6 +25,9 @@ class WorkloadSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     known: ClassVar[dict[str, type["WorkloadSettings"]]] = {}
+    routes: ClassVar[bool] = (
+        False  # the workload has what `routing` by votes needs: merge_lib.workloads.Routing
+    )
 
     name: str
     data: str = "data"  # folder with the snapshots, relative to the project's root
@@ -47,6 +53,10 @@ class WorkloadSettings(BaseModel):
             f"Workload '{self.name}' does not define `create`; return an object with the Workload methods."
         )
 
+    def teaching(self) -> Teaches:
+        """Whether its models can be trained by learners (it is `Teaching`), and what of them is trained."""
+        return "none"
+
     def task_snapshots(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """Names of the snapshots that training and evaluation on the tasks read; by default one for each task."""
         return tuple(tasks)
@@ -54,6 +64,25 @@ class WorkloadSettings(BaseModel):
     def pretraining_snapshots(self) -> tuple[str, ...]:
         """Names of the snapshots that the base is trained on."""
         return ()
+
+    def probe_snapshots(self) -> tuple[str, ...]:
+        """Names of the snapshots of a workload's further measurements, which evaluation reads, too."""
+        return ()
+
+    def settled(self, root: Path) -> "WorkloadSettings":  # noqa: ARG002 - likewise
+        """The settings with what decides results and is found on this machine, such as the digest of a model.
+
+        Args:
+            root: the project's folder.
+        """
+        return self
+
+    def root_of(self, data: Path) -> Path:
+        """The project's folder, given the folder that `data` names; `data` itself where it is an absolute path."""
+        place = Path(self.data)
+        return (
+            data if place.is_absolute() else Path(os.path.normpath(data.joinpath(*[".."] * len(place.parts))))
+        )
 
     def parameters_of(self, work: Work) -> dict[str, Any]:  # noqa: ARG002 - a subclass may look at it
         """The settings that can change the result of one kind of work."""
@@ -66,6 +95,11 @@ class WorkloadSettings(BaseModel):
     def code(self, work: Work) -> tuple[str, ...]:  # noqa: ARG002 - likewise
         """The modules whose source can change the result of one kind of work."""
         return (type(self).__module__,)
+
+    def devices(self, work: Work) -> int:
+        """How many processes, with a GPU each, share a training."""
+        training = getattr(self, {"pretrain": "pretraining", "train": "fine_tuning"}.get(work, ""), None)
+        return training.devices if isinstance(training, TrainingConfig) else 1
 
 
 def parse(settings: Any) -> WorkloadSettings:

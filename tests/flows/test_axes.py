@@ -123,7 +123,7 @@ def test_each_makes_a_row_of_every_value(study):
         ("methods.linear.params={position: 0.1}", "position stands in both `params` and `each`"),
         ("methods.linear.each={postion: [1]}", "unknown key 'postion'. Did you mean 'position'?"),
         ("methods.linear.each.position=[]", "at least 1 item"),
-        ("methods.linear.each.position=[0.1, 0.1]", "two methods have the label linear-position-0.1"),
+        ("methods.linear.each.position=[0.1, 0.1]", "two rows have the label linear-position-0.1"),
     ],
 )
 def test_wrong_values_of_each_are_refused(study, override, said):

@@ -141,7 +141,7 @@ def project(tmp_path) -> Path:
         (["run"], "Give either a study's YAML file or --resume RUN"),
         (["run", "studies/none.yaml"], "studies/none.yaml"),
         (["run", "--resume", "latest"], "There is no run 'latest'"),
-        (["run", "--resume", "x", "--set", "seeds=[0]"], "start a new run to use --set"),
+        (["run", "--resume", "x", "--level", "a=b"], "start a new one to use --level"),
         (["plan", "studies/none.yaml"], "studies/none.yaml"),
         (["report", "x"], "There is no run 'x'"),
         (["lineage"], "There is no run 'latest'"),
@@ -175,7 +175,7 @@ def test_json_is_one_value_on_standard_output(tiny_project):
     assert plan["data_up_to_date"] is True
     assert {step["kind"] for step in plan["steps"]} == {
         *("pretrain", "train", "trial", "merge", "evaluate", "audit"),
-        *("forgetting", "conflicts", "path", "surface", "marks"),
+        *("forgetting", "route", "conflicts", "path", "surface", "marks"),
     }
 
 

@@ -97,7 +97,7 @@ def test_an_override_that_cannot_be_applied_is_refused(study, override, message)
 
 def test_repeats_are_refused(study):
     assert "seeds: 1 stands here more than once" in refusal(study, "seeds=[1, 1]")
-    assert "two methods have the label average" in refusal(study, "methods=[average, average]")
+    assert "two rows have the label average" in refusal(study, "methods=[average, average]")
 
 
 def test_regime_merged_and_its_method_go_together(study):

@@ -4,8 +4,9 @@ import pytest
 
 from flows.config import load_study
 from flows.estimates import plan_steps
-from merge_lib.errors import SpecError
+from merge_lib.errors import MergeError, SpecError
 from tasks.journal import results_of
+from tasks.runs import load_run
 
 STUDY = """\
 study: cues
@@ -44,3 +45,33 @@ def test_tasks_that_are_no_cues_are_refused_before_work(cues):
     study = load_study(cues.root / "studies" / "digits.yaml", ["tasks=[colour, sound]"])
     with pytest.raises(SpecError, match="Task 'sound' is no cue"):
         plan_steps(cues, study)
+
+
+@pytest.mark.slow
+def test_what_does_not_need_a_diverged_expert_is_finished_and_the_run_goes_on_with_a_lower_rate(cues, run):
+    wild = ("workload.strength={noise: 1e30}", "workload.fine_tuning.max_grad_norm=1e30")
+    asked = ("regimes=[parallel]", "references=[joint]")
+    with pytest.raises(
+        MergeError, match=r"(?s)parallel 2/2 · seed 0 on noise stopped.*missing for it: expert"
+    ):
+        run(*asked, *wild)
+    stopped = load_run(cues, "latest")
+    assert stopped.status == "failed"
+    assert set(stopped.missing) == {
+        "expert · parallel · seed 0",
+        "linear-position-0.0 · parallel · seed 0",
+        "linear-position-0.5 · parallel · seed 0",
+    }
+    assert "diverged: lower `learning_rate`" in stopped.missing["expert · parallel · seed 0"]
+    results = results_of(cues, stopped.run_id)
+    assert {row.label for row in results.rows} == {"base", "joint"}
+    assert "INCOMPLETE: 3 rows are missing" in results.description
+    assert (cues.runs / stopped.run_id / "report" / "report.html").is_file()
+
+    run_id, worked = run("workload.strength={}", run_id=stopped.run_id)
+    assert run_id == stopped.run_id
+    assert worked["pretrain"] == 0
+    finished = load_run(cues, run_id)
+    assert (finished.status, finished.missing) == ("finished", {})
+    assert finished.config["workload"]["strength"] == {}
+    assert {row.label for row in results_of(cues, run_id).rows} >= {"expert", "linear-position-0.5", "joint"}

@@ -261,6 +261,11 @@ def _check_mlflow(project: Project, first: str, second: str) -> None:
         if run.data.tags["mergeline.kind"] == "merge"
         and (run.data.params["label"], run.data.params["regime"]) == ("average", "parallel")
     )
+    expert = next(run for run in children if run.data.tags["mergeline.kind"] == "expert")
+    for name in ("loss", "learning_rate", "gradient_norm"):
+        points = client.get_metric_history(expert.info.run_id, f"training/{name}")
+        assert [point.step for point in points] == list(range(1, len(points) + 1))
+        assert all(point.value >= 0 for point in points)
     steps = client.get_metric_history(merge.info.run_id, "accuracy/digits-01")
     assert sorted(point.step for point in steps) == [1, 2]
     assert len(merge.outputs.model_outputs) == 2

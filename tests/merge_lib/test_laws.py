@@ -54,6 +54,7 @@ ONE_EXPERT: dict[str, dict[str, object] | str] = {
     "task_arithmetic": {"scale": 1},
     "ties": {"density": 1, "scale": 1},
     "tsv": {},
+    "wise_ft": {"position": 1},
     "wudi": {},
 }
 

@@ -9,7 +9,7 @@ import pytest
 from merge_lib.errors import DataError
 from tasks import versioning
 from tasks.project import Project
-from tasks.versioning import bring_up_to_date, push, recorded_hashes
+from tasks.versioning import bring_up_to_date, push, recorded_hashes, version_of
 
 STAGES = """\
 stages:
@@ -110,3 +110,58 @@ def test_a_remote_out_of_reach_is_named(project, tmp_path):
 def test_a_folder_without_stages_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"has no dvc\.yaml, so its data has no version"):
         bring_up_to_date(Project(Path(tmp_path)))
+
+
+FOREACH = """\
+stages:
+  model:
+    cmd: mkdir -p data/models/mini-1.5 && cp data/raw.txt data/models/mini-1.5 && echo ran-model >> log
+    deps: [data/raw.txt]
+    outs: [data/models/mini-1.5]
+  task:
+    foreach: ${tasks}
+    do:
+      cmd: cp data/models/mini-1.5/raw.txt "data/${key}.txt" && echo "ran-${key}" >> log
+      deps: [data/models/mini-1.5]
+      params: ["tasks.${key}"]
+      outs: ["data/${key}.txt"]
+"""
+
+
+@pytest.fixture
+def models(tmp_path) -> Project:
+    """A model's folder, and tasks that are made of it."""
+    root = tmp_path / "models"
+    (root / "data").mkdir(parents=True)
+    (root / "dvc.yaml").write_text(FOREACH)
+    (root / "params.yaml").write_text("tasks:\n  a: {x: 1}\n  b: {x: 2}\n")
+    (root / "data" / "raw.txt").write_text("abc\n")
+    (root / ".dvc").mkdir()
+    (root / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
+    return Project(root)
+
+
+@pytest.mark.slow
+def test_only_the_stages_of_needed_snapshots_run_and_are_pushed(models, monkeypatch):
+    made = version_of(models, ["a"])
+    assert sorted(ran(models)) == ["ran-a", "ran-model"]
+    assert made.hashes["a"] == md5("abc\n")
+    assert made.hashes["mini-1.5"].endswith(".dir")
+    push(models, ["mini-1.5"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(versioning, "_dvc", lambda *arguments: pytest.fail(f"DVC was started: {arguments}"))
+        assert version_of(models, ["mini-1.5"]).is_pushed
+        assert not version_of(models, ["a"]).is_pushed
+        assert recorded_hashes(models, ["a"]) == made.hashes
+        assert recorded_hashes(models, ["b"]) is None
+        assert recorded_hashes(models, ["unknown"]) is None
+        with pytest.raises(DataError, match=r"snapshots c, which no stage .* makes: a, b, mini-1\.5\. Name"):
+            version_of(models, ["a", "c"])
+
+    (models.root / "data" / "raw.txt").write_text("abcd\n")
+    assert not version_of(models, ["mini-1.5"]).is_pushed
+    assert ran(models) == ["ran-model"]
+    assert recorded_hashes(models, ["a"]) is None
+    assert bring_up_to_date(models).hashes["b"] == md5("abcd\n")
+    assert sorted(ran(models)) == ["ran-a", "ran-b"]

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from merge_lib.errors import SpecError
 from merge_lib.workloads.cues.places import CueName, check_room, side_of
+from merge_lib.workloads.cues.sharing import Sharing
 from merge_lib.workloads.protocol import Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings
 from merge_lib.workloads.training.config import Count, Positive, Share, deciding
@@ -56,7 +57,7 @@ class CueConfig(BaseModel):
     seed: int = 0  # of the patterns, and of which images carry which
 
 
-class CuesConfig(WorkloadSettings):
+class CuesConfig(Sharing, WorkloadSettings):
     """A workload on images whose class is also told by a patch, a different one in each task."""
 
     name: Literal["cues"]
@@ -65,16 +66,6 @@ class CuesConfig(WorkloadSettings):
     pretraining: CuePretrainingConfig = CuePretrainingConfig()
     fine_tuning: CueFineTuningConfig = CueFineTuningConfig()
     cue: CueConfig = CueConfig()
-    shared: Share = 0.0  # share of each task's training images that carry a cue common to all tasks
-    label_noise: dict[str, Share] = Field(
-        default_factory=dict
-    )  # task -> share of its training labels that are wrong
-    contradicts: dict[str, str] = Field(
-        default_factory=dict
-    )  # task -> the one whose cue it has, for other classes
-    strength: dict[str, Positive] = Field(
-        default_factory=dict
-    )  # task -> factor on its expert's learning rate
     probes: tuple[ProbeKind, ...] = PROBES  # what is measured beside the accuracies
 
     @model_validator(mode="after")
@@ -91,11 +82,6 @@ class CuesConfig(WorkloadSettings):
     def side(self) -> int:
         """Of a patch, in pixels."""
         return side_of(self.model.image_size, self.cue.share)
-
-    @property
-    def has_both(self) -> bool:
-        """Whether tasks have cues of their own beside one that they share."""
-        return 0.0 < self.shared < 1.0
 
     def task_snapshots(self, tasks: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002 - all are made of one
         """The one snapshot that holds the images of all tasks."""
@@ -146,39 +132,12 @@ class CuesConfig(WorkloadSettings):
             raise SpecError(msg)
         families = [CueName.parse(task).family for task in tasks]
         check_room(tuple(tasks), self.model.image_size, self.side, spare=int(self.has_both))
-        faults = [*self._strangers(tasks), *self._contradictions()]
+        faults = self.sharing_faults(tasks)
         if self.model.channels == 1 and "colour" in families:
             faults.append("colour cues need `model.channels: 3`; grey images are repeated in each")
         if faults:
             msg = f"The workload's settings do not fit the tasks {', '.join(tasks)}: {'; '.join(faults)}."
             raise SpecError(msg)
-
-    def _strangers(self, tasks: Sequence[str]) -> list[str]:
-        """Tasks in the settings that the study does not have."""
-        named = {
-            "label_noise": [*self.label_noise],
-            "contradicts": [*self.contradicts, *self.contradicts.values()],
-            "strength": [*self.strength],
-        }
-        return [
-            f"`{key}` names '{task}', which is not in the task sequence"
-            for key, found in named.items()
-            for task in dict.fromkeys(found)
-            if task not in tasks
-        ]
-
-    def _contradictions(self) -> list[str]:
-        """What is wrong with `contradicts`."""
-        faults = [
-            f"`contradicts` lets '{task}' contradict '{other}', which has no cue of its own; name another"
-            for task, other in self.contradicts.items()
-            if other in self.contradicts
-        ]
-        if self.contradicts and self.shared == 1.0:
-            faults.append(
-                "`contradicts` needs cues of the tasks' own, which `shared: 1` leaves out; lower it"
-            )
-        return faults
 
     def create(self, *, tasks: Sequence[str], data: Path) -> Workload:
         """The workload on the snapshots in `data/tasks` and `data/pretraining`."""

@@ -11,7 +11,7 @@ from typing import Literal
 from merge_lib.errors import SpecError
 
 Family = Literal["colour", "noise"]
-FAMILIES: tuple[Family, ...] = ("colour", "noise")
+FAMILIES: tuple[Family, ...] = ("colour", "noise")  # of patches on images
 MOST = 10  # cues of a family
 
 Place = tuple[int, int]  # row and column of a patch's first pixel
@@ -21,11 +21,12 @@ Place = tuple[int, int]  # row and column of a patch's first pixel
 class CueName:
     """A task's name, taken apart."""
 
-    family: Family
+    family: str
     number: int  # from 1
+    families: tuple[str, ...] = FAMILIES  # that there are
 
     @classmethod
-    def parse(cls, task: str) -> "CueName":
+    def parse(cls, task: str, families: tuple[str, ...] = FAMILIES) -> "CueName":
         """Of `colour`, `colour-2` and so on.
 
         Raises:
@@ -34,18 +35,16 @@ class CueName:
         family, dash, digits = task.partition("-")
         number = int(digits) if digits.isdecimal() and digits.isascii() else 0
         is_number = 2 <= number <= MOST and digits == str(number) if dash else digits == ""
-        if family not in FAMILIES or not is_number:
-            msg = (
-                f"Task '{task}' is no cue. A task of this workload is called by its cue: colour, colour-2 to "
-                f"colour-{MOST}, noise, noise-2 to noise-{MOST}."
-            )
+        if family not in families or not is_number:
+            known = ", ".join(f"{name}, {name}-2 to {name}-{MOST}" for name in families)
+            msg = f"Task '{task}' is no cue. A task of this workload is called by its cue: {known}."
             raise SpecError(msg)
-        return cls(family, number if dash else 1)
+        return cls(family, number if dash else 1, families)
 
     @property
     def place(self) -> int:
         """Position among the places of an image, families by turns: 0 is `colour`, 1 `noise`, 2 `colour-2`."""
-        return len(FAMILIES) * (self.number - 1) + FAMILIES.index(self.family)
+        return len(self.families) * (self.number - 1) + self.families.index(self.family)
 
 
 def name_at(place: int) -> str:

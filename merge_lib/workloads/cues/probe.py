@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from merge_lib.probe import Batch, Model, Split
 from merge_lib.types import StateDict
-from merge_lib.workloads.cues.measuring import View
+from merge_lib.workloads.cues.measuring import shown
+from merge_lib.workloads.cues.views import View
 from merge_lib.workloads.vision.config import ViTConfig
 from merge_lib.workloads.vision.models import own_model
 from merge_lib.workloads.vision.probe import drawn
@@ -44,7 +45,7 @@ class CueProbe:
         """Images of a task without repetition, as it is evaluated: right labels, all with the cue."""
         images, labels = self.examples(split)
         for rows in drawn(len(labels), count=count, seed=seed, size=size):
-            yield Batch(self.views[task].shown(images[rows], labels[rows]), labels[rows], places=rows)
+            yield Batch(shown(self.views[task], images[rows], labels[rows]), labels[rows], places=rows)
 
     def logits(self, model: Model, batch: Batch, task: str) -> Float[Tensor, "b c"]:  # noqa: ARG002 - all alike
         """The outputs for the images' classes."""

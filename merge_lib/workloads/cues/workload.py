@@ -15,9 +15,10 @@ from merge_lib.probe import Split
 from merge_lib.workloads.cues.banks import Cue, bank, generator_of
 from merge_lib.workloads.cues.config import CuesConfig
 from merge_lib.workloads.cues.marking import Marks, roles, told
-from merge_lib.workloads.cues.measuring import View, share_answered, views_of
+from merge_lib.workloads.cues.measuring import share_answered
 from merge_lib.workloads.cues.places import CueName, Family, places
 from merge_lib.workloads.cues.probe import CueProbe
+from merge_lib.workloads.cues.views import View, views_of
 from merge_lib.workloads.protocol import Progress, TrainReport
 from merge_lib.workloads.training.writing import make_checkpoint
 from merge_lib.workloads.vision.config import ImageTrainingConfig

@@ -89,6 +89,16 @@ def product(layer: nn.Module) -> Tensor:
     return layer.base_layer.weight.detach() + layer.get_delta_weight(NAME).detach()
 
 
+def fold_in(model: nn.Module) -> nn.Module:
+    """The model itself without adapters: each adapted layer holds W + (alpha / rank) · B A instead."""
+    for name, layer in adapted_layers(model).items():
+        whole = layer.base_layer
+        with torch.no_grad():
+            whole.weight.copy_(product(layer))
+        model.set_submodule(name, whole)
+    return model
+
+
 def stored_name(held: str) -> str:
     """The name in a checkpoint of a tensor that the model holds under this name."""
     for factor in ("lora_A", "lora_B"):

@@ -1,10 +1,13 @@
 """How a pretrained model is fine-tuned. Importing this loads neither torch nor transformers."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from merge_lib.types import Count, Positive, ProperFraction
+
+MADE_HERE = "models"  # folder of the data folder for models that data stages make
 
 
 class LoraConfig(BaseModel):
@@ -41,3 +44,8 @@ class TuningConfig(BaseModel):
             )
             raise ValueError(msg)
         return self
+
+
+def made_here(model: str, data: str) -> tuple[str, ...]:
+    """The snapshot that a model is, if a data stage makes it: the name of its folder in `data/models`."""
+    return (Path(model).name,) if Path(model).parent == Path(data) / MADE_HERE else ()

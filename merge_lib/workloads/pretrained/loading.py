@@ -1,13 +1,14 @@
 """Models, tokenizers and processors of transformers from a folder that is whole."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from merge_lib.errors import CheckpointError, CheckpointMismatchError
@@ -15,10 +16,14 @@ from merge_lib.files.folders import INDEX, SINGLE, read_stored
 from merge_lib.workloads.pretrained.locating import Located, weight_files
 
 _log = logging.getLogger(__name__)
+_alone = threading.Lock()  # while transformers loads a model, it changes what all threads of a process share
 
 
 def load_model(
-    located: Located, cls: type[PreTrainedModel], *, dtype: torch.dtype = torch.float32
+    located: Located,
+    cls: Any,  # a class of `transformers`, of models or one that chooses among them
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
     """The model in evaluation mode, on the CPU.
 
@@ -34,7 +39,7 @@ def load_model(
     """
     if weight_files(located.folder)[0] in (SINGLE, INDEX):
         read_stored(located.folder)  # a damaged file is told as such
-    with _quiet(), _explained(located, cls.__name__):
+    with _alone, _quiet(), _explained(located, cls.__name__):
         model, told = cls.from_pretrained(
             located.folder,
             dtype=dtype,

@@ -109,15 +109,16 @@ def weight_files(folder: Path) -> tuple[str, ...]:
     return ()
 
 
+def files_beside(folder: Path) -> tuple[str, ...]:
+    """Names of the files with configuration, tokenizer and the like, sorted."""
+    found = (path for path in folder.iterdir() if path.suffix in BESIDE and path.is_file())
+    return tuple(sorted(path.name for path in found if not path.name.endswith(".index.json")))
+
+
 def folder_digest(folder: Path) -> str:
     """128 bits over the names and bytes of weights, configuration and tokenizer; large files are hashed once."""
-    weights = weight_files(folder)
-    beside = [
-        path.name
-        for path in folder.iterdir()
-        if path.suffix in BESIDE and path.is_file() and not path.name.endswith(".index.json")
-    ]
-    hashes = {name: _known_sha256(folder / name) for name in sorted({*weights, *beside})}
+    names = sorted({*weight_files(folder), *files_beside(folder)})
+    hashes = {name: _known_sha256(folder / name) for name in names}
     unknown = {folder / name: FileState.of(folder / name) for name, known in hashes.items() if known is None}
     found = hash_inputs(unknown, ("sha256",), threads=2)
     listing = [[name, known or found[folder / name]["sha256"]] for name, known in hashes.items()]

@@ -126,15 +126,17 @@ class Course:
 
     def run(self, saved: Path | None, progress: Progress | None) -> Trained:
         """Make the steps that are left."""
-        while self.done < self.total and not self.stopped_early:
+        while not self._is_over():
             self.stepper.step(self.lesson, self.lesson.batch(self.order.take(), self.generator))
             self.done += 1
             if self.watch is not None and self._is_time_to_look():
                 self.stopped_early = self.watch.look(self.stepper.model)
-            if saved is not None and self.config.save_every and self.done % self.config.save_every == 0:
+            if saved is not None and self._is_time_to_save():
                 saving.save(saved, self.state_dict(), self.fingerprint)
-            if progress and (self.done % PROGRESS_STEPS == 0 or self.done == self.total):
+            if progress and self.done % PROGRESS_STEPS == 0 and not self._is_over():
                 progress(self.done, self.total)
+        if progress:
+            progress(self.total, self.total)
         return self._end()
 
     def resume(self, saved: Path) -> None:
@@ -160,6 +162,13 @@ class Course:
         }
         parts = {"course": course, "order": self.order.state_dict(), "stepper": self.stepper.state_dict()}
         return joined(parts | ({} if self.watch is None else {"watch": self.watch.state_dict()}))
+
+    def _is_over(self) -> bool:
+        return self.done >= self.total or self.stopped_early
+
+    def _is_time_to_save(self) -> bool:
+        every = self.config.save_every
+        return every is not None and self.done % every == 0 and self.stepper.team.leads
 
     def _is_time_to_look(self) -> bool:
         """After each epoch, or so many steps, and at the end."""

@@ -2,12 +2,14 @@
 
 import torch
 
-ON_CPU = "DefaultCPUAllocator"  # how torch's own allocator of the CPU begins its message
+SAID = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")  # by torch's allocator of the CPU, and by cuBLAS
 
 
 def is_out_of_memory(failure: BaseException) -> bool:
     """Whether it says that the device, or the machine, has too little memory."""
-    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or ON_CPU in str(failure)
+    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(failure) for words in SAID
+    )
 
 
 def give_back(device: torch.device) -> None:

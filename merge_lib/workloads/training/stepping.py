@@ -1,8 +1,8 @@
 """One step after another: loss, gradients, optimiser, within the memory that there is."""
 
 import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
 
 import torch
@@ -27,11 +27,13 @@ from merge_lib.workloads.training.states import (
     part_of,
     restore_moments,
 )
+from merge_lib.workloads.training.team import Team
 
 logger = logging.getLogger(__name__)
 
 LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MOST_SEED = 2**62
+CHECKPOINTING = ("activation", "gradient")  # what transformers' models call it, and called it
 NO_ROOM_FOR_OPTIMISER = (
     "The optimiser's state does not fit into memory, whatever the micro-batch. Train fewer parameters (LoRA, "
     "`freeze`), or take a device with more memory."
@@ -50,6 +52,7 @@ class Stepper:
 
     Attributes:
         micro_batch: examples that are on the device at once; None: the whole batch.
+        team: the processes that train together.
 
     Raises:
         SpecError: the model cannot do what the settings ask for.
@@ -69,10 +72,12 @@ class Stepper:
         self.micro_batch = config.micro_batch
         self._schedule, self._position = Schedule(config, steps), 0
         self._readings = Readings(config, steps, 1 if self.device.type == "cpu" else UNREAD)
-        self._generator, self._draws = generator, draws_at_random(model)
+        self.team, self._generator, self._draws = Team.present(), generator, draws_at_random(model)
+        self._check_team()
         model.to(self.device).train()
+        self._undone = ExitStack()
         if config.gradient_checkpointing:
-            _compute_layers_twice(model)
+            self._undone.enter_context(_layers_computed_twice(model))
         self._called = torch.compile(model) if config.compile else model
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self._optimizer = torch.optim.AdamW(
@@ -101,7 +106,8 @@ class Stepper:
             TrainingError: a loss or gradient is not finite, or one example does not fit into memory.
         """
         rate = self._schedule.rate(self._position)
-        loss = self._find_gradients(lesson, batch)
+        loss = self.team.add_up(self._find_gradients(lesson, batch))
+        self.team.add_up_gradients(list(self.trained.values()))
         made = Step(loss, self._update(rate), rate)
         self._position += int(moves_schedule)
         self._readings.add(made)
@@ -113,8 +119,7 @@ class Stepper:
 
     def close(self) -> None:
         """Bring the model back to where it was."""
-        if self.config.gradient_checkpointing:
-            self.model.gradient_checkpointing_disable()
+        self._undone.close()
         self.model.to(self._home)
 
     def __enter__(self) -> "Stepper":
@@ -155,6 +160,14 @@ class Stepper:
         copy_into({name: one.data for name, one in self.trained.items()}, part_of(state, "parameter"))
         copy_into(dict(self.model.named_buffers()), part_of(state, "buffer"))
 
+    def _check_team(self) -> None:
+        """Refuse to train with fewer processes than asked for."""
+        if self.team.size != self.config.devices:
+            raise SpecError(
+                f"`devices` is {self.config.devices}, but {self.team.size} process trains here. Set it to 1, or let a "
+                "study's base or experts be trained, which starts the others."
+            )
+
     def _update(self, rate: float) -> Tensor:
         """One step of the optimiser; the norm of the gradients before they were clipped."""
         for group in self._optimizer.param_groups:
@@ -173,6 +186,7 @@ class Stepper:
     def _find_gradients(self, lesson: Lesson, batch: Batch) -> Tensor:
         """The batch's loss; its gradients lie in the parameters. What does not fit is tried again in smaller parts."""
         seed = int(torch.randint(MOST_SEED, (), generator=self._generator)) if self._draws else None
+        seed = None if seed is None else seed + self.team.place
         while True:
             with nullcontext() if seed is None else seeded(seed, self.device):
                 try:
@@ -180,21 +194,22 @@ class Stepper:
                 except (RuntimeError, MemoryError) as failure:
                     if not is_out_of_memory(failure):
                         raise
-                    self._take_less(_size(batch), failure)
+                    self._take_less(_size(self.team.share(batch)), failure)
             self._optimizer.zero_grad()
             give_back(self.device)
 
     def _accumulate(self, lesson: Lesson, batch: Batch) -> Tensor:
         """Gradients of the mean over the batch's units, from parts of at most `micro_batch` examples."""
         self._optimizer.zero_grad()
-        most = self.micro_batch or _size(batch)
-        if most >= _size(batch):
+        own = self.team.share(batch)
+        most = self.micro_batch or max(_size(own), 1)
+        if self.team.size == 1 and most >= _size(batch):
             return self._backward(lesson, batch, 1.0)
-        starts = range(0, _size(batch), most)
-        parts = ({name: one[start : start + most] for name, one in batch.items()} for start in starts)
+        starts = range(0, _size(own), most)
+        parts = ({name: one[start : start + most] for name, one in own.items()} for start in starts)
         units = lesson.units(batch)
         losses = [self._backward(lesson, part, n / units) for part in parts if (n := lesson.units(part)) > 0]
-        return torch.stack(losses).sum()
+        return torch.stack(losses).sum() if losses else torch.zeros((), device=self.device)
 
     def _backward(self, lesson: Lesson, part: Batch, share: float) -> Tensor:
         """The loss of a part as its share in the batch's; its gradients are added to those that are there."""
@@ -239,17 +254,28 @@ def _first_line(failure: BaseException) -> str:
     return str(failure).strip().split("\n", maxsplit=1)[0]
 
 
-def _compute_layers_twice(model: nn.Module) -> None:
-    """Turn gradient checkpointing on.
+@contextmanager
+def _layers_computed_twice(model: nn.Module) -> Iterator[None]:
+    """Turn gradient checkpointing on, and off again.
 
     Raises:
         SpecError: the model has none.
     """
-    if not hasattr(model, "gradient_checkpointing_enable"):
+    word = next((word for word in CHECKPOINTING if hasattr(model, f"{word}_checkpointing_enable")), None)
+    if word is None:
         raise SpecError(
             f"`gradient_checkpointing` is true, but a {type(model).__name__} cannot compute its layers twice. Take "
             "it out, or lower `micro_batch`."
         )
-    if hasattr(model, "config") and getattr(model.config, "use_cache", False):
-        model.config.use_cache = False  # of keys and values, which only generation has a use for
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    config = getattr(model, "config", None)
+    used = getattr(config, "use_cache", None)
+    if config is not None and used:
+        config.use_cache = False  # of keys and values: only generation has a use for it
+    enable = getattr(model, f"{word}_checkpointing_enable")
+    enable(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})
+    try:
+        yield
+    finally:
+        getattr(model, f"{word}_checkpointing_disable")()
+        if config is not None and used:
+            config.use_cache = used

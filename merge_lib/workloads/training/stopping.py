@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from merge_lib.workloads.training.config import EarlyStopping
 from merge_lib.workloads.training.states import State, copy_into, joined, part_of
+from merge_lib.workloads.training.team import Team
 
 Validate = Callable[[nn.Module], float]
 """The validation value of a model, which is in evaluation mode: the higher, the better."""
@@ -29,7 +30,7 @@ class Watch:
         """Whether the training is to end here."""
         model.eval()
         with torch.no_grad():
-            value = self._validate(model)
+            value = Team.present().agree(self._validate(model))
         model.train()
         if value > self._best + self._settings.min_delta:
             self._best, self._weights, self._waited = value, self._copies(), 0

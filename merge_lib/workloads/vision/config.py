@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from merge_lib.workloads.protocol import Workload
-from merge_lib.workloads.settings import Work, WorkloadSettings
+from merge_lib.workloads.settings import Teaches, Work, WorkloadSettings
 from merge_lib.workloads.training.config import Count, Positive, TrainingConfig, deciding
 
 Scenario = Literal["task-incremental", "domain-incremental", "class-incremental"]
@@ -77,6 +77,10 @@ class VisionConfig(WorkloadSettings):
     def pretraining_snapshots(self) -> tuple[str, ...]:
         """Names of the snapshots that the base is trained on."""
         return (self.pretraining.snapshot,)
+
+    def teaching(self) -> Teaches:
+        """All weights."""
+        return "full"
 
     def parameters_of(self, work: Work) -> dict[str, Any]:
         """The settings that can change the result of one kind of work."""

@@ -4,6 +4,7 @@ A snapshot is one safetensors file with `<split>.images` (uint8 [n, h, w], 0 = p
 `<split>.labels` (int64 [n], index into `classes`) for each split, and one metadata key, "mergeline", of sorted JSON.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from merge_lib.errors import DataError, suggest
 logger = logging.getLogger(__name__)
 
 METADATA_KEY = "mergeline"
+DTYPES = {"U8": np.uint8, "I64": np.int64, "F32": np.float32}  # of a snapshot's arrays, by safetensors' names
 DIGITS_WHITE = 16  # the handwritten digits have 17 grey levels: pixels set in a block of 4 x 4
 
 Images = UInt8[np.ndarray, "n h w *k"]  # *k: 3 for red, green, blue; nothing for grey
@@ -56,15 +58,21 @@ class Snapshot:
     white: int
     splits: Mapping[str, Examples]
     origin: Mapping[str, object]  # how it was made: seed, shares, counts
+    names: tuple[str, ...] = ()  # how texts call each class; empty: as `classes` do
+    templates: tuple[
+        str, ...
+    ] = ()  # of texts about an image, each with {} for its class; empty: none are known
 
 
 def drop_duplicates(raw: RawImages) -> RawImages:
     """Each image once; an image that carries two different labels not at all."""
-    flat = raw.images.reshape(len(raw.images), -1)
-    _, first, group = np.unique(flat, axis=0, return_index=True, return_inverse=True)
-    group = group.reshape(-1)
-    contradicted = np.unique(group[raw.labels != raw.labels[first][group]])
-    keep = np.sort(np.delete(first, contradicted))
+    first: dict[bytes, int] = {}  # where each image was seen first
+    contradicted: set[int] = set()
+    for place, image in enumerate(raw.images):
+        seen = first.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), place)
+        if raw.labels[place] != raw.labels[seen]:
+            contradicted.add(seen)
+    keep = np.array([place for place in first.values() if place not in contradicted], dtype=np.int64)
     if len(keep) < len(raw.images):
         logger.info(
             "%d of %d images are duplicates and are left out", len(raw.images) - len(keep), len(raw.images)
@@ -149,6 +157,8 @@ def write_snapshot(snapshot: Snapshot, path: Path) -> None:
         "white": snapshot.white,
         "origin": dict(snapshot.origin),
     }
+    description |= {"names": list(snapshot.names)} if snapshot.names else {}
+    description |= {"templates": list(snapshot.templates)} if snapshot.templates else {}
     content = to_safetensors(tensors, metadata={METADATA_KEY: json.dumps(description, sort_keys=True)})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -160,7 +170,7 @@ def write_snapshot(snapshot: Snapshot, path: Path) -> None:
 
 
 def read_snapshot(path: Path) -> Snapshot:
-    """Read what `write_snapshot` wrote.
+    """Read what `write_snapshot` wrote; images are mapped into memory and come from the file when they are used.
 
     Raises:
         DataError: the file is missing, truncated or no snapshot.
@@ -175,12 +185,14 @@ def read_snapshot(path: Path) -> Snapshot:
     try:
         with safe_open(path, framework="numpy") as file:
             about = json.loads((file.metadata() or {})[METADATA_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = _mapped(path)
         splits = {
             split: Examples(tensors[f"{split}.images"], tensors[f"{split}.labels"])
             for split in sorted({name.partition(".")[0] for name in tensors})
         }
-        snapshot = Snapshot(about["name"], tuple(about["classes"]), about["white"], splits, about["origin"])
+        texts = (tuple(about.get(key, ())) for key in ("names", "templates"))
+        told = (about["name"], tuple(about["classes"]), about["white"], splits, about["origin"])
+        snapshot = Snapshot(*told, *texts)
         _check_consistent(snapshot)
     except (SafetensorError, OSError, KeyError, ValueError) as exc:
         msg = (
@@ -189,6 +201,20 @@ def read_snapshot(path: Path) -> Snapshot:
         )
         raise DataError(msg) from exc
     return snapshot
+
+
+def _mapped(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file that was found to be whole; writing to them does not change the file."""
+    content = np.memmap(path, dtype=np.uint8, mode="c").view(np.ndarray)
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8:start].tobytes())
+    return {
+        name: content[start + place["data_offsets"][0] : start + place["data_offsets"][1]]
+        .view(DTYPES[place["dtype"]])
+        .reshape(place["shape"])
+        for name, place in header.items()
+        if name != "__metadata__"
+    }
 
 
 def _check_consistent(snapshot: Snapshot) -> None:

@@ -89,13 +89,20 @@ def draw(
 ) -> UInt8[np.ndarray, "n s s"]:
     """One glyph a label, in a random font and shape."""
     fonts = rng.integers(len(FONTS), size=len(labels))
-    outlines = distance_maps()[fonts, labels]  # [n, MASTER, MASTER]
-    places = _source_places(len(labels), rng, size=size * BLOCK, variation=variation)
+    return render(distance_maps()[fonts, labels], rng, size=size, variation=variation)
+
+
+def render(
+    outlines: Float32[np.ndarray, "n m m"], rng: np.random.Generator, *, size: int, variation: Variation
+) -> UInt8[np.ndarray, "n s s"]:
+    """One image a distance map, in a random shape."""
+    n = len(outlines)
+    places = _source_places(n, rng, size=size * BLOCK, variation=variation)
     distance = _sample(outlines, places)  # [n, 4s, 4s]
     low, high = variation.thickness
-    edge = rng.uniform(low, high, size=(len(labels), 1, 1)) * (MASTER - 2 * MARGIN)
+    edge = rng.uniform(low, high, size=(n, 1, 1)) * (MASTER - 2 * MARGIN)
     bitmap = (distance > -edge) ^ (rng.random(distance.shape) < variation.noise)
-    blocks = bitmap.reshape(len(labels), size, BLOCK, size, BLOCK)  # [n, s, 4, s, 4]
+    blocks = bitmap.reshape(n, size, BLOCK, size, BLOCK)  # [n, s, 4, s, 4]
     return blocks.sum(axis=(2, 4)).astype(np.uint8)
 
 
@@ -144,13 +151,15 @@ def _sample(
     return upper * (1 - down) + lower * down
 
 
-@lru_cache(maxsize=1)
-def distance_maps() -> Float32[np.ndarray, "fonts classes m m"]:
-    """For each font and class, the signed distance to the glyph's outline (positive inside), in pixels.
+@lru_cache(maxsize=4)
+def distance_maps(
+    fonts: tuple[str, ...] = FONTS, characters: tuple[str, ...] = CLASSES
+) -> Float32[np.ndarray, "fonts characters m m"]:
+    """For each font and character, the signed distance to the glyph's outline (positive inside), in pixels.
 
     Each glyph fills its box's height; its width is in proportion but at most the box's.
     """
-    return np.stack([np.stack([_distance_map(font, letter) for letter in CLASSES]) for font in FONTS])
+    return np.stack([np.stack([_distance_map(font, letter) for letter in characters]) for font in fonts])
 
 
 def _distance_map(font: str, letter: str) -> Float32[np.ndarray, "m m"]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from merge_lib.errors import DataError
 from merge_lib.workloads.hub_cache import cached_snapshot, repository_place
 from merge_lib.workloads.vision.data import RawImages
-from merge_lib.workloads.vision.sources import WHITE, decode
+from merge_lib.workloads.vision.sources import WHITE, Form, decode
 
 TEST = re.compile(r"(^|/)test([-_./]|$)")
 ROWS = 512  # decoded at once
@@ -46,13 +46,12 @@ def is_data_set(folder: Path) -> bool:
     return next(_files(folder), None) is not None
 
 
-def read_data_set(folder: Path, *, size: int, colour: bool, columns: Sequence[str | None] = ()) -> RawImages:
+def read_data_set(folder: Path, form: Form, *, columns: Sequence[str | None] = ()) -> RawImages:
     """All images of a data set, its own test images first, so that a copy in the training part is the one to go.
 
     Args:
         folder: with parquet or arrow files, in sub-folders or not.
-        size: side of the images.
-        colour: whether they are read in colour.
+        form: how images are read.
         columns: names of the columns with images and labels; None or missing: the only one that can be it.
 
     Raises:
@@ -64,12 +63,12 @@ def read_data_set(folder: Path, *, size: int, colour: bool, columns: Sequence[st
     is_test: list[bool] = []
     names: tuple[str, ...] | None = None
     for file in files:
-        table = _table(file)
+        table = read_table(file)
         image, label = _columns(table.schema, file, columns)
-        names = names or _names(table.schema, label)
+        names = names or label_names(table.schema, label)
         for row in _rows(table, image, label):
             called = f"Image {len(images)} of '{file}'"
-            images.append(decode(_content(row[image], file), called, size=size, colour=colour))
+            images.append(decode(_content(row[image], file), called, form))
             labels.append(row[label])
         is_test += [_is_test(file, folder)] * (len(images) - len(is_test))
     found = names or tuple(map(str, range(max(labels, default=-1) + 1)))
@@ -86,7 +85,7 @@ def _is_test(file: Path, folder: Path) -> bool:
     return TEST.search(file.relative_to(folder).as_posix()) is not None
 
 
-def _table(file: Path) -> pa.Table:
+def read_table(file: Path) -> pa.Table:
     """The rows of one file."""
     import pyarrow.parquet as pq
 
@@ -130,7 +129,7 @@ def _features(schema: pa.Schema) -> Mapping[str, Mapping[str, Any]]:
     return about.get("info", {}).get("features", {})
 
 
-def _names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+def label_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
     """The classes' names, if the data set says them."""
     names = _features(schema).get(label, {}).get("names")
     return tuple(names) if names else None

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from merge_lib.workloads.vision.config import ViTConfig
 
@@ -82,11 +83,13 @@ class Encoder(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.depth))
+        self.computes_twice = False  # in training, rather than keep what a block computes
 
     def forward(self, tokens: Float[Tensor, "n s d"]) -> Float[Tensor, "n s d"]:
         """The tokens after the last block."""
+        is_twice = self.computes_twice and self.training and torch.is_grad_enabled()
         for layer in self.layer:
-            tokens = layer(tokens)
+            tokens = checkpoint(layer, tokens, use_reentrant=False) if is_twice else layer(tokens)
         return tokens
 
 
@@ -104,6 +107,14 @@ class ViT(nn.Module):
         """Logits from the class token."""
         tokens = self.encoder(self.embeddings(images))
         return self.head(self.layernorm(tokens[:, 0]))
+
+    def activation_checkpointing_enable(self, **_: object) -> None:
+        """Keep only what goes into each block; the backward pass computes the rest again."""
+        self.encoder.computes_twice = True
+
+    def activation_checkpointing_disable(self) -> None:
+        """Keep everything again."""
+        self.encoder.computes_twice = False
 
 
 def empty_model(config: ViTConfig, *, classes: int) -> ViT:

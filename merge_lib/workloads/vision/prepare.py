@@ -8,17 +8,20 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML, YAMLError
 
 from merge_lib.errors import DataError, MergeError, SpecError, suggest
 from merge_lib.workloads.vision.data import Snapshot, make_task, write_snapshot
-from merge_lib.workloads.vision.sources import read_raw
+from merge_lib.workloads.vision.sources import Fit, Form, read_raw
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+Wanted = TypeVar("Wanted", bound=BaseModel)
+Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]
 
 
 class GlyphParams(BaseModel):
@@ -56,8 +59,11 @@ class ImageParams(BaseModel):
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # None: all that there are
     size: Annotated[int, Field(ge=4)] = 8  # side of the images, where the raw data is a folder
     colour: bool = False  # red, green and blue rather than grey
+    fit: Fit = "stretch"  # "crop": the middle square, as CLIP was trained
     image: str | None = None  # column with the images, where the raw data is a data set that does not say
     label: str | None = None  # likewise
+    names: dict[str, str] = {}  # how texts call classes, where their own names are not good ones
+    templates: tuple[Template, ...] = ()  # of texts about an image, such as "a photo of a {}."
 
 
 class TaskParams(ImageParams):
@@ -90,8 +96,17 @@ def read_params(path: Path) -> Params:
     Raises:
         SpecError: the file is missing, is no YAML, or holds wrong settings (all are listed).
     """
+    return read_section(Params, path)
+
+
+def read_section(wanted: type[Wanted], path: Path) -> Wanted:
+    """What a kind of data stage reads of the settings.
+
+    Raises:
+        SpecError: the file is missing, is no YAML, or holds wrong settings (all are listed).
+    """
     try:
-        return Params.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+        return wanted.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
     except (OSError, YAMLError) as exc:
         msg = f"Parameters '{path}' cannot be read ({exc}). Restore the file or name another with --params."
         raise SpecError(msg) from exc
@@ -126,8 +141,18 @@ def prepare_task(params: Params, name: str) -> Snapshot:
         raise SpecError(msg)
     task = known[name]
     columns = (task.image, task.label)
-    raw = read_raw(_place_of(task, name), size=task.size, colour=task.colour, columns=columns)
-    return make_task(raw, name, task.classes or raw.classes, **params.split.model_dump())
+    raw = read_raw(_place_of(task, name), Form(task.size, task.colour, task.fit), columns=columns)
+    snapshot = make_task(raw, name, task.classes or raw.classes, **params.split.model_dump())
+    return replace(snapshot, names=_names(task, name, snapshot.classes), templates=task.templates)
+
+
+def _names(task: ImageParams, called: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """How texts call each class; nothing where they call all of them as they are called."""
+    if strangers := sorted(task.names.keys() - set(classes)):
+        hints = "; ".join(f"'{name}': {suggest(name, classes)}" for name in strangers)
+        msg = f"`names` of task '{called}' has classes that the task lacks: {hints}. Correct params.yaml."
+        raise SpecError(msg)
+    return tuple(task.names.get(name, name) for name in classes) if task.names else ()
 
 
 def _place_of(task: TaskParams | HubParams, name: str) -> Path:

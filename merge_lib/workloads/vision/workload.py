@@ -14,6 +14,7 @@ from merge_lib.errors import SpecError, UnknownMethodError, suggest
 from merge_lib.probe import Split
 from merge_lib.workloads.protocol import Progress, TrainReport
 from merge_lib.workloads.training.writing import make_checkpoint
+from merge_lib.workloads.vision.classroom import VisionClassroom
 from merge_lib.workloads.vision.config import VisionConfig
 from merge_lib.workloads.vision.data import Examples, Snapshot, read_snapshot
 from merge_lib.workloads.vision.lessons import TrainingSet, lesson_of
@@ -129,6 +130,25 @@ class VisionWorkload:
             progress=progress,
         )
 
+    def classroom(self, start: Path, *, seed: int, is_product: bool = False) -> VisionClassroom:  # noqa: ARG002
+        """The model of a checkpoint and the images of all tasks, for learners.
+
+        Raises:
+            SpecError: adapters are asked for.
+        """
+        if is_product:
+            raise SpecError(
+                "The vision workload trains full weights, but adapters were asked for. Take others."
+            )
+        return VisionClassroom(
+            self._model(read_state_dict(start), f"Checkpoint '{start}'"),
+            self.config.fine_tuning,
+            snapshots=self._snapshots,
+            examples=self._examples,
+            outputs=self._scenario.outputs,
+            accuracy=lambda model, task: self._accuracy(model, task, "validation"),
+        )
+
     def evaluate(
         self, tensors: Mapping[str, Tensor], tasks: Sequence[str], *, split: Split = "test"
     ) -> dict[str, float]:
@@ -170,6 +190,11 @@ class VisionWorkload:
             torch.cat([self._scenario.targets(part, t) for part, t in zip(labels, positions, strict=True)]),
             torch.cat([torch.full_like(part, t) for part, t in zip(labels, positions, strict=True)]),
         )
+
+    def _examples(self, task: str, split: Split) -> TrainingSet:
+        """The images of one task's split."""
+        images, targets = self._evaluation_sets[task, split]
+        return TrainingSet(images, targets, torch.full_like(targets, self._position(task)))
 
     def _accuracy(self, model: ViT, task: str, split: Split) -> float:
         """Share of the split's images whose highest output is the right one."""

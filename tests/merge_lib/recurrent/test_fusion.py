@@ -3,15 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merge_lib.recurrent.fusion import (
-    PRESETS,
-    CellCounts,
-    Cells,
-    cell_weights,
-    count_cells,
-    joined,
-    soft_weights,
-)
+from merge_lib.recurrent.fusion import CellCounts, cell_weights, count_cells, joined, soft_weights
+from merge_lib.recurrent.recurrence import PRESETS, Cells
 
 INNER = {"a": torch.tensor([True, True]), "b": torch.tensor([[False], [False]])}
 OUTER = {"a": torch.tensor([True, False]), "b": torch.tensor([[True], [False]])}

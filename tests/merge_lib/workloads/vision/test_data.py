@@ -18,7 +18,7 @@ from merge_lib.workloads.vision.data import (
     split_class,
     write_snapshot,
 )
-from merge_lib.workloads.vision.sources import read_digits, read_raw
+from merge_lib.workloads.vision.sources import Form, read_digits, read_raw
 
 RAW = Path("data/raw/digits.csv.gz")
 SHARES = {"seed": 0, "validation": 0.1, "test": 0.4}
@@ -180,7 +180,7 @@ def test_image_folder_is_raw_data(tmp_path):
         for number in range(2):
             Image.new("L", (16, 16), value + number).save(tmp_path / name / f"{number}.png")
     (tmp_path / "dog" / "notes.txt").write_text("no image")
-    raw = read_raw(tmp_path, size=8)
+    raw = read_raw(tmp_path, Form(8))
     assert raw.classes == ("cat", "dog")
     assert raw.images.shape == (4, 8, 8)
     assert (raw.labels.tolist(), raw.images[:, 0, 0].tolist()) == ([0, 0, 1, 1], [40, 41, 200, 201])
@@ -188,8 +188,26 @@ def test_image_folder_is_raw_data(tmp_path):
 
 def test_broken_image_and_empty_folder_are_named(tmp_path):
     with pytest.raises(DataError, match="holds no images"):
-        read_raw(tmp_path, size=8)
+        read_raw(tmp_path, Form(8))
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "1.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cat/1\.png' cannot be read"):
-        read_raw(tmp_path, size=8)
+        read_raw(tmp_path, Form(8))
+
+
+def test_snapshots_keep_names_and_templates_and_stay_in_the_file(tmp_path):
+    examples = {"train": Examples(np.arange(8, dtype=np.uint8).reshape(2, 2, 2), np.array([1, 0]))}
+    plain = Snapshot("t", ("a", "b"), 16, examples, {})
+    told = Snapshot("t", ("a", "b"), 16, examples, {}, ("ape", "bee"), ("a {}",))
+    for name, snapshot in (("plain", plain), ("told", told)):
+        write_snapshot(snapshot, tmp_path / name)
+    assert (read_snapshot(tmp_path / "plain").names, read_snapshot(tmp_path / "plain").templates) == ((), ())
+    read = read_snapshot(tmp_path / "told")
+    assert (read.names, read.templates) == (("ape", "bee"), ("a {}",))
+    before = (tmp_path / "told").read_bytes()
+    read.splits["train"].images[:] = 0  # of the copy in memory
+    assert (tmp_path / "told").read_bytes() == before
+    assert read_snapshot(tmp_path / "told").splits["train"].images.tolist() == [
+        [[0, 1], [2, 3]],
+        [[4, 5], [6, 7]],
+    ]

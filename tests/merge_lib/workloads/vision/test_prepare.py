@@ -113,3 +113,14 @@ def test_committed_parameters_make_the_snapshots_of_the_cue_studies():
     assert params.tasks["digits"].classes == tuple("0123456789")
     assert params.drawn["characters"].test > 0
     assert params.hub == {}
+
+
+def test_names_and_templates_of_a_task_are_kept_and_checked(params, capsys):
+    told = ', names: {"0": nought}, templates: ["a {}"]}'
+    params.write_text(params.read_text().replace(', classes: ["0", "1"]}', ', classes: ["0", "1"]' + told))
+    assert run(params, "task", "digits-01") == 0
+    snapshot = read_snapshot(params.parent / "data" / "tasks" / "digits-01.safetensors")
+    assert (snapshot.names, snapshot.templates) == (("nought", "1"), ("a {}",))
+    params.write_text(params.read_text().replace('{"0": nought}', '{"7": seven}'))
+    assert run(params, "task", "digits-01") == 1
+    assert "`names` of task 'digits-01' has classes that the task lacks: '7'" in capsys.readouterr().err

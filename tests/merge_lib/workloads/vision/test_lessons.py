@@ -1,13 +1,10 @@
-"""The training loop, apart from data and checkpoints."""
+"""Images in the training loop: augmentation, the vision transformer, what it starts from."""
 
 import pytest
 import torch
 from torch import nn
 
-from merge_lib.errors import SpecError, TrainingError
-from merge_lib.workloads.training.loop import step_count, train
-from merge_lib.workloads.training.parameters import trainable_parameters
-from merge_lib.workloads.training.schedule import Schedule
+from merge_lib.workloads.training.loop import train
 from merge_lib.workloads.vision.config import FineTuningConfig, ViTConfig
 from merge_lib.workloads.vision.lessons import TrainingSet, lesson_of, shifted
 from merge_lib.workloads.vision.model import empty_model, initial_model
@@ -53,38 +50,6 @@ def test_same_seed_same_values_and_the_global_generator_is_left_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_a_loss_that_is_not_finite_names_the_step():
-    examples = half_images()
-    examples.images[5, 0, 0] = float("nan")
-    with pytest.raises(TrainingError, match=r"nan at step 1 of 6.*lower `learning_rate` \(now 0.002\)"):
-        fit(tiny_model(), examples, batch_size=24)
-
-
-def test_progress_is_told_and_may_stop_the_training():
-    told = []
-    fit(tiny_model(), half_images(), epochs=5, progress=lambda done, total: told.append((done, total)))
-    assert told == [(10, 15), (15, 15)]
-
-    def stop(_done, _total):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(tiny_model(), half_images(), progress=stop)
-
-
-def test_number_of_steps_counts_the_smaller_last_batch():
-    assert step_count(17, FineTuningConfig(epochs=2, batch_size=8)) == 6
-
-
-def test_learning_rate_rises_then_falls_to_zero():
-    # 10 steps, 2 of warm-up: 1/2, 1, then half a cosine over 8 steps
-    config = FineTuningConfig(epochs=1, warmup=0.2)
-    factors = [Schedule(config, 10).factor(step) for step in range(11)]
-    assert factors[:3] == [0.5, 1.0, 1.0]
-    assert factors[6] == pytest.approx(0.5)
-    assert factors[10] == pytest.approx(0.0)
-
-
 def test_frozen_parameters_keep_their_values():
     model, before = tiny_model(), tiny_model().state_dict()
     fit(model, half_images(), epochs=1, freeze=["head", "*.projection.*"])
@@ -93,12 +58,30 @@ def test_frozen_parameters_keep_their_values():
     assert "layernorm.weight" not in unchanged
 
 
-@pytest.mark.parametrize(
-    ("pattern", "message"), [("haed", "'haed' names no parameter"), ("*", "every parameter")]
-)
-def test_wrong_freeze_patterns(pattern, message):
-    with pytest.raises(SpecError, match=message):
-        trainable_parameters(tiny_model(), [pattern])
+def test_layers_computed_twice_give_the_same_model():
+    plain, thrifty = tiny_model(), tiny_model()
+    fit(plain, half_images(), epochs=2, label_smoothing=0.1, shift=1)
+    fit(thrifty, half_images(), epochs=2, label_smoothing=0.1, shift=1, gradient_checkpointing=True)
+    assert not thrifty.encoder.computes_twice
+    theirs = thrifty.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in plain.state_dict().items())
+
+
+def test_layers_computed_twice_keep_less():
+    kept = []
+    model, examples = tiny_model(), half_images()
+    hooks = torch.autograd.graph.saved_tensors_hooks(
+        lambda one: kept.append(one.nelement()) or one, lambda one: one
+    )
+    counts = []
+    for turn_on in (False, True):
+        if turn_on:
+            model.activation_checkpointing_enable()
+        kept.clear()
+        with hooks:
+            model.train()(examples.images).sum()
+        counts.append(sum(kept))
+    assert counts[1] < 0.6 * counts[0]
 
 
 def test_shift_moves_whole_images_over_paper():
