@@ -175,7 +175,7 @@ def test_json_is_one_value_on_standard_output(tiny_project):
     assert plan["data_up_to_date"] is True
     assert {step["kind"] for step in plan["steps"]} == {
         *("pretrain", "train", "trial", "merge", "evaluate", "audit"),
-        *("forgetting", "conflicts", "path", "surface", "marks"),
+        *("forgetting", "route", "conflicts", "path", "surface", "marks"),
     }
 
 

@@ -1,5 +1,7 @@
 """Training, evaluation and probes on checkpoints."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -225,3 +227,11 @@ def test_keys_hold_what_decides_a_result(root):
     facts = [config.facts_of("train", ["moods"], root / "data") for config in (one, other)]
     assert facts[0] != facts[1]
     assert LanguageConfig(name="language", model="google/t5-v1_1-large").pretraining_snapshots() == ()
+
+
+def test_models_are_loaded_in_several_threads_at_once(make_models, architecture):
+    """Cells of a sweep do; transformers' own loading minds it where tensors are tied."""
+    models = [make_models(architecture) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        loaded = list(threads.map(lambda one: one.fresh(seed=0).state_dict(), models))
+    assert all(torch.equal(one[name], loaded[0][name]) for one in loaded for name in loaded[0])
