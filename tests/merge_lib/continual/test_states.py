@@ -64,7 +64,7 @@ def test_a_state_is_frozen_and_steps_do_not_write_to_it(name):
     state = sequence.folded.states["h.0.weight"]
     before = {key: value.clone() for key, value in vars(state).items() if isinstance(value, torch.Tensor)}
     sequence.fold(1)
-    assert before
+    assert before or not vars(state)  # WiSE-FT keeps nothing
     assert all(torch.equal(vars(state)[key], value) for key, value in before.items())
     with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign"):
-        setattr(state, next(iter(vars(state))), None)
+        setattr(state, next(iter(vars(state)), "any"), None)
