@@ -3,12 +3,14 @@
 The only module that talks to DVC, by its command line: its Python interface is not promised to stay.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +57,11 @@ def bring_up_to_date(project: Project, needed: Sequence[str] | None = None) -> D
     _require_stages(project)
     targets = DataStages.of(project.root).targets(needed)
     if (is_pushed := _unchanged(project, targets)) is None:
-        _prepare_repository(project)
-        _dvc(project, "--wait-for-lock", "repro", *(targets or ()))
-        _remember(project, targets, pushed=False)
-        is_pushed = _unchanged(project, targets) or False
+        with _alone(project):
+            _prepare_repository(project)
+            _dvc(project, "--wait-for-lock", "repro", *(targets or ()))
+            _remember(project, targets, pushed=False)
+            is_pushed = _unchanged(project, targets) or False
     return DataVersion(_hashes(project, targets), is_pushed=is_pushed)
 
 
@@ -74,8 +77,9 @@ def push(project: Project, needed: Sequence[str] | None = None) -> None:
     """
     stages = DataStages.of(project.root)
     targets = stages.targets(needed)
-    _dvc(project, "--wait-for-lock", "push", *(() if targets is None else stages.with_sources(targets)))
-    _remember(project, targets, pushed=True)
+    with _alone(project):
+        _dvc(project, "--wait-for-lock", "push", *(() if targets is None else stages.with_sources(targets)))
+        _remember(project, targets, pushed=True)
 
 
 def ask_remote(project: Project) -> None:
@@ -100,6 +104,15 @@ def recorded_hashes(project: Project, needed: Sequence[str] | None = None) -> di
     targets = tuple(stages.locked) if needed is None else stages.targets(needed)
     is_known = targets != () and _unchanged(project, targets) is not None
     return _hashes(project, targets) if is_known else None
+
+
+@contextmanager
+def _alone(project: Project) -> Iterator[None]:
+    """One run at a time: what another one is making, DVC calls busy, and does not wait for."""
+    project.state.mkdir(parents=True, exist_ok=True)
+    with (project.state / "data.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _require_stages(project: Project) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ def test_only_what_depends_on_a_change_runs_again(project):
     (project.root / "params.yaml").write_text("mark: 2\n")
     bring_up_to_date(project)
     assert ran(project) == ["ran-shout-2"]
+
+
+@pytest.mark.parametrize("project", ["plain folder"], indirect=True)
+def test_two_runs_at_once_wait_for_one_another(project):
+    (project.root / "dvc.yaml").write_text(STAGES.replace("cmd: tr", "cmd: sleep 3 && tr"))
+    with ThreadPoolExecutor(2) as runs:
+        versions = list(runs.map(lambda _: bring_up_to_date(project, ["upper"]), range(2)))
+    assert [version.hashes for version in versions] == [{"upper": md5("ABC\n")}] * 2
+    assert ran(project) == ["ran-upper"]
 
 
 def test_an_untouched_project_is_not_asked_again(project, monkeypatch):
