@@ -40,10 +40,7 @@ def show_summary(results: StudyResults) -> None:
 
     rows = summary_table(results, tuple(METRICS))
     columns = columns_within(out.width, columns_of(rows))
-    out.print(
-        f"{results.study}: {results.scenario}, {len(results.tasks)} tasks, {len(results.seeds)} seeds",
-        markup=False,
-    )
+    out.print(title_of(results), markup=False)
     boards = list(dict.fromkeys(row.board for row in rows))
     for board in boards:
         lines = [place for place, row in enumerate(rows) if row.board == board]
@@ -56,6 +53,13 @@ def show_summary(results: StudyResults) -> None:
         f"Percent, mean ± 95 % interval over the seeds; ★ better than all others{company} by a paired test, "
         f"≈ not distinguishable from the best{company}{seconds}."
     )
+
+
+def title_of(results: StudyResults) -> str:
+    """The study, its scenario where its workload has any, and how many tasks and seeds."""
+    counted = (("task", len(results.tasks)), ("seed", len(results.seeds)))
+    said = [f"{count} {noun}" if count == 1 else f"{count} {noun}s" for noun, count in counted]
+    return f"{results.study}: {', '.join(filter(None, [results.scenario, *said]))}"
 
 
 def columns_of(rows: Sequence["SummaryRow"]) -> list[Column]:

@@ -50,7 +50,7 @@ def _facts(results: StudyResults) -> list[tuple[str, str]]:
     seeds = ", ".join(map(str, results.seeds))
     return [
         ("Workload", results.workload),
-        ("Scenario", results.scenario),
+        *([("Scenario", results.scenario)] if results.scenario else []),
         (_counted("task", results.tasks), ", ".join(results.tasks)),
         (_counted("seed", results.seeds), seeds),
         ("Guessing would reach", f"{100 * sum(results.chance) / max(len(results.chance), 1):.0f} %"),
