@@ -6,11 +6,15 @@ import pytest
 import torch
 
 import merge_lib
+from merge_lib import registry
 from merge_lib.calibration.collect import Calibration, collect
+from merge_lib.calibration.store import Observations
 from merge_lib.checkpoints import read_state_dict
 from merge_lib.checkpoints.adapters import PREFIX
 from merge_lib.errors import CheckpointMismatchError, DataError, SpecError, UnknownMethodError
+from merge_lib.fitting import fit
 from merge_lib.forgetting.answers import answers_of
+from merge_lib.learned import Learned
 from merge_lib.probe import Naming, Telling
 from merge_lib.workloads import LanguageConfig, Probing, Workload
 from merge_lib.workloads.language.probe import OPEN
@@ -152,6 +156,36 @@ def test_factors_see_what_flows_into_them(make_workload, architecture, trained, 
         torch.testing.assert_close(
             found["factor"][f"{PREFIX}{layer}.lora_B.weight"], expected, atol=1e-4, rtol=1e-3
         )
+
+
+NEEDING = [info.name for info in registry.methods() if info.data != "none"]
+FEW = {
+    "adamerging": {"steps": 2},
+    "localize_and_stitch_trained": {"steps": 2},
+}
+
+
+@pytest.mark.parametrize("method", NEEDING)
+def test_every_method_that_needs_data_merges_factors(make_workload, trained, tmp_path, method):
+    workload = make_workload("llama", ("moods", "counting"), lora=LORAS["factor"], scoring=RANKED)
+    base, experts = None, []
+    for task in workload.tasks:
+        base, expert = map(read_state_dict, trained(workload, task))
+        experts.append(expert)
+    info, probe = registry.get(method), workload.probe()
+    learned = Learned()
+    if info.is_fitted:
+        learned = Learned(fitted=fit(method, probe, workload.tasks, base, experts, params=FEW.get(method)))
+    elif info.observation is not None:
+        asked = Calibration(kind=info.observation, examples=4, rows=64)
+        for task, expert in zip(workload.tasks, experts, strict=True):
+            collect(asked, expert, probe, task, tmp_path / task, data="x", model="y")
+        folders = [tmp_path / task for task in workload.tasks]
+        learned = Learned(observations=Observations.open(info.observation, folders))
+    merged = merge_lib.merge(method, experts, base, learned=learned)
+    assert merged.keys() == base.keys()
+    assert any(not torch.equal(merged[name], base[name]) for name in base)
+    assert workload.evaluate(merged, workload.tasks).keys() == set(workload.tasks)
 
 
 def test_padding_is_no_feature(make_workload, architecture, trained, tmp_path):
