@@ -1,5 +1,6 @@
 """Names of lm-eval's tasks, found in its YAML files without importing it: its own index parses thousands of them."""
 
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
@@ -11,14 +12,14 @@ from merge_lib.errors import SpecError
 
 NEAR = 3  # names told where one is not known
 INSTALL = "Install Mergeline with it: pip install 'mergeline[models,lm-eval]'."
-_NAMING = re.compile(  # a key that names tasks, its value, and the lines of a list below it
-    rb"^[ \t-]*[\"']?(?:task|group|tag)[\"']?[ \t]*:[ \t]*([^\r\n]*)((?:\r?\n[ \t]*-[^\r\n]*)*)", re.MULTILINE
-)
+_KEY = rb"^[ \t-]*[\"']?(?:%s)[\"']?[ \t]*:[ \t]*([^\r\n]*)((?:\r?\n[ \t]*-[^\r\n]*)*)"  # value, list
+_NAMING = re.compile(_KEY % b"task|group|tag", re.MULTILINE)
+_INCLUDING = re.compile(_KEY % b"include", re.MULTILINE)
 _WORD = re.compile(rb"[^\s\"'\[\],{}#&*!|>-][^\s\"'\[\],{}#]*")
 
 
 def check_tasks(tasks: Sequence[str], include: Path | None) -> None:
-    """Refuse names that no YAML file has, in about a second and before any model is loaded.
+    """Refuse names that no YAML file has, in a second or two and before any model is loaded.
 
     Args:
         tasks: names of tasks, groups or tags.
@@ -54,18 +55,27 @@ def names_in(folder: Path) -> frozenset[str]:
 
     It has no fewer names than lm-eval finds there, and may have more.
     """
-    return frozenset(word.decode(errors="replace") for path in _files(folder) for word in _words(path))
+    found: set[bytes] = set()
+    waiting, read = list(folder.rglob("*.yaml")), set[Path]()
+    while waiting:
+        path = waiting.pop()
+        if path in read or not path.is_file():
+            continue
+        read.add(path)
+        text = path.read_bytes()
+        found.update(_words(_NAMING, text))
+        waiting += (_beside(path, other) for other in _words(_INCLUDING, text) if other)
+    return frozenset(word.decode(errors="replace") for word in found)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Files that are included may have no ending, such as `_default_template_yaml`."""
-    return (path for path in folder.rglob("*yaml*") if path.is_file())
+def _beside(path: Path, other: bytes) -> Path:
+    """The file that another one includes."""
+    return Path(os.path.normpath(path.parent / os.fsdecode(other)))
 
 
-def _words(path: Path) -> Iterator[bytes]:
-    """The whole value, which may have spaces in it, and the parts of a list."""
-    for named in _NAMING.finditer(path.read_bytes()):
-        value, below = named.groups()
+def _words(key: re.Pattern[bytes], text: bytes) -> Iterator[bytes]:
+    """The whole values, which may have spaces in them, and the parts of lists."""
+    for value, below in key.findall(text):
         for line in (value, *below.splitlines()):
             yield line.partition(b" #")[0].strip(b" \t-\"'")
         for line in (value if value.startswith(b"[") else b"", *below.splitlines()):

@@ -75,8 +75,8 @@ def test_what_cannot_be_judged_is_refused(model, tokenizer, tasks, tmp_path):
 def test_unknown_tasks_are_told_with_the_nearest_of_all_names(tmp_path):
     written = {
         "one.yaml": "task: plain_one  # a remark\n",
-        "two.yaml": "include: _shared_yaml\n'task': \"quoted two\"\ntag: [alpha_tag, 'beta_tag']\n",
-        "_shared_yaml": "tag:\n  - gamma_tag\n- delta_tag\n",
+        "two.yaml": "include: _shared\n'task': \"quoted two\"\ntag: [alpha_tag, 'beta_tag']\n",
+        "_shared": "tag:\n  - gamma_tag\n- delta_tag\n",
         "group.yaml": "group: whole_group\ntask:\n  - plain_one\n  - task: inner_task\n    num_fewshot: 2\n",
     }
     for name, text in written.items():
