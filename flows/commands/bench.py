@@ -285,7 +285,7 @@ def training(
     ] = 9,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     steps: Annotated[int | None, typer.Option(min=1, help="Of each measurement.")] = None,
-    threads: Threads = 2,
+    threads: Threads = 1,
     as_json: AsJson = False,
 ) -> None:
     """Time the training loop beside a bare one on the same model and batches; exit 1 if it is over the limit.
