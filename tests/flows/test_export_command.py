@@ -183,5 +183,7 @@ def test_options_that_do_not_go_together_are_refused(folder):
 
 
 def test_a_folder_without_a_tokenizer_cannot_be_judged(folder):
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "mine.yaml").write_text("task: mine\n")
     with pytest.raises(CheckpointError, match=r"Model folder '.*start' lacks tokenizer\.json"):
-        mergeline("judge", "start", "--tasks", "arc_easy")
+        mergeline("judge", "start", "--tasks", "mine", "--include", "tasks")

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from merge_lib.errors import DataError, SpecError
-from merge_lib.workloads.pretrained.judge_tasks import check_tasks, names_in
+from merge_lib.workloads.pretrained.judge_tasks import check_known, check_tasks, names_in
 from merge_lib.workloads.pretrained.judging import judge
 from merge_lib.workloads.pretrained.loading import load_model
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_judged_is_refused(model, tokenizer, tasks, tmp_path):
         judge(model, tokenizer, ["tiny_copy"], include=tasks)
 
 
-def test_unknown_tasks_are_told_with_the_nearest_of_all_names(tmp_path):
+def test_names_are_found_however_they_are_written(tmp_path):
     written = {
         "one.yaml": "task: plain_one  # a remark\n",
         "two.yaml": "include: _shared\n'task': \"quoted two\"\ntag: [alpha_tag, 'beta_tag']\n",
@@ -86,7 +86,17 @@ def test_unknown_tasks_are_told_with_the_nearest_of_all_names(tmp_path):
     assert names <= names_in(tmp_path)
     check_tasks(sorted(names), tmp_path)
     with pytest.raises(
+        SpecError, match=r"not know the tasks 'plain_oen' \(near: plain_one.*\)\. `lm-eval ls"
+    ):
+        check_known(["plain_oen", "plain_one"], names_in(tmp_path))
+
+
+@pytest.mark.slow  # the harness has 14,000 files
+def test_unknown_tasks_are_told_with_the_nearest_of_the_harness_and_ones_own(tmp_path):
+    (tmp_path / "one.yaml").write_text("task: plain_one\n")
+    with pytest.raises(
         SpecError,
-        match=r"not know the tasks 'plain_oen' \(near: .*plain_one.*\), 'hellaswagg' \(near: hellaswag.*\)\. `lm-eval",
+        match=r"not know the tasks 'plain_oen' \(near: .*plain_one.*\), 'hellaswagg' \(near: hellaswag",
     ):
         check_tasks(["plain_oen", "plain_one", "hellaswagg"], tmp_path)
+    check_tasks(["plain_one", "hellaswag", "arc_easy", "mmlu", "RC_tasks"], tmp_path)
