@@ -92,7 +92,7 @@ def _finding(claim: Claim) -> Finding:
     weakest = min(claim.checks, key=lambda check: (check.verdict == "confirmed", abs(check.difference)))
     return Finding(
         ASKED[claim.name],
-        f"{ANSWERS[claim.verdict]}.",
+        ANSWERS[claim.verdict],
         f"{weakest.said}: {_points(weakest)}.",
         _counts(claim.checks),
         "Paired t-tests over the seeds against each claim's margin, Holm over all checks of all claims, α = 0.05.",
