@@ -49,7 +49,7 @@ def sweep(results) -> Sweep:
 def test_the_claims_lead(sweep):
     report = compose_sweep(sweep)
     assert [(finding.question, finding.answer) for finding in report.findings] == [
-        ("Is shared knowledge kept?", "Confirmed here.")
+        ("Is shared knowledge kept?", "Confirmed here")
     ]
     (table,) = next(section for section in report.sections if section.anchor == "claims").blocks
     assert [row[-1].text for row in table.rows] == ["confirmed"]
