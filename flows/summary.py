@@ -40,10 +40,9 @@ def show_summary(results: StudyResults) -> None:
 
     rows = summary_table(results, tuple(METRICS))
     columns = columns_within(out.width, columns_of(rows))
-    out.print(
-        f"{results.study}: {results.scenario}, {len(results.tasks)} tasks, {len(results.seeds)} seeds",
-        markup=False,
-    )
+    scenario = [results.scenario] if results.scenario else []
+    told = [*scenario, _counted(len(results.tasks), "task"), _counted(len(results.seeds), "seed")]
+    out.print(f"{results.study}: {', '.join(told)}", markup=False)
     boards = list(dict.fromkeys(row.board for row in rows))
     for board in boards:
         lines = [place for place, row in enumerate(rows) if row.board == board]
@@ -52,10 +51,17 @@ def show_summary(results: StudyResults) -> None:
         out.print(table)
     company = " of its group" if len(boards) > 2 else ""
     seconds = "; s: seconds a merge" if any(column.heading == "s" for column in columns) else ""
-    out.print(
-        f"Percent, mean ± 95 % interval over the seeds; ★ better than all others{company} by a paired test, "
-        f"≈ not distinguishable from the best{company}{seconds}."
+    marks = (
+        f", mean ± 95 % interval over the seeds; ★ better than all others{company} by a paired test, "
+        f"≈ not distinguishable from the best{company}"
+        if len(results.seeds) > 1
+        else " of one seed, so no row is told apart from another"
     )
+    out.print(f"Percent{marks}{seconds}.")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def columns_of(rows: Sequence["SummaryRow"]) -> list[Column]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.summary import METRICS, columns_of, columns_within
+from flows.summary import METRICS, _counted, columns_of, columns_within
 from merge_lib.report import SummaryRow
 from merge_lib.report.layout import Cell
 
@@ -35,6 +35,13 @@ def test_figures_have_all_the_room_they_need():
     for column in columns_of(BOTH)[1:]:
         assert column.width == max(len(text) for text in (column.heading, *column.texts))
     assert columns_of(BOTH)[2].texts[0] == "≈ 88.1 ± 1.5"
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "said"), [(1, "seed", "1 seed"), (3, "seed", "3 seeds"), (0, "task", "0 tasks")]
+)
+def test_things_are_counted(count, noun, said):
+    assert _counted(count, noun) == said
 
 
 def test_columns_that_say_nothing_are_left_out():
