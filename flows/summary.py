@@ -40,9 +40,7 @@ def show_summary(results: StudyResults) -> None:
 
     rows = summary_table(results, tuple(METRICS))
     columns = columns_within(out.width, columns_of(rows))
-    scenario = [results.scenario] if results.scenario else []
-    told = [*scenario, _counted(len(results.tasks), "task"), _counted(len(results.seeds), "seed")]
-    out.print(f"{results.study}: {', '.join(told)}", markup=False)
+    out.print(title_of(results), markup=False)
     boards = list(dict.fromkeys(row.board for row in rows))
     for board in boards:
         lines = [place for place, row in enumerate(rows) if row.board == board]
@@ -60,8 +58,11 @@ def show_summary(results: StudyResults) -> None:
     out.print(f"Percent{marks}{seconds}.")
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+def title_of(results: StudyResults) -> str:
+    """The study, its scenario where its workload has any, and how many tasks and seeds."""
+    counted = (("task", len(results.tasks)), ("seed", len(results.seeds)))
+    said = [f"{count} {noun}" if count == 1 else f"{count} {noun}s" for noun, count in counted]
+    return f"{results.study}: {', '.join(filter(None, [results.scenario, *said]))}"
 
 
 def columns_of(rows: Sequence["SummaryRow"]) -> list[Column]:

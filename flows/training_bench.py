@@ -3,72 +3,41 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
+from math import comb
 from statistics import median
 from time import perf_counter, process_time
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from merge_lib.errors import SpecError
+from flows.training_cases import Case, case_of
 from merge_lib.workloads.training.config import TrainingConfig
 from merge_lib.workloads.training.devices import training_device
-from merge_lib.workloads.training.lessons import Batch
 from merge_lib.workloads.training.loop import train
 from merge_lib.workloads.training.schedule import Schedule
-from merge_lib.workloads.vision.config import ViTConfig
-from merge_lib.workloads.vision.lessons import ImageLesson, TrainingSet
-from merge_lib.workloads.vision.model import initial_model
 
 LIMIT_RATIO = 1.1
-BATCHES = 8  # that the examples are enough for
-LARGE = ViTConfig(image_size=224, patch_size=16, width=768, depth=12, heads=12, mlp_ratio=4, channels=3)
-LLAMA = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
-LLAMA_1B = {
-    "hidden_size": 2048,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 32,
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model, and its examples on the CPU.
-
-    Attributes:
-        make: the model, with the same values every time.
-        lesson: as the training loop takes the examples.
-        loss: as a bare loop has it, of a model and the rows of a batch.
-        batch_size: examples of a step.
-        steps: of one measurement.
-    """
-
-    name: str
-    make: Callable[[], nn.Module]
-    lesson: Any
-    loss: Callable[[nn.Module, Tensor, torch.device], Tensor]
-    batch_size: int
-    steps: int
+MOST = 4  # times the rounds that were asked for, where these decide nothing
+TAIL = 0.025  # chance that a median lies beyond either of its bounds
 
 
 @dataclass(frozen=True)
 class TrainingTimes:
-    """Medians over the rounds; the ratio is of the two times of the same round."""
+    """Medians over the rounds; the ratio is of the two loops' times in the same round."""
 
     name: str
     device: str
     precision: str
     parameters: int
     batch_size: int
+    rounds: int
     bare_step_s: float
     step_s: float
     ratio: float
-    least_ratio: float
-    most_ratio: float
+    low_ratio: float  # the median of ever more rounds would lie from here
+    high_ratio: float  # to here, with 95 % confidence
     processor_ratio: float  # of processor time, which other work on the machine disturbs less
     peak_bytes: int | None  # of the GPU's memory, under our loop
 
@@ -76,6 +45,11 @@ class TrainingTimes:
     def examples_per_s(self) -> float:
         """By our loop."""
         return self.batch_size / self.step_s
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the rounds agree on which side of the limit the ratio lies."""
+        return not self.low_ratio <= LIMIT_RATIO < self.high_ratio
 
 
 def measure_training(
@@ -87,50 +61,115 @@ def measure_training(
 ) -> list[TrainingTimes]:
     """Time both loops in turn, on the device that trainings use.
 
+    A round is bare, ours, ours, bare, or the other way round, so that what changes slowly on the machine falls on both
+    alike. If the rounds leave it open whether the ratio is over the limit, there are more, up to four times as many.
+
     Args:
-        names: of CASES; none: the small ones whose libraries are installed.
-        rounds: of both loops; one more, which is not counted, warms up.
+        names: as of `case_of`; none: the small ones whose libraries are installed.
+        rounds: at least; one more, which is not counted, warms up.
         precision: of both.
-        steps: of each measurement; None: as many as suit the model on a CPU.
+        steps: of each measurement, of which a round has four; None: as many as suit the model on a CPU.
 
     Raises:
         SpecError: there is no such case, or transformers is not installed.
     """
     small = ("vit", "llama") if find_spec("transformers") else ("vit",)
-    return [_measure(_case(name), rounds, precision, steps) for name in names or small]
+    return [_measure(case_of(name), rounds, precision, steps) for name in names or small]
 
 
 def _measure(case: Case, rounds: int, precision: Literal["fp32", "bf16"], steps: int | None) -> TrainingTimes:
-    steps, device = steps or case.steps, training_device()
-    config = TrainingConfig(steps=steps, batch_size=case.batch_size, learning_rate=1e-4, precision=precision)
-    loops: dict[str, Callable[[nn.Module], object]] = {
-        "bare": partial(bare_loop, case, config, device),
-        "ours": lambda model: train(model, case.lesson, config, generator=torch.Generator().manual_seed(0)),
-    }
-    models = {name: case.make().to(device) for name in loops}
-    walls: dict[str, list[float]] = {name: [] for name in loops}
-    processors: dict[str, list[float]] = {name: [] for name in loops}
-    for turn in range(rounds + 1):
-        for name in sorted(loops, reverse=bool(turn % 2)):
-            wall_s, processor_s = _timed(partial(loops[name], models[name]), device)
-            if turn:
-                walls[name].append(wall_s / steps)
-                processors[name].append(processor_s)
-    ratios = _ratios(walls)
-    return TrainingTimes(
-        case.name,
-        torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
-        precision,
-        sum(parameter.numel() for parameter in models["ours"].parameters()),
-        case.batch_size,
-        median(walls["bare"]),
-        median(walls["ours"]),
-        median(ratios),
-        min(ratios),
-        max(ratios),
-        median(_ratios(processors)),
-        torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
-    )
+    bench = _Bench(case, precision, steps or case.steps)
+    bench.round(0)
+    done: list[_Round] = []
+    while len(done) < rounds or (len(done) < MOST * rounds and not bench.told(done).is_decided):
+        done.append(bench.round(len(done)))
+    return bench.told(done)
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Seconds by the clock and of the processor that both measurements of a loop took together."""
+
+    walls: dict[str, float]
+    processors: dict[str, float]
+    peak_bytes: int | None
+
+
+class _Bench:
+    """Both loops on one model: what its memory is like, they share."""
+
+    def __init__(self, case: Case, precision: Literal["fp32", "bf16"], steps: int) -> None:
+        self.case, self.steps, self.device = case, steps, training_device()
+        self.config = TrainingConfig(
+            steps=steps, batch_size=case.batch_size, learning_rate=1e-4, precision=precision
+        )
+        self.model = case.make().to(self.device)
+
+    def round(self, turn: int) -> _Round:
+        """Two measurements of each loop."""
+        order = ("ours", "bare", "bare", "ours") if turn % 2 else ("bare", "ours", "ours", "bare")
+        walls, processors, peaks = dict.fromkeys(order, 0.0), dict.fromkeys(order, 0.0), []
+        for name in order:
+            wall_s, processor_s, peak_bytes = self._timed(self._bare if name == "bare" else self._ours)
+            walls[name] += wall_s
+            processors[name] += processor_s
+            peaks += [peak_bytes] if name == "ours" else []
+        return _Round(walls, processors, max(peaks) if self.device.type == "cuda" else None)
+
+    def told(self, rounds: Sequence[_Round]) -> TrainingTimes:
+        """What the rounds say together."""
+        ratios = [one.walls["ours"] / one.walls["bare"] for one in rounds]
+        return TrainingTimes(
+            self.case.name,
+            torch.cuda.get_device_name()
+            if self.device.type == "cuda"
+            else f"cpu, {torch.get_num_threads()} threads",
+            self.config.precision,
+            sum(parameter.numel() for parameter in self.model.parameters()),
+            self.case.batch_size,
+            len(rounds),
+            median(one.walls["bare"] for one in rounds) / (2 * self.steps),
+            median(one.walls["ours"] for one in rounds) / (2 * self.steps),
+            median(ratios),
+            *median_bounds(ratios),
+            median(one.processors["ours"] / one.processors["bare"] for one in rounds),
+            rounds[-1].peak_bytes,
+        )
+
+    def _bare(self) -> None:
+        bare_loop(self.case, self.config, self.device, self.model)
+
+    def _ours(self) -> None:
+        train(self.model, self.case.lesson, self.config, generator=torch.Generator().manual_seed(0))
+
+    def _timed(self, work: Callable[[], object]) -> tuple[float, float, int]:
+        """Seconds by the clock and of the processor, and bytes; what a GPU has still to do is waited for."""
+        self.model.zero_grad()
+        self._wait()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        started, busy = perf_counter(), process_time()
+        work()
+        self._wait()
+        wall_s, processor_s = perf_counter() - started, process_time() - busy
+        return wall_s, processor_s, torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def median_bounds(values: Sequence[float]) -> tuple[float, float]:
+    """Between which the median of what the values are drawn from lies, with 95 % confidence or, of few, with less.
+
+    Order statistics: the j-th least and the j-th most, with the largest j for which P(Binomial(n, 1/2) < j) is at most
+    0.025; of fewer than 6 values the least and the most.
+    """
+    n, j = len(values), 1
+    while sum(comb(n, i) for i in range(j + 1)) / 2**n <= TAIL:
+        j += 1
+    ordered = sorted(values)
+    return ordered[j - 1], ordered[n - j]
 
 
 def bare_loop(case: Case, config: TrainingConfig, device: torch.device, model: nn.Module) -> None:
@@ -151,97 +190,3 @@ def bare_loop(case: Case, config: TrainingConfig, device: torch.device, model: n
         nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()
         schedule.step()
-
-
-def _ratios(times: dict[str, list[float]]) -> list[float]:
-    """Ours over the bare loop's, round by round."""
-    return [ours / bare for ours, bare in zip(times["ours"], times["bare"], strict=True)]
-
-
-def _timed(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Seconds by the clock and of the processor; what a GPU has still to do is waited for."""
-    _wait(device)
-    started, busy = perf_counter(), process_time()
-    work()
-    _wait(device)
-    return perf_counter() - started, process_time() - busy
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _case(name: str) -> Case:
-    makers = {
-        "vit": partial(_vit, "vit", ViTConfig(), classes=62, batch_size=32, steps=100),
-        "vit-base": partial(_vit, "vit-base", LARGE, classes=1000, batch_size=64, steps=10),
-        "llama": partial(_llama, "llama", LLAMA, words=64, batch_size=16, steps=30),
-        "llama-1b": partial(_llama, "llama-1b", LLAMA_1B, words=512, batch_size=8, steps=10),
-    }
-    if name not in makers:
-        raise SpecError(f"There is no model '{name}' to time. Known: {', '.join(makers)}.")
-    if name.startswith("llama") and not find_spec("transformers"):
-        raise SpecError(f"'{name}' needs transformers, which is not installed. Install mergeline[models].")
-    return makers[name]()
-
-
-def _vit(name: str, config: ViTConfig, *, classes: int, batch_size: int, steps: int) -> Case:
-    """Random images."""
-    generator = torch.Generator().manual_seed(0)
-    size, side = BATCHES * batch_size, config.image_size
-    shape = (size, side, side) if config.channels == 1 else (size, config.channels, side, side)
-    images = torch.randn(shape, generator=generator)
-    targets = torch.randint(classes, (size,), generator=generator)
-    lesson = ImageLesson(TrainingSet(images, targets, torch.zeros_like(targets)))
-
-    def loss(model: nn.Module, rows: Tensor, device: torch.device) -> Tensor:
-        return functional.cross_entropy(model(images[rows].to(device)), targets[rows].to(device))
-
-    def make() -> nn.Module:
-        return initial_model(config, classes=classes, generator=torch.Generator().manual_seed(0))
-
-    return Case(name, make, lesson, loss, batch_size, steps)
-
-
-@dataclass(frozen=True)
-class WordLesson:
-    """Rows of random words, each to be told from those before it."""
-
-    words: Tensor  # [n, s]
-
-    @property
-    def size(self) -> int:
-        """How many rows there are."""
-        return len(self.words)
-
-    def batch(self, rows: Tensor, generator: torch.Generator) -> Batch:  # noqa: ARG002 -- nothing is augmented
-        """These rows."""
-        return {"words": self.words[rows]}
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean over the words that are told."""
-        return model(input_ids=batch["words"], labels=batch["words"]).loss
-
-    def units(self, batch: Batch) -> int:
-        """Words that are told: all but each row's first."""
-        return batch["words"][:, 1:].numel()
-
-
-def _llama(name: str, sizes: dict[str, int], *, words: int, batch_size: int, steps: int) -> Case:
-    """A Llama with random weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    vocabulary = 32_000 if name == "llama-1b" else 256
-    generator = torch.Generator().manual_seed(0)
-    lesson = WordLesson(torch.randint(vocabulary, (BATCHES * batch_size, words), generator=generator))
-
-    def loss(model: nn.Module, rows: Tensor, device: torch.device) -> Tensor:
-        inputs = lesson.words[rows].to(device)
-        return model(input_ids=inputs, labels=inputs).loss
-
-    def make() -> nn.Module:
-        torch.manual_seed(0)
-        return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, use_cache=False, **sizes))
-
-    return Case(name, make, lesson, loss, batch_size, steps)

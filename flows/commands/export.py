@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.commands.options import AsJson, OfModel, OfRun, OfStudy
+from flows.commands.options import AsJson, Levels, OfModel, OfRun, OfStudy
 from flows.console import err, out, print_json, shown
 
 if TYPE_CHECKING:
@@ -28,12 +28,13 @@ def register(app: typer.Typer) -> None:
     )
 
 
-def export(
+def export(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     checkpoint: Annotated[Path, typer.Argument(help="A safetensors file that a study made.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
     study: OfStudy = None,
     run: OfRun = None,
     model: OfModel = None,
+    levels: Levels = None,
     dtype: Annotated[
         str | None, typer.Option(help="Of the weights: F32, BF16 or F16. Default: as they are.")
     ] = None,
@@ -50,7 +51,7 @@ def export(
         raise SpecError(
             "--dtype is of a whole model, and --adapter writes factors as they are. Leave one out."
         )
-    located, tuning = starting_model(study, run, model)
+    located, tuning = starting_model(study, run, model, levels=levels or ())
     from merge_lib.workloads.pretrained.exporting import export_adapter, export_model
 
     with err.status("exporting"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.commands.options import AsJson, OfModel, OfRun, OfStudy
+from flows.commands.options import AsJson, Levels, OfModel, OfRun, OfStudy
 from flows.console import err, out, print_json
 from merge_lib.errors import SpecError
 
@@ -46,21 +46,24 @@ def judge(  # noqa: PLR0913, PLR0917 -- one for each option of the command
     study: OfStudy = None,
     run: OfRun = None,
     model: OfModel = None,
+    levels: Levels = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge, show the scores and record them beside a run that is named."""
     from flows.starting_model import TOKENIZED, starting_model
     from merge_lib.workloads.pretrained.config import TuningConfig
+    from merge_lib.workloads.pretrained.judge_tasks import check_tasks
     from merge_lib.workloads.pretrained.locating import locate
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise SpecError("--tasks names no task. Name one or more, with commas between them.")
+    check_tasks(names, include)
     started = time.time()
-    if source.is_dir() and study is run is model is None:
+    if source.is_dir() and study is run is model is levels is None:
         located, tuning, checkpoint = locate(str(source), Path.cwd(), parts=TOKENIZED), TuningConfig(), None
     else:
-        located, tuning = starting_model(study, run, model, TOKENIZED)
+        located, tuning = starting_model(study, run, model, TOKENIZED, levels=levels or ())
         checkpoint = source
     from merge_lib.workloads.pretrained.judging import judge as judge_model
     from merge_lib.workloads.pretrained.loading import load_tokenizer

@@ -21,6 +21,14 @@ OfStudy = Annotated[
 OfRun = Annotated[
     str | None, typer.Option("--run", metavar="RUN", help="Or a run of it; `latest` is the newest.")
 ]
+Levels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--level",
+        metavar="AXIS=LEVEL",
+        help="Of a --study with axes, the level of one that decides the model; may be repeated.",
+    ),
+]
 OfModel = Annotated[
     str | None,
     typer.Option(

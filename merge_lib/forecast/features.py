@@ -26,6 +26,7 @@ Of the experts:
 | along neurons | share of ‖τ_t‖² of matrices along the base's rows (NeuroMerging's parallel part) | |
 | neuron conflict | share of ‖τ_t‖² of matrices in orthogonal coordinates whose sign lost (NeuroMerging) | |
 | pair barrier | mean over s ≠ t of Σ τ_t² (τ_s − τ_t)² / (4 Σ τ_t⁴): the barrier half-way to another expert | |
+| signal | mean over matrices of ‖τ_t τ_tᵀ‖ / ‖(θ_0 + τ_t) τ_tᵀ‖: how much of a layer's output is the task's | yes |
 
 Of the merge:
 
@@ -48,6 +49,7 @@ Of the merge:
 | own kept lead | own kept less the greatest of the other tasks' | |
 | row kept | Σ_r ‖τ_t,r‖² ⟨Δ_r, τ_t,r⟩ / Σ_r ‖τ_t,r‖⁴, matrices: kept in the rows that τ_t changes most | yes |
 | disturbance | ‖(Δ − τ_t) τ_tᵀ‖² / ‖τ_t τ_tᵀ‖², matrices: CAT's conflict with τ_t's rows for features | yes |
+| push | mean over matrices of ‖(Δ − τ_t) τ_tᵀ‖ / ‖(θ_0 + τ_t) τ_tᵀ‖: how far layers move on its inputs | yes |
 | foreign push | ‖Δ τ_tᵀ‖² / ‖τ_t τ_tᵀ‖² − (own kept)²: the part of it that does not point along τ_t | |
 | barrier | Σ τ_t² (Δ − τ_t)² / Σ τ_t⁴: the rise of the loss from expert to merge | yes |
 
@@ -85,6 +87,8 @@ BY_PART = (
     "own kept",
     "row kept",
     "disturbance",
+    "signal",
+    "push",
     "barrier",
 )
 WHOLE_ONLY = (
@@ -235,6 +239,8 @@ def _in_layers(pairs: PairSums, merge: MergeSums) -> dict[str, Tensor]:
         "row kept": merge.rows / pairs.rows.diagonal(),
         "disturbance": (reached - 2 * own + 1).clamp(min=0).log1p(),
         "foreign push": (reached - own.square()).clamp(min=0).log1p(),
+        "signal": pairs.signal / pairs.kernels,
+        "push": merge.push / pairs.kernels,
     }
 
 

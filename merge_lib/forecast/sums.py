@@ -43,6 +43,8 @@ class PairSums(_Sums):
         matrices: Σ τ_t² over the entries of matrices, [n].
         parallel: Σ_r ⟨τ_t,r, ŵ_r⟩² over the rows of matrices, ŵ_r the base's row of length 1, [n].
         neurons_outvoted: Σ of the squared orthogonal coordinates of τ_t whose sign lost, [n].
+        kernels: how many of the tensors are matrices, [1].
+        signal: Σ over matrices of ‖τ_t τ_tᵀ‖ / ‖(θ_0 + τ_t) τ_tᵀ‖, at most 4 each, [n].
     """
 
     tensors: Tensor
@@ -58,6 +60,8 @@ class PairSums(_Sums):
     matrices: Tensor
     parallel: Tensor
     neurons_outvoted: Tensor
+    kernels: Tensor
+    signal: Tensor
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class MergeSums(_Sums):
         own: ⟨Δ τ_tᵀ, τ_t τ_tᵀ⟩ of matrices, [n].
         rows: Σ_r ‖τ_t,r‖² ⟨Δ_r, τ_t,r⟩ of matrices, [n].
         perturbation: Σ over tensors of ‖Δ − τ_t‖ / ‖θ_0‖, the tensor's own norms, at most 4, [n].
+        push: Σ over matrices of ‖(Δ − τ_t) τ_tᵀ‖ / ‖(θ_0 + τ_t) τ_tᵀ‖, at most 4 each, [n].
     """
 
     energy: Tensor
@@ -85,6 +90,7 @@ class MergeSums(_Sums):
     own: Tensor
     rows: Tensor
     perturbation: Tensor
+    push: Tensor
 
 
 def pair_sums(task_vectors: Float[Tensor, " n *shape"], base: Float[Tensor, " *shape"]) -> PairSums:
@@ -115,6 +121,7 @@ def pair_sums(task_vectors: Float[Tensor, " n *shape"], base: Float[Tensor, " *s
         *_matrix_products(task_vectors),
         *_row_products(task_vectors),
         *_neuron_energies(task_vectors, base),
+        *_signal(task_vectors, base),
     )
 
 
@@ -155,6 +162,7 @@ def merge_sums(
         *_reach(task_vectors, merged),
         _row_reach(task_vectors, merged),
         perturbation,
+        _push(task_vectors, merged, base),
     )
 
 
@@ -237,3 +245,34 @@ def _row_reach(task_vectors: Tensor, merged: Tensor) -> Tensor:
 def _of_task(changes: Tensor, task: int) -> Tensor:
     """The Δ of a task, or the one that all share."""
     return changes[task if len(changes) > 1 else 0]
+
+
+def _signal(task_vectors: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+    """One of a matrix, [1]; how much of what the expert makes of inputs like its own is its task vector's, [n]."""
+    rows = _matrices(task_vectors)
+    if rows is None:
+        return _nothing((1,), (len(task_vectors),))
+    outputs = _outputs(rows, base)
+    own = torch.stack([(row @ row.T).norm() for row in rows])
+    return torch.ones(1, dtype=torch.float64), _at_most(own, outputs)
+
+
+def _push(task_vectors: Tensor, merged: Tensor, base: Tensor) -> Tensor:
+    """How far the merge moves what the expert makes of inputs like its own, [n]."""
+    rows, changes = _matrices(task_vectors), _matrices(merged)
+    if rows is None or changes is None:
+        return _nothing((len(task_vectors),))[0]
+    moved = [((_of_task(changes, t) - row) @ row.T).norm() for t, row in enumerate(rows)]
+    return _at_most(torch.stack(moved), _outputs(rows, base))
+
+
+def _outputs(rows: Tensor, base: Tensor) -> Tensor:
+    """‖(θ_0 + τ_t) τ_tᵀ‖, [n]."""
+    start = _matrices(base[None])
+    assert start is not None
+    return torch.stack([((start[0] + row) @ row.T).norm() for row in rows])
+
+
+def _at_most(part: Tensor, whole: Tensor) -> Tensor:
+    """The quotient, at most 4; 0 where nothing is divided by nothing."""
+    return torch.where(whole > 0, part / whole, 4.0 * (part > 0)).clamp(max=4.0)

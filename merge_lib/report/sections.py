@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from merge_lib.report import leaderboard, learners, routing, tables
+from merge_lib.report import leaderboard, learners, probes, routing, tables
 from merge_lib.report.aggregate import Group, gather, learners_of, merges_of, ranked_of, references_of
 from merge_lib.report.audits import removed
 from merge_lib.report.figures import figures_of
@@ -27,6 +27,7 @@ def compose(results: StudyResults) -> Report:
         _references(groups, results),
         _over_time(figures, len(results.tasks)),
         _matrices(figures),
+        probes.section(groups, results.tasks),
         routing.section(groups, results.tasks),
         removed(groups, results.tasks, results.run_id),
         where_merges_lie(results.landscapes, results.run_id),
@@ -49,7 +50,7 @@ def _facts(results: StudyResults) -> list[tuple[str, str]]:
     seeds = ", ".join(map(str, results.seeds))
     return [
         ("Workload", results.workload),
-        ("Scenario", results.scenario),
+        *([("Scenario", results.scenario)] if results.scenario else []),
         (_counted("task", results.tasks), ", ".join(results.tasks)),
         (_counted("seed", results.seeds), seeds),
         ("Guessing would reach", f"{100 * sum(results.chance) / max(len(results.chance), 1):.0f} %"),

@@ -140,6 +140,35 @@ def test_a_judgement_is_recorded_beside_the_run(study, folder, migrated_store, m
     assert not list(outbox_of(project, run.run_id).waiting())
 
 
+AXES = """
+axes:
+  seeds: [[0], [1]]
+  adapters:
+    small: {workload.tuning.lora.alpha: 4}
+    large: {workload.tuning.lora.alpha: 8}
+"""
+
+
+def test_of_a_study_with_axes_a_level_is_named_where_it_decides_the_model(study, folder):
+    study.write_text(f"{STUDY}{AXES}")
+    export = ("export", "expert.safetensors")
+    with pytest.raises(
+        SpecError,
+        match=r"(?s)begin with different models.*\"alpha\":8.*adapters=large.*by --level AXIS=LEVEL",
+    ):
+        mergeline(*export, "out", "--study", str(study))
+    with pytest.raises(SpecError, match=r"axis adapters has no level 'smal'; did you mean 'small'"):
+        mergeline(*export, "out", "--study", str(study), "--level", "adapters=smal")
+    mergeline(*export, "out", "--study", str(study), "--level", "adapters=large")
+    loaded, begun = (AutoModelForCausalLM.from_pretrained(folder / name) for name in ("out", "start"))
+    query = loaded.model.layers[0].self_attn.q_proj.weight
+    torch.testing.assert_close(query, begun.model.layers[0].self_attn.q_proj.weight + 8.0)
+    study.write_text(f"{STUDY}axes:\n  seeds: [[0], [1]]\n")
+    mergeline(*export, "other", "--study", str(study))  # the axis does not matter here
+    with pytest.raises(SpecError, match=r"--level chooses among the studies of a file with axes"):
+        mergeline(*export, "third", "--model", "start", "--level", "adapters=large")
+
+
 @pytest.mark.parametrize("more", [[], ["--model", "start", "--run", "latest"]])
 def test_which_model_it_is_of_is_said_once(folder, more):
     with pytest.raises(SpecError, match=r"said once: --study STUDY\.yaml, --run RUN .* or --model"):
@@ -154,5 +183,7 @@ def test_options_that_do_not_go_together_are_refused(folder):
 
 
 def test_a_folder_without_a_tokenizer_cannot_be_judged(folder):
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "mine.yaml").write_text("task: mine\n")
     with pytest.raises(CheckpointError, match=r"Model folder '.*start' lacks tokenizer\.json"):
-        mergeline("judge", "start", "--tasks", "mine")
+        mergeline("judge", "start", "--tasks", "mine", "--include", "tasks")

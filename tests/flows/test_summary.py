@@ -2,9 +2,10 @@
 
 import pytest
 
-from flows.summary import METRICS, _counted, columns_of, columns_within
+from flows.summary import METRICS, columns_of, columns_within, title_of
 from merge_lib.report import SummaryRow
 from merge_lib.report.layout import Cell
+from merge_lib.results import StudyResults
 
 
 def row(
@@ -37,13 +38,6 @@ def test_figures_have_all_the_room_they_need():
     assert columns_of(BOTH)[2].texts[0] == "≈ 88.1 ± 1.5"
 
 
-@pytest.mark.parametrize(
-    ("count", "noun", "said"), [(1, "seed", "1 seed"), (3, "seed", "3 seeds"), (0, "task", "0 tasks")]
-)
-def test_things_are_counted(count, noun, said):
-    assert _counted(count, noun) == said
-
-
 def test_columns_that_say_nothing_are_left_out():
     headings = [column.heading for column in columns_of([row("ties"), row("average")])]
     assert headings == ["method", *METRICS.values(), "s"]
@@ -52,3 +46,12 @@ def test_columns_that_say_nothing_are_left_out():
 def test_long_names_of_methods_are_broken_and_references_do_not_widen_the_column():
     assert columns_of([row("a" * 40)])[0].width == 28
     assert columns_of([row("ties"), row("b" * 40, kind="sequential")])[0].width == 17
+
+
+@pytest.mark.parametrize(
+    ("scenario", "seeds", "title"),
+    [("task-incremental", [0, 1], "lm: task-incremental, 1 task, 2 seeds"), ("", [0], "lm: 1 task, 1 seed")],
+)
+def test_a_workload_without_scenarios_names_none(scenario, seeds, title):
+    told = StudyResults("lm", "r", "", "language", scenario, ["a"], seeds, [0.5], {}, {}, {}, "", 1.0, [])
+    assert title_of(told) == title

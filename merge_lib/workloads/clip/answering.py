@@ -96,7 +96,8 @@ class ClipAnswering:
                 f"{config.digest}. Give the model that they were made with."
             )
             raise CheckpointMismatchError(msg)
-        self.models = PretrainedModels(bound(load_model, self.located, Clip), config.tuning)
+        load = bound(load_model, self.located, Clip)
+        self.models = PretrainedModels(load, config.tuning, config.evaluation_precision)
 
     def speaker(self, tensors: StateDict) -> ClipSpeaker:
         """A model with a checkpoint's tensors."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from merge_lib.errors import SpecError
-from merge_lib.workloads.pretrained.config import TuningConfig, made_here
+from merge_lib.workloads.pretrained.config import EvaluationPrecision, TuningConfig, made_here
 from merge_lib.workloads.protocol import Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings
 from merge_lib.workloads.training.config import Count, Positive, TrainingConfig, deciding
@@ -49,6 +49,7 @@ class ClipConfig(WorkloadSettings):
         zero_shot: further data sets that are measured by zero-shot heads and never trained on.
         strength: factor on the learning rate of a task that is trained alone, by the task's name.
         evaluation_batch: images at once.
+        evaluation_precision: of weights and activations, where a checkpoint is evaluated.
         digest: of the model's files; who gives it is refused another model. Filled in when a run begins.
     """
 
@@ -62,6 +63,7 @@ class ClipConfig(WorkloadSettings):
     fine_tuning: FineTuningConfig = FineTuningConfig()
     strength: dict[str, Positive] = Field(default_factory=dict)
     evaluation_batch: Count = 256
+    evaluation_precision: EvaluationPrecision = "fp32"
     digest: Annotated[str, Field(exclude_if=lambda digest: digest == "")] = ""
 
     @model_validator(mode="after")
@@ -117,7 +119,16 @@ class ClipConfig(WorkloadSettings):
                 "fine_tuning",
                 "strength",
             },
-            "evaluate": {"name", "model", "digest", "tuning", "scenario", "templates", "zero_shot"},
+            "evaluate": {
+                "name",
+                "model",
+                "digest",
+                "tuning",
+                "scenario",
+                "templates",
+                "zero_shot",
+                "evaluation_precision",
+            },
         }
         return deciding(self, parts[work])
 

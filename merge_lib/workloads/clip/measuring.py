@@ -35,7 +35,7 @@ class Measured:
     @property
     def scale(self) -> float:
         """Factor on cosines that makes logits of them."""
-        return float(self.model.logit_scale.detach().exp())
+        return float(self.model.logit_scale.detach().float().exp())
 
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "p d"]:
         """Unit features of texts; one that was encoded before is not encoded again."""

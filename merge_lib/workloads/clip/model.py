@@ -12,7 +12,7 @@ from transformers import CLIPModel
 
 
 class Embedded(NamedTuple):
-    """What the encoders make of images and texts: unit vectors, None for what was not given."""
+    """What the encoders make of images and texts: unit vectors in float32, None for what was not given."""
 
     images: Float[Tensor, "b d"] | None
     texts: Float[Tensor, "p d"] | None
@@ -33,12 +33,12 @@ class Clip(CLIPModel):
         """
         images = texts = None
         if pixel_values is not None:
-            images = functional.normalize(
-                self.get_image_features(pixel_values=pixel_values).pooler_output, dim=-1
-            )
+            found = self.get_image_features(pixel_values=pixel_values).pooler_output
+            images = functional.normalize(found.float(), dim=-1)
         if input_ids is not None:
-            texts = functional.normalize(self.get_text_features(input_ids=input_ids).pooler_output, dim=-1)
-        return Embedded(images, texts, self.logit_scale.exp())
+            found = self.get_text_features(input_ids=input_ids).pooler_output
+            texts = functional.normalize(found.float(), dim=-1)
+        return Embedded(images, texts, self.logit_scale.float().exp())
 
 
 def class_weights(texts: Float[Tensor, "p d"], average: Float[Tensor, "c p"]) -> Float[Tensor, "c d"]:

@@ -53,7 +53,8 @@ class ClipWorkload:
         self.config = config
         self._tasks = tuple(tasks)
         self.located = locate(config.model, config.root_of(data), parts=PARTS)
-        self.models = PretrainedModels(bound(load_model, self.located, Clip), config.tuning)
+        load = bound(load_model, self.located, Clip)
+        self.models = PretrainedModels(load, config.tuning, config.evaluation_precision)
         self.sets = {
             name: ImageSet(data, name, self._form, config.templates) for name in (*tasks, *config.zero_shot)
         }

@@ -98,13 +98,13 @@ class TaskTexts:
         """The label that the model finds the most likely for each prompt; prompts of like length go together."""
         encoded = self.encoded(split)
         order = sorted(range(len(encoded)), key=lambda row: len(encoded[row].prompt))
-        device = next(model.parameters()).device
+        weight = next(model.parameters())
         found = torch.zeros(len(encoded), dtype=torch.long)
         for at in range(0, len(order), self.asking.at_once):
             rows = order[at : at + self.asking.at_once]
-            inputs = {name: one.to(device) for name, one in self.inputs(split, rows)[0].items()}
+            inputs = {name: one.to(weight.device) for name, one in self.inputs(split, rows)[0].items()}
             with torch.inference_mode():
-                found[rows] = self.scores(model, inputs).argmax(1).cpu()
+                found[rows] = self.scores(model, inputs, weight.dtype).argmax(1).cpu()
         return found
 
     def inputs(self, split: Split, rows: Sequence[int]) -> tuple[dict[str, Tensor], Bool[Tensor, "b s"]]:
@@ -118,9 +118,14 @@ class TaskTexts:
             inputs |= {"targets": targets, "target_mask": is_target.long()}
         return inputs, is_token
 
-    def scores(self, model: Model, inputs: Mapping[str, Tensor]) -> Float[Tensor, "b c"]:
-        """Log-likelihoods of the labels, normalised; of an open answer log (1 - p) and log p."""
-        told = continuing(model, inputs, start=self.encoder.start)
+    def scores(
+        self, model: Model, inputs: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "b c"]:
+        """Log-likelihoods of the labels, normalised; of an open answer log (1 - p) and log p.
+
+        The model has that dtype; what is told is in float32.
+        """
+        told = continuing(model, inputs, start=self.encoder.start, dtype=dtype)
         prompts = inputs["input_ids"]
         if self.labels is None:
             right = target_scores(told, inputs["targets"], inputs["target_mask"].bool()).clamp(max=SUREST)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from merge_lib.errors import SpecError
 from merge_lib.types import Count, Positive
-from merge_lib.workloads.pretrained.config import TuningConfig, made_here
+from merge_lib.workloads.pretrained.config import EvaluationPrecision, TuningConfig, made_here
 from merge_lib.workloads.protocol import Workload
 from merge_lib.workloads.settings import Teaches, Work, WorkloadSettings
 from merge_lib.workloads.training.config import TrainingConfig, deciding
@@ -38,6 +38,7 @@ class LanguageConfig(WorkloadSettings):
     max_target: Count = 64  # tokens of an answer, with the one that ends it
     too_long: Literal["error", "cut"] = "error"  # what becomes of longer prompts; longer answers are refused
     batch: Count = 64  # prompts at once in evaluation; changes no result
+    evaluation_precision: EvaluationPrecision = "fp32"  # of the models that are evaluated
 
     def pretraining_snapshots(self) -> tuple[str, ...]:
         """The model, if a data stage makes it."""
@@ -53,7 +54,7 @@ class LanguageConfig(WorkloadSettings):
         parts = {
             "pretrain": set(),
             "train": {"fine_tuning", *limits},
-            "evaluate": {"scoring", "normalise", "stop", *limits},
+            "evaluate": {"evaluation_precision", "scoring", "normalise", "stop", *limits},
         }
         return deciding(self, {"name", "tuning", *parts[work]})
 

@@ -25,15 +25,18 @@ Continued = Callable[[Int64[Tensor, "b g t"]], Float[Tensor, "b g t"]]
 """From answers to the logarithm of each of their tokens' probabilities, after the prompt and the tokens before."""
 
 
-def continuing(model: Model, inputs: Inputs, *, start: int | None) -> Continued:
+def continuing(
+    model: Model, inputs: Inputs, *, start: int | None, dtype: torch.dtype = torch.float32
+) -> Continued:
     """Show the prompts to a model, and be ready to ask it about answers.
 
     Args:
         model: of transformers, or called as one; what comes out is differentiable in its parameters.
         inputs: the prompts.
         start: the token that a decoder begins with; None: the model is causal.
+        dtype: of the model.
     """
-    return _causal(model, inputs) if start is None else _decoding(model, inputs, start)
+    return _causal(model, inputs, dtype) if start is None else _decoding(model, inputs, start, dtype)
 
 
 def answer_scores(
@@ -64,13 +67,13 @@ def target_scores(
     return (told(targets[:, None])[:, 0] * is_token).sum(-1)
 
 
-def _causal(model: Model, inputs: Inputs) -> Continued:
+def _causal(model: Model, inputs: Inputs, dtype: torch.dtype) -> Continued:
     is_token = inputs["attention_mask"].bool()
     s = is_token.shape[1]
     causal = torch.ones(s, s, dtype=torch.bool, device=is_token.device).tril()
     first = model(
         input_ids=inputs["input_ids"],
-        attention_mask=_mask(is_token[:, None, None] & causal),  # [b, 1, s, s]
+        attention_mask=_mask(is_token[:, None, None] & causal, dtype),  # [b, 1, s, s]
         position_ids=(is_token.long().cumsum(1) - 1).clamp(min=0),
         use_cache=True,
         logits_to_keep=1,
@@ -87,7 +90,7 @@ def _causal(model: Model, inputs: Inputs) -> Continued:
         )  # [b, t-1, s+t-1]
         out = model(
             input_ids=answers[..., :-1].flatten(0, 1),
-            attention_mask=_mask(seen.repeat_interleave(g, 0)[:, None]),
+            attention_mask=_mask(seen.repeat_interleave(g, 0)[:, None], dtype),
             position_ids=(lengths[:, None] + torch.arange(t - 1, device=lengths.device)).repeat_interleave(
                 g, 0
             ),
@@ -100,9 +103,9 @@ def _causal(model: Model, inputs: Inputs) -> Continued:
     return told
 
 
-def _decoding(model: Model, inputs: Inputs, start: int) -> Continued:
+def _decoding(model: Model, inputs: Inputs, start: int, dtype: torch.dtype) -> Continued:
     is_token = inputs["attention_mask"].bool()
-    mask = _mask(is_token[:, None, None])  # [b, 1, 1, s]
+    mask = _mask(is_token[:, None, None], dtype)  # [b, 1, 1, s]
     begun = torch.full_like(inputs["input_ids"][:, :1], start)
     first = model(
         input_ids=inputs["input_ids"], attention_mask=mask, decoder_input_ids=begun, use_cache=False
@@ -127,10 +130,10 @@ def _past(is_token: Bool[Tensor, "b s"], t: int) -> Bool[Tensor, "b t t"]:
     return torch.ones(t, t, dtype=torch.bool, device=is_token.device).tril().expand(len(is_token), -1, -1)
 
 
-def _mask(is_seen: Tensor) -> Tensor:
-    """What is added to the attention's scores; finite, so that a row that sees nothing stays finite, too."""
-    added = torch.zeros(is_seen.shape, device=is_seen.device)
-    return added.masked_fill(~is_seen, torch.finfo(added.dtype).min)
+def _mask(is_seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the attention's scores; the sum is finite, so a row that sees nothing stays finite, too."""
+    added = torch.zeros(is_seen.shape, dtype=dtype, device=is_seen.device)
+    return added.masked_fill(~is_seen, torch.finfo(dtype).min / 2)
 
 
 def _of_tokens(logits: Float[Tensor, "*n v"], tokens: Int64[Tensor, "*n"]) -> Float[Tensor, "*n"]:

@@ -50,7 +50,7 @@ class LanguageWorkload:
         _check_ranked(config, snapshots)
         located = locate(config.model, config.root_of(data), parts=("model", "tokenizer"))
         limits = Limits(config.max_input, config.max_target, config.too_long)
-        self.models = LanguageModels(located, config.tuning, limits)
+        self.models = LanguageModels(located, config.tuning, limits, config.evaluation_precision)
         self.texts = {task: self._texts(snapshot, task) for task, snapshot in snapshots.items()}
 
     @property

@@ -31,7 +31,7 @@ def inject(model: nn.Module, lora: LoraConfig) -> None:
         lora_alpha=lora.alpha,  # type: ignore[arg-type] -- peft only divides it by the rank
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
-        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in chosen),
+        fan_in_fan_out=stores_in_out(model, chosen),
     )
     with torch.random.fork_rng(devices=[]):  # what peft draws is drawn again from a seed of ours
         inject_adapter_in_model(config, model, adapter_name=NAME)
@@ -82,6 +82,16 @@ def target_layers(model: nn.Module, lora: LoraConfig) -> tuple[str, ...]:
             f"{', '.join(endings)}."
         )
     return tuple(sorted(set(chosen)))
+
+
+def stores_in_out(model: nn.Module, layers: Sequence[str]) -> bool:
+    """Whether the layers hold their weights as [in, out], as those of GPT-2 do: `fan_in_fan_out` of peft.
+
+    Args:
+        model: without adapters.
+        layers: names of `target_layers`.
+    """
+    return all(isinstance(model.get_submodule(name), Conv1D) for name in layers)
 
 
 def product(layer: nn.Module) -> Tensor:

@@ -8,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from merge_lib.types import Count, Positive, ProperFraction
 
 MADE_HERE = "models"  # folder of the data folder for models that data stages make
+Precision = Literal["fp32", "bf16", "fp16"]
+EvaluationPrecision = Annotated[
+    Precision, Field(exclude_if=lambda precision: precision == "fp32")
+]  # of weights and activations of a checkpoint that is evaluated; the default is part of no key of finished work
 
 
 class LoraConfig(BaseModel):

@@ -16,9 +16,10 @@ from merge_lib.checkpoints.writer import WrittenCheckpoint
 from merge_lib.errors import CheckpointError, SpecError
 from merge_lib.files.folders import SINGLE
 from merge_lib.types import StateDict
+from merge_lib.workloads.pretrained.adapters import stores_in_out, target_layers
 from merge_lib.workloads.pretrained.config import LoraConfig, TuningConfig
 from merge_lib.workloads.pretrained.locating import CONFIG, Located, files_beside
-from merge_lib.workloads.pretrained.rebuilding import rebuild
+from merge_lib.workloads.pretrained.rebuilding import outline, rebuild
 from merge_lib.workloads.pretrained.tuning import state_of
 
 FLOATING = {DTYPE_NAMES[dtype]: dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)}
@@ -87,12 +88,26 @@ def export_adapter(checkpoint: Path, out: Path, *, located: Located, tuning: Tun
             "Export it as a model, or train with `tuning: {kind: lora, lora: {space: factor}}`."
         )
     lineage = _lineage(checkpoint, located)
-    written = write_factors(out, tensors, tuning.lora, base=located.source, lineage=lineage)
+    model = outline(located)
+    written = write_factors(
+        out,
+        tensors,
+        tuning.lora,
+        base=located.source,
+        is_stored_in_out=stores_in_out(model, target_layers(model, tuning.lora)),
+        lineage=lineage,
+    )
     return Exported(out, "adapter", written.digest, written.size_bytes)
 
 
 def write_factors(
-    out: Path, factors: StateDict, lora: LoraConfig, *, base: str, lineage: dict[str, Any]
+    out: Path,
+    factors: StateDict,
+    lora: LoraConfig,
+    *,
+    base: str,
+    lineage: dict[str, Any],
+    is_stored_in_out: bool = False,
 ) -> WrittenCheckpoint:
     """Write factors as an adapter folder.
 
@@ -102,6 +117,7 @@ def write_factors(
         lora: as they were trained.
         base: name or folder of the model that they are for.
         lineage: JSON values that say where they come from.
+        is_stored_in_out: the adapted layers hold their weights as [in, out].
 
     Raises:
         CheckpointError: `out` exists, or the disk refused.
@@ -114,7 +130,7 @@ def write_factors(
         "lora_dropout": lora.dropout,
         "target_modules": list(lora.targets),
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": is_stored_in_out,
         "inference_mode": True,
         "init_lora_weights": True,
         "task_type": None,

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +16,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from merge_lib.errors import DataError, SpecError
+from merge_lib.workloads.pretrained.judge_tasks import INSTALL, check_known, check_tasks
 from merge_lib.workloads.training.devices import training_device
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
-
-NEAR = 3  # names told where one is not known
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,7 @@ def judge(
         SpecError: the harness is not installed, or does not know a task.
         DataError: a task's data set cannot be read.
     """
+    check_tasks(tasks, include)
     with _harness():
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
@@ -101,24 +100,12 @@ def _manager(tasks: Sequence[str], include: Path | None) -> "TaskManager":
     """What knows the tasks: those of the folder alone if they are enough, for the harness's own are thousands."""
     from lm_eval.tasks import TaskManager
 
-    if include is not None and not include.is_dir():
-        raise SpecError(f"--include '{include}' is no folder. Name the folder with the tasks' YAML files.")
     own = TaskManager(include_path=include, include_defaults=False) if include is not None else None
     if own is not None and set(tasks) <= set(own.all_tasks):
         return own
     manager = TaskManager(include_path=include)
-    if unknown := [task for task in tasks if task not in manager.all_tasks]:
-        hints = [f"'{task}'{_near(task, manager.all_tasks)}" for task in unknown]
-        raise SpecError(
-            f"The harness does not know the tasks {', '.join(hints)}. `lm-eval ls tasks` lists its own; tasks of "
-            "yours lie in the folder that --include names."
-        )
+    check_known(tasks, manager.all_tasks)
     return manager
-
-
-def _near(task: str, known: Sequence[str]) -> str:
-    near = get_close_matches(task, known, n=NEAR, cutoff=0.6)
-    return f" (near: {', '.join(near)})" if near else ""
 
 
 def _judgements(told: dict[str, Any]) -> Iterator[Judgement]:
@@ -149,8 +136,7 @@ def _harness() -> Iterator[None]:
         yield
     except ImportError as exc:
         raise SpecError(
-            f"Judging needs the package lm-eval, which cannot be imported here ({exc}). Install Mergeline with it: "
-            "pip install 'mergeline[models,lm-eval]'."
+            f"Judging needs the package lm-eval, which cannot be imported here ({exc}). {INSTALL}"
         ) from exc
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
 

@@ -14,24 +14,32 @@ from torch import Tensor, nn
 from merge_lib.checkpoints.adapters import PREFIX
 from merge_lib.types import StateDict
 from merge_lib.workloads.pretrained.adapters import NAME, adapted_layers
-from merge_lib.workloads.pretrained.config import TuningConfig
+from merge_lib.workloads.pretrained.config import Precision, TuningConfig
 from merge_lib.workloads.pretrained.tuning import overlay, places_of, prepare
 
 CPU = torch.device("cpu")
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 class PretrainedModels:
     """A pretrained model, and how it is tuned.
 
     Args:
-        load: reads the model of the folder.
+        load: reads the model of the folder in the `dtype` that it is given.
         tuning: what checkpoints hold.
+        precision: of models that are read; those that are trained or observed are in fp32.
     """
 
-    def __init__(self, load: Callable[[], nn.Module], tuning: TuningConfig) -> None:
-        self.tuning = tuning
+    def __init__(
+        self, load: Callable[..., nn.Module], tuning: TuningConfig, precision: Precision = "fp32"
+    ) -> None:
+        self.tuning, self.precision = tuning, precision
         self._load = load
-        self._homes: dict[torch.device, nn.Module] = {}
+        self._homes: dict[tuple[torch.device, Precision], nn.Module] = {}
         self._reading = threading.Lock()
 
     def fresh(
@@ -62,7 +70,7 @@ class PretrainedModels:
             CheckpointMismatchError: they are not of this model.
             CheckpointCorruptError: they are not finite.
         """
-        home = self._home(device)
+        home = self._home(device, self.precision)
         places = places_of(home, tensors, called=called, tuning=self.tuning)
         instead = {
             id(place): nn.Parameter(tensors[name].detach().to(device, place.dtype), requires_grad=False)
@@ -84,16 +92,16 @@ class PretrainedModels:
                     module.register_buffer(name, parameter.detach(), persistent=False)
         return _named_as_stored(model)
 
-    def _home(self, device: torch.device) -> nn.Module:
+    def _home(self, device: torch.device, precision: Precision = "fp32") -> nn.Module:
         """The model of the folder on a device, with adapters if checkpoints hold factors; never written to."""
         with self._reading:
-            if device not in self._homes:
+            if (device, precision) not in self._homes:
                 lora = self.tuning.lora
-                model = self._load()
+                model = self._load(dtype=DTYPES[precision])
                 if lora is not None and lora.space == "factor":
                     prepare(model, self.tuning, seed=0)
-                self._homes[device] = model.requires_grad_(False).to(device)
-            return self._homes[device]
+                self._homes[device, precision] = model.requires_grad_(False).to(device)
+            return self._homes[device, precision]
 
 
 class _Factor(nn.Linear):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 import transformers
 from torch import nn
 from transformers import PreTrainedModel
@@ -35,6 +36,17 @@ def model_class(located: Located) -> type[PreTrainedModel]:
             f"{transformers.__version__} does not have. Name a class of it there."
         )
     return cls
+
+
+def outline(located: Located) -> nn.Module:
+    """The model without values, on torch's meta device: its layers, their names and shapes.
+
+    Raises:
+        CheckpointError: the configuration cannot be read, or names no class of transformers.
+    """
+    cls = model_class(located)
+    with torch.device("meta"):
+        return cls(cls.config_class.from_pretrained(located.folder, local_files_only=True))
 
 
 def rebuild(located: Located, tuning: TuningConfig, checkpoint: Path | None = None) -> nn.Module:

@@ -10,7 +10,7 @@ from merge_lib.errors import SpecError
 from merge_lib.types import Count, Positive
 from merge_lib.workloads.cues.places import CueName
 from merge_lib.workloads.cues.sharing import Sharing
-from merge_lib.workloads.pretrained.config import TuningConfig, made_here
+from merge_lib.workloads.pretrained.config import EvaluationPrecision, TuningConfig, made_here
 from merge_lib.workloads.protocol import Workload
 from merge_lib.workloads.settings import Work, WorkloadSettings
 from merge_lib.workloads.training.config import Share, TrainingConfig, deciding
@@ -55,6 +55,7 @@ class TextCuesConfig(Sharing, WorkloadSettings):
     cue: TextCueConfig = TextCueConfig()
     max_input: Count = 512  # tokens of a prompt with its cue
     batch: Count = 128  # prompts at once in evaluation; changes no result
+    evaluation_precision: EvaluationPrecision = "fp32"  # of the models that are evaluated
 
     def task_snapshots(self, tasks: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002 - all are made of one
         """The one snapshot that holds the texts of all tasks."""
@@ -69,7 +70,7 @@ class TextCuesConfig(Sharing, WorkloadSettings):
         parts = {
             "pretrain": {"pretraining"},
             "train": {"fine_tuning", "cue", "shared", "label_noise", "contradicts", "strength"},
-            "evaluate": {"cue", "shared", "contradicts"},
+            "evaluate": {"evaluation_precision", "cue", "shared", "contradicts"},
         }
         return deciding(self, {"name", "tuning", "max_input", *parts[work]})
 

@@ -58,7 +58,8 @@ class TextCuesWorkload:
             raise DataError(msg)
         self.labels = self._snapshot.labels
         located = locate(config.model, config.root_of(data), parts=("model", "tokenizer"))
-        self.models = LanguageModels(located, config.tuning, Limits(config.max_input, LONGEST_LABEL, "error"))
+        limits = Limits(config.max_input, LONGEST_LABEL, "error")
+        self.models = LanguageModels(located, config.tuning, limits, config.evaluation_precision)
 
     @property
     def tasks(self) -> tuple[str, ...]:

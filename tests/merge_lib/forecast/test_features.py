@@ -59,6 +59,8 @@ def test_one_matrix_of_one_row_by_hand():
         "row kept": (0.5, 0.5),
         "disturbance": (ln(1.25), ln(1.25)),
         "foreign push": (0, 0),
+        "signal": (1 / 4, 1 / 3),
+        "push": (1 / 8, 1 / 6),
         "barrier": (ln(1.25), ln(1.25)),
     }
     assert set(expected) == set(WHOLE_ONLY) | set(BY_PART) == set(first)
@@ -88,6 +90,7 @@ def test_the_expert_itself_loses_nothing(tensors):
             "opposed",
             "perturbation",
             "later push",
+            "push",
         ):
             assert row[name] == pytest.approx(0, abs=1e-6), name
 

@@ -13,6 +13,7 @@ import pytest
 
 from merge_lib.report import build_report, save_figures
 from merge_lib.report.render import escape_markdown, fence, prose_as_html, prose_as_markdown
+from merge_lib.report.sections import compose
 from merge_lib.results import StudyResults
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -310,3 +311,9 @@ def test_markdown_escapes_what_would_be_markup():
     assert escape_markdown("a|b *c* <d> `e`\n# [f](g)") == (r"a\|b \*c\* &lt;d&gt; \`e\` \# \[f\](g)")
     assert fence("a ```` b") == "`````"
     assert fence("plain") == "```"
+
+
+def test_a_workload_without_scenarios_has_none_among_the_facts(results):
+    facts = [name for name, _ in compose(replace(results, scenario="")).facts]
+    assert "Scenario" not in facts
+    assert "Workload" in facts

@@ -24,6 +24,12 @@ def test_probes_and_batches_do_not_change_what_is_trained():
     assert one.parameters_of("train") == other.parameters_of("train")
     assert one.parameters_of("pretrain") == other.parameters_of("pretrain")
     assert one.parameters_of("evaluate") != other.parameters_of("evaluate")
+    half = parsed(evaluation_precision="bf16")
+    assert half.parameters_of("train") == other.parameters_of("train")
+    assert half.parameters_of("evaluate") == other.parameters_of("evaluate") | {
+        "evaluation_precision": "bf16"
+    }
+    assert "evaluation_precision" not in other.model_dump()
 
 
 def test_other_models_are_known_by_their_digest(root):

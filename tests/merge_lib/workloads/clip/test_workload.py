@@ -7,6 +7,7 @@ from transformers import CLIPModel
 from merge_lib.checkpoints import read_state_dict, write_state_dict
 from merge_lib.errors import CheckpointMismatchError, DataError, SpecError, UnknownMethodError
 from merge_lib.workloads import Measuring, Probing, Workload
+from merge_lib.workloads.pretrained.models import DTYPES
 
 LORA = {"kind": "lora", "lora": {"rank": 2, "alpha": 4, "targets": ["fc1"]}}
 PRODUCT = {"kind": "lora", "lora": {**LORA["lora"], "space": "product"}}
@@ -88,6 +89,29 @@ def test_the_same_seed_gives_the_same_expert(make_workload, tmp_path):
     workload = make_workload(fine_tuning={"epochs": 1, "shift": 1, "smallest_crop": 0.8})
     one, other = (states(workload, tmp_path)[2].digest for _ in range(2))
     assert one == other
+
+
+@pytest.mark.parametrize("tuning", [{"kind": "full"}, LORA, PRODUCT], ids=["whole", "factors", "products"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_models_are_evaluated_in_16_bits_where_that_is_asked(make_workload, tmp_path, tuning, precision):
+    half, whole = (
+        make_workload(tuning=tuning, fine_tuning={"epochs": 1}, **more)
+        for more in ({"evaluation_precision": precision}, {})
+    )
+    base = half.pretrain(tmp_path / "base.safetensors", seed=0, lineage={})
+    expert = half.fine_tune(base.path, ["left-right"], tmp_path / "e.safetensors", seed=0, lineage={})
+    state = read_state_dict(expert.path)
+    assert all(tensor.dtype == torch.float32 for tensor in state.values())
+    measured = half.measured(state)
+    assert {one.dtype for one in measured.model.parameters()} == {DTYPES[precision]}
+    found, expected = (
+        one.logits(one_set.sets["left-right"], one_set.targets["left-right"].head, "test")
+        for one, one_set in ((measured, half), (whole.measured(state), whole))
+    )
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=0.5, rtol=0.05)
+    assert not torch.equal(found, expected)
+    assert half.evaluate(state, ["left-right"]).keys() == {"left-right"}
 
 
 def test_class_incremental_seeks_among_the_classes_of_all_tasks(make_workload, tmp_path):

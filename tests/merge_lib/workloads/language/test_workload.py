@@ -6,13 +6,19 @@ import pytest
 import torch
 
 import merge_lib
+from merge_lib import registry
 from merge_lib.calibration.collect import Calibration, collect
+from merge_lib.calibration.store import Observations
 from merge_lib.checkpoints import read_state_dict
+from merge_lib.checkpoints.adapters import PREFIX
 from merge_lib.errors import CheckpointMismatchError, DataError, SpecError, UnknownMethodError
+from merge_lib.fitting import fit
 from merge_lib.forgetting.answers import answers_of
+from merge_lib.learned import Learned
 from merge_lib.probe import Naming, Telling
 from merge_lib.workloads import LanguageConfig, Probing, Workload
 from merge_lib.workloads.language.probe import OPEN
+from merge_lib.workloads.pretrained.models import DTYPES
 
 LORAS = {"full": None, "factor": {"space": "factor"}, "product": {"space": "product"}}
 RANKED = {"counting": "log_likelihood", "moods": "log_likelihood"}
@@ -63,10 +69,9 @@ def test_what_is_stored_is_what_is_evaluated(make_workload, architecture, traine
         workload.tasks
     )
     module = workload.probe().module(expert)
-    if form != "factor":
-        assert {name for name, _ in module.named_parameters()} == expert.keys()
-        for name, parameter in module.named_parameters():
-            assert torch.equal(parameter, expert[name])
+    assert {name for name, _ in module.named_parameters()} == expert.keys()
+    for name, parameter in module.named_parameters():
+        assert torch.equal(parameter, expert[name])
 
 
 def test_adapters_compute_what_their_products_do(make_workload, architecture, trained):
@@ -119,7 +124,7 @@ def test_an_answer_counts_if_it_is_the_right_one_to_the_letter(make_workload, mo
     assert texts.accuracy(None, "test") == 1 / len(right)
 
 
-@pytest.mark.parametrize("form", ["full", "product"])
+@pytest.mark.parametrize("form", LORAS)
 @pytest.mark.parametrize("kind", ["gram", "fisher"])
 def test_methods_that_need_data_see_the_prompts(make_workload, architecture, trained, tmp_path, form, kind):
     workload = make_workload(architecture, lora=LORAS[form])
@@ -129,6 +134,58 @@ def test_methods_that_need_data_see_the_prompts(make_workload, architecture, tra
         found = collect(asked, state, workload.probe(), task, tmp_path / task, data="x", model="y")
         assert found.manifest.counts
         assert set(found.manifest.counts) <= state.keys() | {"lm_head.weight"}  # tied to the embedding
+
+
+def test_factors_see_what_flows_into_them(make_workload, architecture, trained, tmp_path):
+    """A sees what the layer sees, and B what A makes of it: with inputs x, Gram matrices of x and of A x."""
+    asked, found, states = Calibration(kind="gram", examples=6), {}, {}
+    for space in ("factor", "product"):
+        workload = make_workload(architecture, lora={"space": space})
+        states[space] = read_state_dict(trained(workload, "moods")[1])
+        folder = collect(
+            asked, states[space], workload.probe(), "moods", tmp_path / space, data="x", model="y"
+        )
+        found[space] = {name: folder.value(name) for name in folder.manifest.counts}
+    factors, layers = states["factor"], [name.removesuffix(".weight") for name in found["product"]]
+    assert found["factor"].keys() == factors.keys()
+    for layer in layers:
+        a = f"{PREFIX}{layer}.lora_A.weight"
+        gram = found["product"][f"{layer}.weight"]
+        torch.testing.assert_close(found["factor"][a], gram, atol=1e-4, rtol=1e-3)
+        expected = factors[a] @ gram @ factors[a].T
+        torch.testing.assert_close(
+            found["factor"][f"{PREFIX}{layer}.lora_B.weight"], expected, atol=1e-4, rtol=1e-3
+        )
+
+
+NEEDING = [info.name for info in registry.methods() if info.data != "none"]
+FEW = {
+    "adamerging": {"steps": 2},
+    "localize_and_stitch_trained": {"steps": 2},
+}
+
+
+@pytest.mark.parametrize("method", NEEDING)
+def test_every_method_that_needs_data_merges_factors(make_workload, trained, tmp_path, method):
+    workload = make_workload("llama", ("moods", "counting"), lora=LORAS["factor"], scoring=RANKED)
+    base, experts = None, []
+    for task in workload.tasks:
+        base, expert = map(read_state_dict, trained(workload, task))
+        experts.append(expert)
+    info, probe = registry.get(method), workload.probe()
+    learned = Learned()
+    if info.is_fitted:
+        learned = Learned(fitted=fit(method, probe, workload.tasks, base, experts, params=FEW.get(method)))
+    elif info.observation is not None:
+        asked = Calibration(kind=info.observation, examples=4, rows=64)
+        for task, expert in zip(workload.tasks, experts, strict=True):
+            collect(asked, expert, probe, task, tmp_path / task, data="x", model="y")
+        folders = [tmp_path / task for task in workload.tasks]
+        learned = Learned(observations=Observations.open(info.observation, folders))
+    merged = merge_lib.merge(method, experts, base, learned=learned)
+    assert merged.keys() == base.keys()
+    assert any(not torch.equal(merged[name], base[name]) for name in base)
+    assert workload.evaluate(merged, workload.tasks).keys() == set(workload.tasks)
 
 
 def test_padding_is_no_feature(make_workload, architecture, trained, tmp_path):
@@ -170,6 +227,33 @@ def test_answers_and_texts_for_reports_of_forgetting(make_workload, architecture
     batch = next(probe.batches("moods", split="test", count=2, seed=0, size=2))
     example = workload.texts["moods"].snapshot.splits["test"][int(batch.places[1])]
     assert probe.text(batch.inputs, 1) == f"moods {example.input} ="
+
+
+@pytest.mark.parametrize("form", LORAS)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_models_are_evaluated_in_16_bits_where_that_is_asked(
+    make_workload, architecture, trained, form, precision
+):
+    whole, half = (
+        make_workload(architecture, lora=LORAS[form], scoring=RANKED, **more)
+        for more in ({}, {"evaluation_precision": precision})
+    )
+    _, expert = trained(half, "moods")
+    state = read_state_dict(expert)
+    assert all(tensor.dtype == torch.float32 for tensor in state.values())
+    model = half.models.reading(state)
+    kept = "wo.weight" if precision == "fp16" else "none"  # of T5, whose own class asks for that
+    dtypes = {one.dtype for name, one in model.named_parameters() if not name.endswith(kept)}
+    assert dtypes == {DTYPES[precision]}
+    rows = list(range(5))
+    inputs, _ = half.texts["moods"].inputs("test", rows)
+    with torch.no_grad():
+        scores = half.texts["moods"].scores(model, inputs, DTYPES[precision])
+        expected = whole.texts["moods"].scores(whole.models.reading(state), inputs)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, expected, atol=0.3, rtol=0.02)
+    assert not torch.equal(scores, expected)
+    assert half.evaluate(state, ["moods", "copying"]).keys() == {"moods", "copying"}
 
 
 def test_unknown_tasks_are_refused(make_workload, trained, tmp_path):
@@ -223,6 +307,10 @@ def test_keys_hold_what_decides_a_result(root):
         for kind, n in (("t5", 1), ("llama", 9))
     )
     assert one.parameters_of("evaluate") == other.parameters_of("evaluate")
+    half = one.model_copy(update={"evaluation_precision": "bf16"})
+    assert half.parameters_of("train") == one.parameters_of("train")
+    assert half.parameters_of("evaluate") == one.parameters_of("evaluate") | {"evaluation_precision": "bf16"}
+    assert "evaluation_precision" not in one.model_dump()
     assert one.pretraining_snapshots() == ("tiny-t5",)
     facts = [config.facts_of("train", ["moods"], root / "data") for config in (one, other)]
     assert facts[0] != facts[1]

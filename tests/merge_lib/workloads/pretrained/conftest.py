@@ -8,6 +8,8 @@ import torch
 from transformers import (
     CLIPConfig,
     CLIPModel,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -55,14 +57,25 @@ def tiny_llama(*, is_tied: bool = False) -> LlamaForCausalLM:
     )
 
 
+def tiny_gpt2() -> GPT2LMHeadModel:
+    """Its layers hold their weights as [in, out]."""
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=40, n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=39
+        )
+    )
+
+
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "clip": tiny_clip,
+    "gpt2": tiny_gpt2,
     "t5": tiny_t5,
     "llama": tiny_llama,
     "tied llama": lambda: tiny_llama(is_tied=True),
 }
 TARGETS = {
     "clip": ("fc1", "fc2"),
+    "gpt2": ("attn.c_proj", "c_fc"),
     "t5": ("q", "v"),
     "llama": ("q_proj", "mlp.up_proj"),
     "tied llama": ("q_proj",),

@@ -6,8 +6,9 @@ import pytest
 import torch
 from peft import PeftModel
 
-from merge_lib.checkpoints import checkpoint_digest, write_state_dict
+from merge_lib.checkpoints import checkpoint_digest, read_state_dict, write_state_dict
 from merge_lib.errors import CheckpointError, CheckpointMismatchError, SpecError
+from merge_lib.workloads.pretrained.adapters import fold_in
 from merge_lib.workloads.pretrained.config import LoraConfig, TuningConfig
 from merge_lib.workloads.pretrained.exporting import export_adapter, export_model
 from merge_lib.workloads.pretrained.loading import load_model
@@ -49,7 +50,7 @@ def test_a_checkpoint_becomes_a_folder(expert, located, model_class, tuning, out
         export_model(checkpoint, tmp_path / "out", located=located, tuning=tuning)
 
 
-@pytest.mark.parametrize("kind", ["t5"])
+@pytest.mark.parametrize("kind", ["t5", "gpt2"])
 def test_factors_become_an_adapter(expert, located, model_class, tuning, outputs, tmp_path):
     model, checkpoint = expert
     if tuning.lora is None or tuning.lora.space == "product":
@@ -57,8 +58,13 @@ def test_factors_become_an_adapter(expert, located, model_class, tuning, outputs
             export_adapter(checkpoint, tmp_path / "out", located=located, tuning=tuning)
         return
     export_adapter(checkpoint, tmp_path / "out", located=located, tuning=tuning)
+    told = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert told["fan_in_fan_out"] == (located.folder.name == "gpt2")
     loaded = PeftModel.from_pretrained(load_model(located, model_class), tmp_path / "out")
     torch.testing.assert_close(outputs(loaded), outputs(model))
+    read = read_state_dict(tmp_path / "out", base=located.folder)  # by our own reader, folded in
+    for name, folded in state_of(fold_in(model), TuningConfig()).items():
+        torch.testing.assert_close(read[name], folded)
 
 
 @pytest.mark.parametrize("kind", ["llama"])

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from merge_lib.errors import DataError, SpecError
+from merge_lib.workloads.pretrained.judge_tasks import check_known, check_tasks, names_in
 from merge_lib.workloads.pretrained.judging import judge
 from merge_lib.workloads.pretrained.loading import load_model
 
@@ -69,3 +70,33 @@ def test_what_cannot_be_judged_is_refused(model, tokenizer, tasks, tmp_path):
         DataError, match=r"The tasks tiny_copy could not be judged: .*must be in the Hugging Face"
     ):
         judge(model, tokenizer, ["tiny_copy"], include=tasks)
+
+
+def test_names_are_found_however_they_are_written(tmp_path):
+    written = {
+        "one.yaml": "task: plain_one  # a remark\n",
+        "two.yaml": "include: _shared\n'task': \"quoted two\"\ntag: [alpha_tag, 'beta_tag']\n",
+        "_shared": "tag:\n  - gamma_tag\n- delta_tag\n",
+        "group.yaml": "group: whole_group\ntask:\n  - plain_one\n  - task: inner_task\n    num_fewshot: 2\n",
+    }
+    for name, text in written.items():
+        (tmp_path / name).write_text(text)
+    names = {"plain_one", "quoted two", "whole_group", "inner_task"}
+    names |= {f"{letter}_tag" for letter in ("alpha", "beta", "gamma", "delta")}
+    assert names <= names_in(tmp_path)
+    check_tasks(sorted(names), tmp_path)
+    with pytest.raises(
+        SpecError, match=r"not know the tasks 'plain_oen' \(near: plain_one.*\)\. `lm-eval ls"
+    ):
+        check_known(["plain_oen", "plain_one"], names_in(tmp_path))
+
+
+@pytest.mark.slow  # the harness has 14,000 files
+def test_unknown_tasks_are_told_with_the_nearest_of_the_harness_and_ones_own(tmp_path):
+    (tmp_path / "one.yaml").write_text("task: plain_one\n")
+    with pytest.raises(
+        SpecError,
+        match=r"not know the tasks 'plain_oen' \(near: .*plain_one.*\), 'hellaswagg' \(near: hellaswag",
+    ):
+        check_tasks(["plain_oen", "plain_one", "hellaswagg"], tmp_path)
+    check_tasks(["plain_one", "hellaswag", "arc_easy", "mmlu", "RC_tasks"], tmp_path)

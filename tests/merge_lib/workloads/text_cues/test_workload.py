@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from merge_lib.calibration.collect import Calibration, collect
 from merge_lib.checkpoints import read_state_dict
 from merge_lib.errors import DataError, SpecError, UnknownMethodError
 from merge_lib.workloads import Measuring, Probing, TextCuesConfig, Workload, create
@@ -148,6 +149,33 @@ def test_a_stronger_task_learns_faster(make_workload, tmp_path):
     workload = make_workload(strength={"back": 0.1})
     assert workload._fine_tuning(["back"]).learning_rate == pytest.approx(1e-4)
     assert workload._fine_tuning(["front", "back"]).learning_rate == pytest.approx(1e-3)
+
+
+LORA = {"kind": "lora", "lora": {"rank": 2, "targets": ["q", "v"]}}
+
+
+def test_methods_that_need_data_see_the_texts_by_factors(make_workload, tmp_path):
+    workload = make_workload(tuning=LORA, fine_tuning={"steps": 2, "learning_rate": 1e-2})
+    base = workload.pretrain(tmp_path / "base.safetensors", seed=0, lineage={}).path
+    expert = workload.fine_tune(base, ["front"], tmp_path / "front.safetensors", seed=0, lineage={}).path
+    state = read_state_dict(expert)
+    for kind in ("gram", "fisher"):
+        asked = Calibration(kind=kind, examples=4, batch_size=3)
+        found = collect(asked, state, workload.probe(), "front", tmp_path / kind, data="x", model="y")
+        assert found.manifest.counts.keys() == state.keys()
+        assert all(found.value(name).abs().sum() > 0 for name in state)
+
+
+def test_models_are_evaluated_in_16_bits_where_that_is_asked(make_workload, tmp_path):
+    workload = make_workload(evaluation_precision="bf16")
+    base = read_state_dict(workload.pretrain(tmp_path / "base.safetensors", seed=0, lineage={}).path)
+    assert all(tensor.dtype == torch.float32 for tensor in base.values())
+    assert {one.dtype for one in workload.models.reading(base).parameters()} == {torch.bfloat16}
+    assert workload.evaluate(base, ["front", "clean"]).keys() == {"front", "clean"}
+    plain, config = make_workload().config, workload.config
+    assert config.parameters_of("train") == plain.parameters_of("train")
+    assert config.parameters_of("evaluate") != plain.parameters_of("evaluate")
+    assert "evaluation_precision" not in plain.model_dump()
 
 
 @pytest.mark.parametrize(

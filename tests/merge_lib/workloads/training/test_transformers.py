@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flows.training_bench import WordLesson
+from flows.training_cases import WordLesson
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
