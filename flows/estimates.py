@@ -15,6 +15,7 @@ from tasks.records import RecordStore
 
 GUESSES_S = {
     **{
+        "data": 3.0,  # of a stage; DVC takes most of it
         "pretrain": 40.0,
         "train": 3.0,
         "trial": 0.1,
@@ -58,7 +59,7 @@ class Estimates:
 
 def plan_steps(project: Project, config: StudyConfig) -> tuple[list[PlannedStep], bool]:
     """Every step of the study, and whether the data is up to date; nothing is run."""
-    from tasks.versioning import recorded_hashes
+    from tasks.versioning import recorded_hashes, stages_done
 
     needed = config.snapshots
     hashes = recorded_hashes(project, needed) or {} if needed else {}
@@ -68,13 +69,22 @@ def plan_steps(project: Project, config: StudyConfig) -> tuple[list[PlannedStep]
     stages = PlanningStages(setting, is_data_known=is_known)
     for _ in walk(config, stages):
         pass
-    return stages.steps, is_known
+    data_steps = [
+        PlannedStep("data", address, done) for address, done in stages_done(project, needed).items()
+    ]
+    return [*data_steps, *stages.steps], is_known
 
 
 def plan_all(project: Project, studies: Sequence[StudyConfig]) -> tuple[list[PlannedStep], bool]:
-    """The steps of several studies; what is to be done for two of them counts twice, until it is done."""
+    """The steps of several studies; what is to be done for two of them counts twice, until it is done.
+
+    Data alone counts once: most of the cells of a file with axes need the same.
+    """
     plans = [plan_steps(project, study) for study in studies]
-    return [step for steps, _ in plans for step in steps], all(is_known for _, is_known in plans)
+    steps = [step for steps, _ in plans for step in steps]
+    data_steps = dict.fromkeys(step for step in steps if step.kind == "data")
+    others = [step for step in steps if step.kind != "data"]
+    return [*data_steps, *others], all(is_known for _, is_known in plans)
 
 
 def summarise_plan(steps: list[PlannedStep], estimates: Estimates) -> list[dict[str, Any]]:

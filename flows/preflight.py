@@ -9,19 +9,22 @@ from flows.config import StudyConfig
 from flows.estimates import Estimates, plan_all, summarise_plan
 from merge_lib.errors import CheckpointError, MergeError, SpecError
 from tasks.project import Project
+from tasks.versioning import check_stages
 
 SPARE_BYTES = 50e6  # for the servers' databases, the report and the record
 
 
 def check_before(project: Project, studies: Sequence[StudyConfig]) -> Estimates:
-    """Look at the folder, the disk and the user's checkpoints; the estimates of what is to be done.
+    """Look at the folder, the disk, the data stages and the user's checkpoints; the estimates of what is to be done.
 
     Raises:
         SpecError: the project cannot be written.
+        DataError: no stage makes data that the studies need.
         MergeError: the disk has too little room.
         CheckpointError: the base that the study names cannot be read.
     """
     check_writable(project)
+    check_stages(project, snapshots_of(studies))
     for checkpoint in dict.fromkeys(study.base.checkpoint for study in studies):
         if checkpoint is not None:
             _check_base(project, checkpoint)
@@ -40,6 +43,11 @@ def check_before(project: Project, studies: Sequence[StudyConfig]) -> Estimates:
             f"{free / 1e6:.0f} MB left. Free some space, or train with fewer seeds{remedy}."
         )
     return estimates
+
+
+def snapshots_of(studies: Sequence[StudyConfig]) -> tuple[str, ...]:
+    """All data that the studies read."""
+    return tuple(dict.fromkeys(name for study in studies for name in study.snapshots))
 
 
 def check_writable(project: Project) -> None:

@@ -115,7 +115,7 @@ class PrefectStages:
 class PlannedStep:
     """One step as the plan sees it."""
 
-    kind: str  # pretrain, train, trial, merge, route, evaluate, audit, forgetting, conflicts, path, surface, marks
+    kind: str  # one of flows.estimates.GUESSES_S
     label: str
     is_cached: bool
     files: int = 0  # of about a checkpoint's size that it is to write

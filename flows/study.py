@@ -22,7 +22,7 @@ from tasks.jobs import Audited, Finished, Forgot, Scores, Setting
 from tasks.journal import Journal, journal_of
 from tasks.landscapes import check_landscape
 from tasks.project import Project
-from tasks.runs import Run, load_run, save_run, start_run
+from tasks.runs import Run, load_run, save_run, start_run, status_kept
 
 THREADS = 32  # of Prefect, most of which wait; what computes holds one of the study's slots
 WAITED = "It waited for a step that failed."
@@ -59,9 +59,10 @@ def study_flow(
     )
     config = restore_study(project.root, run.config)
     slots.configure(config.resources.parallel, config.resources.threads)
-    setting = prepare_data(project, config)
-    if config.landscape.shows_examples:
-        check_landscape(setting)
+    with status_kept(project, run):
+        setting = prepare_data(project, config)
+        if config.landscape.shows_examples:
+            check_landscape(setting)
     with journal_of(project, run, setting) as journal:
         rows = list(walk(config, PrefectStages(setting, trainer)))
         collect(rows, journal)
@@ -79,7 +80,7 @@ def open_run(project: Project, study: str, overrides: Sequence[str], levels: Map
 
 def reopen_run(project: Project, run_id: str, overrides: Sequence[str]) -> Run:
     """The run to go on with, its settings changed if that is asked for; what they leave as it was stays finished."""
-    run = load_run(project, run_id)
+    run = save_run(project, load_run(project, run_id), status="running")
     if not overrides:
         return run
     config = changed_study(project.root, run.config, overrides)

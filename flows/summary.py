@@ -49,10 +49,13 @@ def show_summary(results: StudyResults) -> None:
         out.print(table)
     company = " of its group" if len(boards) > 2 else ""
     seconds = "; s: seconds a merge" if any(column.heading == "s" for column in columns) else ""
-    out.print(
-        f"Percent, mean ± 95 % interval over the seeds; ★ better than all others{company} by a paired test, "
-        f"≈ not distinguishable from the best{company}{seconds}."
+    marks = (
+        f", mean ± 95 % interval over the seeds; ★ better than all others{company} by a paired test, "
+        f"≈ not distinguishable from the best{company}"
+        if len(results.seeds) > 1
+        else " of one seed, so no row is told apart from another"
     )
+    out.print(f"Percent{marks}{seconds}.")
 
 
 def title_of(results: StudyResults) -> str:

@@ -1,6 +1,7 @@
 """Validation errors of a YAML file in the words of its reader: file, line, what was got, what is allowed."""
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -145,12 +146,19 @@ def explain(failure: ValidationError, document: YamlDocument, model: type[BaseMo
 
 
 def error_lines(failure: ValidationError, document: YamlDocument, model: type[BaseModel]) -> list[str]:
-    """For each error its place and a sentence."""
+    """For each error its place and a sentence; in the order of the file's lines, then what did not come from it."""
     lines = []
     for location, error, known in _flat(failure, model):
         inside = _inside(document, location)
-        lines.append(f"{document.line(inside)}: {_dotted(inside)}{_sentence(error, known)}")
-    return lines
+        place = document.line(inside)
+        lines.append((place, f"{place}: {_dotted(inside)}{_sentence(error, known)}"))
+    return [line for _, line in sorted(lines, key=lambda told: _line_number(told[0], document.path))]
+
+
+def _line_number(place: str, path: Path) -> float:
+    """Of a place in that file; infinite for one of `--set`, so that those keep their order at the end."""
+    number = place.removeprefix(f"{path}:")
+    return int(number) if number != place and number.isdecimal() else math.inf
 
 
 def told(lines: Sequence[str], path: Path) -> str:
@@ -206,12 +214,13 @@ def _sentence(error: Any, known: list[str]) -> str:
     if kind == "missing":
         return "this key is missing and has no default."
     message = error["msg"].removeprefix("Value error, ")
+    hint = ""
     if kind == "literal_error" and isinstance(got, str):
         allowed = [part.strip("' ") for part in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
         near = get_close_matches(got, allowed, n=1, cutoff=0.5)
-        message += f". Did you mean '{near[0]}'?" if near else ""
+        hint = f". Did you mean '{near[0]}'?" if near else ""
     shown = "" if kind in ("value_error", "model_attributes_type") else f", got {got!r}"
-    return f"{message[0].lower()}{message[1:]}{shown}"
+    return f"{message[0].lower()}{message[1:]}{shown}{hint}"
 
 
 def _fields_at(model: type[BaseModel], location: Location) -> set[str]:

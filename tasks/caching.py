@@ -40,9 +40,15 @@ def cache_key(
         "inputs": dict(inputs),
         "params": dict(params),
         "code": code_digest(*code),
-        "libraries": {name: version(name) for name in (*COMPUTING_LIBRARIES, *compilers)},
+        "libraries": {name: _version(name) for name in (*COMPUTING_LIBRARIES, *compilers)},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@cache
+def _version(package: str) -> str:
+    """Read once a process: that takes milliseconds, and a study has hundreds of keys."""
+    return version(package)
 
 
 def code_digest(*modules: str) -> str:

@@ -50,7 +50,8 @@ def comparison_runs(run: Run, results: StudyResults, now_ms: int) -> list[RunPay
                 "mergeline.method": group.method,
                 "mergeline.regime": group.regime or "any",
                 "mergeline.row": group.kind,
-                "mlflow.note.content": f"Mean over {_seeds(group)}; `interval_95/…` is half of the 95 % interval.",
+                "mlflow.note.content": f"Mean over {_seeds(group)}; `interval_95/…` is half of the 95 % interval "
+                "(Student t).",
             },
             params=_params(group),
             started_ms=now_ms - round(_elapsed_s(group) * 1000),
@@ -79,12 +80,15 @@ def summary_note(results: StudyResults) -> str:
         f"**{_asked(found.question)} {found.answer}.** {found.value} {found.certainty}"
         for found in headline(groups)
     ]
-    seeds = f"{len(results.seeds)} seeds" if len(results.seeds) > 1 else "one seed"
+    count = len(results.seeds)
+    seeds = (
+        f", mean ± half of the 95 % interval (Student t) over {count} seeds" if count > 1 else " of one seed"
+    )
     paragraphs = (
         "\n".join(f"- {finding}" for finding in findings),
         "\n".join(f"| {' | '.join(line)} |" for line in lines),
-        f"Percent, mean ± half of the 95 % interval over {seeds}; what forgets least comes first. To sort, and as "
-        f'charts: Training runs, button "Views", "{VIEW_TITLE}". All tests and curves: `report.html`, under Artifacts.',
+        f"Percent{seeds}; what forgets least comes first. To sort, and as charts: "
+        f'Training runs, button "Views", "{VIEW_TITLE}". All tests and curves: `report.html`, under Artifacts.',
         results.description.strip(),
     )
     return "\n\n".join(paragraphs)

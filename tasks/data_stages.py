@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -115,9 +116,12 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
 
 
 def _no_stage(missing: Sequence[str], made: Iterable[str]) -> DataError:
+    known = sorted(made)
+    near = dict.fromkeys(name for wrong in missing for name in get_close_matches(wrong, known, n=1))
+    hint = f"Did you mean {', '.join(near)}? " if near else ""
     return DataError(
         f"The study needs the data snapshots {', '.join(missing)}, which no stage of dvc.yaml makes. "
-        f"It makes: {', '.join(sorted(made))}. Name one of these, or describe yours under `tasks`, "
+        f"{hint}It makes: {', '.join(known)}. Name one of these, or describe yours under `tasks`, "
         "`drawn` or `hub` in params.yaml (data/README.md)."
     )
 

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tasks.payloads import Outbox, RunPayload
+from tasks.progress import Step, tell
 from tasks.project import Project
 from tasks.runs import outbox_of
 
@@ -44,8 +45,18 @@ class Courier:
         self.outbox.put(payload)
 
     def close(self) -> str | None:
-        """Wait until all is delivered; what stopped it, if something did."""
-        said, _ = self._process.communicate()
+        """Wait until all is delivered, and tell how far that is; what stopped it, if something did."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        waiting = self.outbox.count()
+        while self._process.poll() is None:
+            left = self.outbox.count()
+            tell(Step("record", "record in MLflow", 1.0 - (left + 1) / (waiting + 1)))
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(PAUSE_S)
+        said = self._process.stdout.read()
+        self._process.stdout.close()
         if self._process.returncode == 0:
             return None
         reason = said.strip() or f"the delivery ended with status {self._process.returncode}."

@@ -21,7 +21,8 @@ from tasks.payloads import RunPayload
 from tasks.progress import StoppedError
 from tasks.project import Project
 from tasks.recording import RunRecorder
-from tasks.runs import Run, environment, list_runs, load_run, outbox_of, save_run
+from tasks.runs import Run, environment, list_runs, load_run, save_run
+from tasks.tracking import has_record
 from tasks.training import open_workload
 
 RESULTS = "results.json"
@@ -191,8 +192,9 @@ class Journal:
         for name in list_runs(self.project):
             other = load_run(self.project, name)
             is_same = other.status == "finished" and other.results_digest == digest
-            if is_same and name != self.run.run_id and not any(outbox_of(self.project, name).waiting()):
-                return other.unchanged_since or name
+            is_whole = name != self.run.run_id and other.unchanged_since is None
+            if is_same and is_whole and has_record(self.project, name):
+                return name
         return None
 
 

@@ -54,30 +54,28 @@ def survey_landscape(
     merged: list[tuple[list[Finished], int]],
 ) -> Surveyed:
     """All maps that the job asks for; `merged` has for each entry the merges of a job and its place among them."""
-    started = time.perf_counter()
     tasks = setting.tasks[: len(experts)]
     conflicts = path = surface = None
-    is_reused = True
+    taken_s = []
     if job.conflicts:
-        conflicts, reused = conflicts_between(setting, job.label, base, experts, tasks)
-        is_reused &= reused
+        conflicts, elapsed_s = conflicts_between(setting, job.label, base, experts, tasks)
+        taken_s.append(elapsed_s)
     if job.points:
         route = [("base", base), *zip(tasks, experts, strict=True)]
-        path, reused = losses_along(
+        path, elapsed_s = losses_along(
             setting, job.label, route, tasks, points=job.points, examples=job.examples
         )
-        is_reused &= reused
+        taken_s.append(elapsed_s)
     if job.size:
         seen = [
             Seen(entry.label, done[place], entry)
             for entry, (done, place) in zip(job.entries, merged, strict=True)
         ]
         corners = list(zip(tasks[:2], experts[:2], strict=True))
-        surface, reused = losses_over(setting, job, base, corners, seen)
-        is_reused &= reused
+        surface, elapsed_s = losses_over(setting, job, base, corners, seen)
+        taken_s.append(elapsed_s)
     found = Landscape(job.regime, job.seed, conflicts, path, surface)
-    elapsed_s = 0.0 if is_reused else time.perf_counter() - started
-    return Surveyed(found, files_of(setting, found), elapsed_s, is_reused)
+    return Surveyed(found, files_of(setting, found), sum(taken_s), reused=not any(taken_s))
 
 
 def files_of(setting: Setting, found: Landscape) -> tuple[str, ...]:
@@ -97,8 +95,8 @@ def check_landscape(setting: Setting) -> None:
 
 def conflicts_between(
     setting: Setting, label: str, base: Finished, experts: Sequence[Finished], tasks: Sequence[str]
-) -> tuple[ConflictMaps, bool]:
-    """The conflict maps of every pair of experts, and whether they were found.
+) -> tuple[ConflictMaps, float]:
+    """The conflict maps of every pair of experts, and the seconds that they took; 0 if they were found.
 
     Raises:
         MergeError: a checkpoint cannot be read, or does not match the others.
@@ -113,8 +111,8 @@ def conflicts_between(
         write_table(table, folder / FILES["conflicts"])
         return asdict(summarise_conflicts(table, tasks, told.record))
 
-    record, reused = _finished(setting, told, label, make)
-    return ConflictMaps(**record.values["map"]), reused
+    record, elapsed_s = _finished(setting, told, label, make)
+    return ConflictMaps(**record.values["map"]), elapsed_s
 
 
 def losses_along(
@@ -125,8 +123,8 @@ def losses_along(
     *,
     points: int,
     examples: int,
-) -> tuple[LossPath, bool]:
-    """Losses along a path through checkpoints, and whether they were found.
+) -> tuple[LossPath, float]:
+    """Losses along a path through checkpoints, and the seconds that they took; 0 if they were found.
 
     Raises:
         MergeError: a checkpoint cannot be read or does not fit, or the workload shows nothing.
@@ -141,8 +139,8 @@ def losses_along(
         found = follow(waypoints, _examples(setting, tasks, examples), points, _progress("path", label))
         return _kept(LossPath(**{**asdict(found), "record": told.record}), folder / FILES["path"])
 
-    record, reused = _finished(setting, told, label, make)
-    return LossPath(**record.values["map"]), reused
+    record, elapsed_s = _finished(setting, told, label, make)
+    return LossPath(**record.values["map"]), elapsed_s
 
 
 def losses_over(
@@ -151,8 +149,8 @@ def losses_over(
     base: Finished,
     experts: Sequence[tuple[str, Finished]],
     merges: Sequence[Seen],
-) -> tuple[LossSurface, bool]:
-    """Losses over the plane through base and two experts with merges marked, and whether all of it was found.
+) -> tuple[LossSurface, float]:
+    """Losses over the plane through base and two experts with merges marked, and the seconds that were needed.
 
     Finished rows of the grid outlive a kill. A merge whose weights cannot be had is left out, and the log says so.
 
@@ -180,10 +178,10 @@ def losses_over(
         rows.remove()
         return values
 
-    record, reused = _finished(setting, told, job.label, make)
-    marks, are_reused = _marks(setting, job, told, plane, (base, [done for _, done in experts]), merges)
+    record, surface_s = _finished(setting, told, job.label, make)
+    marks, marks_s = _marks(setting, job, told, plane, (base, [done for _, done in experts]), merges)
     surface = LossSurface.from_dict({**record.values["map"], "marks": marks})
-    return surface, reused and are_reused
+    return surface, surface_s + marks_s
 
 
 def _marks(
@@ -193,8 +191,8 @@ def _marks(
     plane: Callable[[], Any],
     made_from: tuple[Finished, list[Finished]],
     merges: Sequence[Seen],
-) -> tuple[list[dict[str, Any]], bool]:
-    """Base, experts and merges as plain values."""
+) -> tuple[list[dict[str, Any]], float]:
+    """Base, experts and merges as plain values, and the seconds that they took."""
     from merge_lib.landscape import Waypoint, mark
 
     known = [merge for merge in merges if merge.is_within_reach]
@@ -212,8 +210,8 @@ def _marks(
         found = mark(plane(), examples, models, corners=("base", *tasks))
         return {"marks": [asdict(one) for one in found]}
 
-    record, reused = _finished(setting, told, job.label, make)
-    return record.values["map"]["marks"], reused
+    record, elapsed_s = _finished(setting, told, job.label, make)
+    return record.values["map"]["marks"], elapsed_s
 
 
 def _weights(
@@ -232,13 +230,13 @@ def _weights(
 
 def _finished(
     setting: Setting, told: Told, label: str, make: Callable[[Path], dict[str, Any]]
-) -> tuple[Record, bool]:
-    """The record of a map, made now if it is not among the finished work; and whether it was."""
+) -> tuple[Record, float]:
+    """The record of a map, made now if it is not among the finished work; and the seconds that it took, 0 if it was."""
     with sole_worker(told.key):
         record = setting.store.find(told.kind, told.key)
         if record is not None:
             report(Step(told.kind, label, 1.0, reused=True))
-            return record, True
+            return record, 0.0
         with compute_slot():
             report(Step(told.kind, label, 0.0))
             with setting.store.writing(told.kind, told.key) as (folder, commit):
@@ -247,7 +245,7 @@ def _finished(
                 values = {"map": found, "elapsed_s": time.perf_counter() - started}
                 record = commit(inputs=told.inputs, params=told.params, values=values)
     report(Step(told.kind, label, 1.0))
-    return record, False
+    return record, record.values["elapsed_s"]
 
 
 def _progress(kind: str, label: str) -> Callable[[int, int], None]:

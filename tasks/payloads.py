@@ -5,10 +5,13 @@ record: the payload waits in the run's folder for `mergeline sync`.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
+
+IDS = "ids.json"
 
 
 @dataclass(frozen=True)
@@ -94,16 +97,31 @@ class Outbox:
         """Keep a payload behind those that wait; never touches one that may be on its way."""
         self.folder.mkdir(parents=True, exist_ok=True)
         numbers = [int(path.name.split("-")[0]) for path in self.folder.glob("[0-9]*.json")]
-        return _write(self.folder / f"{max(numbers, default=0) + 1:05d}-payload.json", payload)
+        return _write(self.folder / f"{max(numbers, default=0) + 1:05d}-payload.json", payload.to_json())
 
     def waiting(self) -> Iterator[tuple[Path, RunPayload]]:
         """Files and payloads, oldest first."""
         for path in sorted(self.folder.glob("[0-9]*.json")):
             yield path, RunPayload.from_json(path.read_text(encoding="utf-8"))
 
+    def count(self) -> int:
+        """How many wait."""
+        return sum(1 for _ in self.folder.glob("[0-9]*.json"))
 
-def _write(path: Path, payload: RunPayload) -> Path:
+    def remember(self, uri: str, ids: Mapping[str, str]) -> None:
+        """Keep the ids that the tracking store at that address gave."""
+        _write(self.folder / IDS, json.dumps({"uri": uri, "ids": dict(ids)}))
+
+    def remembered(self) -> tuple[str, dict[str, str]]:
+        """The address of the tracking store that was told last, and the ids that it gave; empty if none was."""
+        with suppress(OSError, ValueError, KeyError):
+            kept = json.loads((self.folder / IDS).read_text(encoding="utf-8"))
+            return kept["uri"], kept["ids"]
+        return "", {}
+
+
+def _write(path: Path, text: str) -> Path:
     partial = path.with_suffix(".partial")
-    partial.write_text(payload.to_json(), encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
     return path

@@ -34,6 +34,11 @@ def listen(listener: Callable[[Step], None]) -> Callable[[], None]:
 def report(step: Step) -> None:
     """Tell the listeners; raises StoppedError when a stop was requested."""
     check_stop()
+    tell(step)
+
+
+def tell(step: Step) -> None:
+    """Tell the listeners, also of what is still done after a stop was requested."""
     for listener in list(_listeners):
         listener(step)
 

@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -13,9 +15,12 @@ from typing import Any
 
 from merge_lib.errors import SpecError
 from tasks.payloads import Outbox
+from tasks.progress import StoppedError
 from tasks.project import Project
 
 LIBRARIES = ("torch", "prefect", "mlflow", "dvc", "numpy", "safetensors")
+
+_begun: list[str] = []  # runs and sweeps of this process, the oldest first
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,18 @@ def start_run(project: Project, study: str, config: dict[str, Any], command: str
     run_id = next(name for name in names if not (project.runs / name).exists())
     run = Run(run_id, study, config, command, git_revision(project.root), now.isoformat(timespec="seconds"))
     save_run(project, run)
+    note_begun(run_id)
     return run
+
+
+def note_begun(name: str) -> None:
+    """Remember that this process began a run or a sweep of that name."""
+    _begun.append(name)
+
+
+def begun_here() -> tuple[str, ...]:
+    """The runs and sweeps that this process began, the oldest first; others may go on in the same project."""
+    return tuple(_begun)
 
 
 def keeping(command: str) -> str:
@@ -71,6 +87,19 @@ def save_run(project: Project, run: Run, **changes: Any) -> Run:
             "make the folder writable or free some space, and run again."
         ) from refused
     return run
+
+
+@contextmanager
+def status_kept(project: Project, run: Run) -> Iterator[None]:
+    """What ends the work inside early is told in the run's record."""
+    try:
+        yield
+    except (KeyboardInterrupt, StoppedError):
+        save_run(project, run, status="stopped")
+        raise
+    except Exception:
+        save_run(project, run, status="failed")
+        raise
 
 
 def load_run(project: Project, run_id: str) -> Run:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from merge_lib.errors import SpecError, suggest
 from tasks.project import Project
+from tasks.runs import note_begun
 
 RECORD = "sweep.json"
 
@@ -54,7 +55,10 @@ def start_sweep(
     names = (stem, *(f"{stem}-{n}" for n in range(2, 100)))
     sweep_id = next(name for name in names if not sweep_folder(project, name).exists())
     combined = tuple(SweepCell(dict(levels), config) for levels, config in cells)
-    return save_sweep(project, Sweep(sweep_id, study, command, now.isoformat(timespec="seconds"), combined))
+    sweep = Sweep(sweep_id, study, command, now.isoformat(timespec="seconds"), combined)
+    save_sweep(project, sweep)
+    note_begun(sweep_id)
+    return sweep
 
 
 def save_sweep(project: Project, sweep: Sweep) -> Sweep:

@@ -3,7 +3,10 @@
 import json
 import logging
 import os
-from contextlib import suppress
+import sqlite3
+import textwrap
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +41,8 @@ class MlflowTracker:
         self.artifacts = project.state / "mlartifacts"
         self._server: _Server | None = None
 
-    def deliver(self) -> int:
-        """Send everything that waits, oldest first; returns how many payloads went.
+    def deliver(self, advance: Callable[[int], None] = lambda _sent: None) -> int:
+        """Send everything that waits, oldest first, tell `advance` of each; returns how many payloads went.
 
         Raises:
             TrackingError: the server did not take one; it and the later ones stay.
@@ -47,20 +50,22 @@ class MlflowTracker:
         sent = 0
         for path, payload in list(self.outbox.waiting()):
             try:
-                self._server = self._server or _Server(
-                    self.uri, self.artifacts, self.outbox.folder / "ids.json"
-                )
+                self._server = self._server or _Server(self.uri, self.artifacts, self.outbox)
                 self._server.upsert(payload)
             except Exception as failure:
-                said = (
-                    str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
-                )
                 raise TrackingError(
-                    f"MLflow at {self.uri} did not take the record '{payload.name}': {said[:300]}"
+                    f"MLflow at {self.uri} did not take the record '{payload.name}': {_reason(failure)}"
                 ) from failure
             path.unlink()
             sent += 1
+            advance(1)
         return sent
+
+
+def _reason(failure: Exception) -> str:
+    """The first line of what went wrong; of a connection that failed, without the layers below."""
+    first = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
+    return textwrap.shorten(first.partition(" (Caused by ")[0], 300, placeholder=" …")
 
 
 Models = dict[tuple[str, int], str]  # (digest, step) -> MLflow's id
@@ -69,7 +74,7 @@ Models = dict[tuple[str, int], str]  # (digest, step) -> MLflow's id
 class _Server:
     """One tracking store, and the ids that it gave to our keys and digests."""
 
-    def __init__(self, uri: str, artifacts: Path, memory: Path) -> None:
+    def __init__(self, uri: str, artifacts: Path, outbox: Outbox) -> None:
         for name, value in DEFAULTS.items():
             os.environ.setdefault(name, value)
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)
@@ -80,11 +85,9 @@ class _Server:
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         self.client = MlflowClient(uri)
         self.local_artifacts = artifacts if uri.startswith("sqlite:") else None
-        self.memory = memory
-        self.ids: dict[str, str] = {}
-        with suppress(OSError, ValueError):
-            remembered = json.loads(memory.read_text(encoding="utf-8"))
-            self.ids = remembered["ids"] if remembered["uri"] == uri else {}
+        self.outbox = outbox
+        told, ids = outbox.remembered()
+        self.ids = ids if told == uri else {}
         self.uri = uri
 
     def upsert(self, payload: RunPayload) -> None:
@@ -107,7 +110,7 @@ class _Server:
                 logger.warning("'%s' is gone, so the record of '%s' lacks it.", path, payload.name)
         if payload.ended_ms is not None:
             self.client.set_terminated(run_id, "FAILED" if payload.failed else "FINISHED", payload.ended_ms)
-        self.memory.write_text(json.dumps({"uri": self.uri, "ids": self.ids}), encoding="utf-8")
+        self.outbox.remember(self.uri, self.ids)
 
     def _experiment(self, name: str) -> str:
         if (known := self.ids.get(f"experiment:{name}")) is None:
@@ -120,20 +123,23 @@ class _Server:
         return known
 
     def _run(self, experiment: str, payload: RunPayload) -> str:
-        slot = f"run:{payload.key}"
-        if slot not in self.ids:
-            found = self.client.search_runs(
-                [experiment], f"tags.`{KEY_TAG}` = '{payload.key}'", max_results=1
+        tags = {}
+        if payload.parent is not None:  # made here if it was told to another store; its end is still to come
+            tags["mlflow.parentRunId"] = self._run_of(
+                experiment, payload.parent, payload.parent, payload.started_ms, {}
             )
-            tags = {KEY_TAG: payload.key}
-            if payload.parent is not None:
-                tags["mlflow.parentRunId"] = self.ids[f"run:{payload.parent}"]
+        return self._run_of(experiment, payload.key, payload.name, payload.started_ms, tags)
+
+    def _run_of(self, experiment: str, key: str, name: str, started_ms: int, tags: dict[str, str]) -> str:
+        """The id of the run with that key, which is made if there is none."""
+        slot = f"run:{key}"
+        if slot not in self.ids:
+            found = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+            told = {KEY_TAG: key, **tags}
             run = (
                 found[0]
                 if found
-                else self.client.create_run(
-                    experiment, start_time=payload.started_ms, tags=tags, run_name=payload.name
-                )
+                else self.client.create_run(experiment, start_time=started_ms, tags=told, run_name=name)
             )
             self.ids[slot] = run.info.run_id
         return self.ids[slot]
@@ -229,13 +235,18 @@ def _model_of(point: MetricPoint, models: Models) -> str | None:
 
 def warm_up(project: Project) -> None:
     """Connect to the tracking store, which makes its tables if it is new."""
-    _Server(
-        project.tracking_uri, project.state / "mlartifacts", project.state / "none"
-    ).client.search_experiments()
+    artifacts, nothing = project.state / "mlartifacts", Outbox(project.state / "none")
+    _Server(project.tracking_uri, artifacts, nothing).client.search_experiments()
 
 
-def deliver_all(project: Project) -> list[dict[str, Any]]:
+def deliver_all(
+    project: Project, advance: Callable[[int], None] = lambda _sent: None
+) -> list[dict[str, Any]]:
     """Deliver what waits of every run of the project.
+
+    Args:
+        project: whose runs.
+        advance: told of each record that went.
 
     Returns:
         One entry a run that had something waiting: run, delivered, waiting, failure (or None).
@@ -243,17 +254,37 @@ def deliver_all(project: Project) -> list[dict[str, Any]]:
     told = []
     for folder in sorted(project.runs.glob("*/tracking")):
         outbox = Outbox(folder)
-        waiting = sum(1 for _ in outbox.waiting())
-        if waiting == 0:
+        if (waiting := outbox.count()) == 0:
             continue
         failure, sent = None, 0
         try:
             with sole_courier(outbox):
-                sent = MlflowTracker(project, outbox).deliver()
+                sent = MlflowTracker(project, outbox).deliver(advance)
         except TrackingError as refused:
             failure = str(refused)
-            sent = waiting - sum(1 for _ in outbox.waiting())
+            sent = waiting - outbox.count()
         told.append(
             {"run": folder.parent.name, "delivered": sent, "waiting": waiting - sent, "failure": failure}
         )
     return told
+
+
+def count_waiting(project: Project) -> int:
+    """How many records of all runs wait."""
+    return sum(Outbox(folder).count() for folder in project.runs.glob("*/tracking"))
+
+
+def has_record(project: Project, run_id: str) -> bool:
+    """Whether the tracking store in use was told all of a run; of a file it is also asked whether it has the run."""
+    outbox = Outbox(project.runs / run_id / "tracking")
+    if outbox.count() or outbox.remembered()[0] != project.tracking_uri:
+        return False
+    if not project.tracking_uri.startswith("sqlite:///"):
+        return True
+    path = Path(project.tracking_uri.removeprefix("sqlite:///"))
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=20)) as database:
+            asked = "select count(*) from tags where key = ? and value = ?"
+            return database.execute(asked, (KEY_TAG, run_id)).fetchone()[0] > 0
+    except sqlite3.Error:
+        return False

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,8 +18,10 @@ from typing import Any
 
 from merge_lib.errors import DataError
 from tasks.data_stages import PARAMS, DataStages, check_made
+from tasks.progress import Step, report
 from tasks.project import Project
 
+RUNNING = re.compile(r"Running stage '(.+)':")  # how DVC says that a stage begins
 UP_TO_DATE = "data.json"  # in the project's state: file times and sizes at each stage's last success
 
 
@@ -41,6 +44,17 @@ def version_of(project: Project, needed: Sequence[str]) -> DataVersion:
     return version
 
 
+def check_stages(project: Project, needed: Sequence[str]) -> None:
+    """Look at `dvc.yaml` alone.
+
+    Raises:
+        DataError: it is not there, or no stage makes one of these snapshots.
+    """
+    if needed:
+        _require_stages(project)
+        DataStages.of(project.root).targets(needed)
+
+
 def bring_up_to_date(project: Project, needed: Sequence[str] | None = None) -> DataVersion:
     """Run what is out of date of the data stages; return the hashes of what they made.
 
@@ -59,7 +73,7 @@ def bring_up_to_date(project: Project, needed: Sequence[str] | None = None) -> D
     if (is_pushed := _unchanged(project, targets)) is None:
         with _alone(project):
             _prepare_repository(project)
-            _dvc(project, "--wait-for-lock", "repro", *(targets or ()))
+            _reproduce(project, targets or ())
             _remember(project, targets, pushed=False)
             is_pushed = _unchanged(project, targets) or False
     return DataVersion(_hashes(project, targets), is_pushed=is_pushed)
@@ -106,6 +120,19 @@ def recorded_hashes(project: Project, needed: Sequence[str] | None = None) -> di
     return _hashes(project, targets) if is_known else None
 
 
+def stages_done(project: Project, needed: Sequence[str]) -> dict[str, bool]:
+    """Each stage that these snapshots come from, and whether it is known to be up to date; changes nothing."""
+    stages = DataStages.of(project.root)
+    made = [name for name in needed if name in stages.makers]
+    if not stages.is_whole or not made:
+        return {}
+    told = _memory(project).get("stages", {})
+    return {
+        address: address in told and told[address]["state"] == _state(project, stages, address)
+        for address in stages.with_sources(stages.targets(made) or ())
+    }
+
+
 @contextmanager
 def _alone(project: Project) -> Iterator[None]:
     """One run at a time: what another one is making, DVC calls busy, and does not wait for."""
@@ -137,27 +164,68 @@ def _prepare_repository(project: Project) -> None:
         _dvc(project, "remote", "add", "--default", "local", str(project.state / "dvc-remote"))
 
 
+def _reproduce(project: Project, targets: Sequence[str]) -> None:
+    """Run the stages that are out of date, and report each as it begins and ends."""
+    arguments = ("--wait-for-lock", "repro", *targets)
+    said, running = [], ""
+    with _start_dvc(project, arguments, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                said.append(line)
+                if (begun := RUNNING.match(line)) is not None:
+                    _tell_of_stages(running, begun.group(1))
+                    running = begun.group(1)
+            _tell_of_stages(running, "")
+        except BaseException:
+            process.kill()
+            raise
+    _require_success(project, arguments, process.returncode, "".join(said))
+
+
+def _tell_of_stages(ended: str, begun: str) -> None:
+    if ended:
+        report(Step("data", ended, 1.0))
+    if begun:
+        report(Step("data", begun, 0.0))
+
+
 def _dvc(project: Project, *arguments: str) -> str:
+    """What a call of DVC printed."""
+    with _start_dvc(project, arguments, stderr=subprocess.PIPE) as process:
+        try:
+            printed, complained = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+    _require_success(project, arguments, process.returncode, complained + printed)
+    return printed
+
+
+def _start_dvc(project: Project, arguments: Sequence[str], *, stderr: int) -> subprocess.Popen[str]:
     folder = str(Path(sys.executable).parent)
     environment = {
         **os.environ,
         "DVC_NO_ANALYTICS": "1",
+        "PYTHONUNBUFFERED": "1",  # so that a stage is told when it begins
         "PATH": os.pathsep.join((folder, os.environ.get("PATH", ""))),
     }
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=project.root,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
-        check=False,
     )
-    if done.returncode != 0:
+
+
+def _require_success(project: Project, arguments: Sequence[str], status: int, said: str) -> None:
+    if status != 0:
         raise DataError(
-            f"`dvc {' '.join(arguments)}` failed in '{project.root}': {_reason(done.stderr + done.stdout)} "
+            f"`dvc {' '.join(arguments)}` failed in '{project.root}': {_reason(said)} "
             "Mend what it names and run again; stages that were finished stay finished."
         )
-    return done.stdout
 
 
 def _reason(said: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import typer
 
 from flows.commands.options import AsJson
-from flows.console import out, print_json
+from flows.console import amounts_shown, out, print_json
 from tasks.project import Project
 
 MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[bold red]problem[/]"}
@@ -21,13 +21,13 @@ def register(app: typer.Typer) -> None:
 
 def doctor(as_json: AsJson = False) -> None:
     """Exit 0 if nothing stops work, 1 if something does."""
-    from flows.console import err
     from flows.doctor import examine
     from flows.environment import prefect_api_url
 
     project = Project.find()
-    with err.status("looking"):
-        checks = examine(_examinations(project, prefect_api_url()))
+    examinations = _examinations(project, prefect_api_url())
+    with amounts_shown("looking", len(examinations)) as advance:
+        checks = examine(examinations, advance)
     if as_json:
         print_json([asdict(check) for check in checks])
     else:

@@ -7,6 +7,8 @@ import typer
 from flows.commands.options import AsJson
 from flows.console import out, print_json
 
+WIDTH_FOR_PARAMETERS = 130  # characters; a narrower terminal has no room for them
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -30,17 +32,26 @@ def methods(
 
 
 def _show_all(infos: list) -> None:
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=f"{len(infos)} merge methods", title_justify="left")
-    for heading in ("method", "title", "needs base", "order-free", "scope", "parameters"):
-        table.add_column(heading)
+    style = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+    table = Table(title=f"{len(infos)} merge methods", title_justify="left", **style)
+    table.add_column("method", no_wrap=True)
+    for heading in ("title", "base", "any order", "scope", "data"):
+        table.add_column(heading, overflow="fold")
+    is_wide = out.width >= WIDTH_FOR_PARAMETERS
+    if is_wide:
+        table.add_column("parameters", overflow="fold")
     for info in infos:
-        params = ", ".join(f"{parameter.name}={parameter.default}" for parameter in info.parameters)
-        marks = ["yes" if flag else "no" for flag in (info.needs_base, info.order_free)]
-        table.add_row(info.name, info.title, *marks, info.scope, params or "–")
+        params = ", ".join(f"{parameter.name}={parameter.default}" for parameter in info.parameters) or "–"
+        base, order_free = ("yes" if flag else "no" for flag in (info.needs_base, info.order_free))
+        data = "–" if info.data == "none" else info.data
+        shown = (info.name, info.title, base, order_free, info.scope, data)
+        table.add_row(*shown, *([params] if is_wide else []))
     out.print(table)
-    out.print("`mergeline methods NAME` explains one.")
+    out.print("base: needs it; any order: that of the experts changes nothing; data: what it is shown.")
+    out.print("`mergeline methods NAME` explains one, with its parameters.")
 
 
 def _show_one(info: object) -> None:

@@ -1,13 +1,16 @@
 """`mergeline plan`: what a study would run, from headers and records alone."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.commands.options import AsJson, Overrides
 from flows.console import err, out, print_json
 from tasks.project import Project
+
+if TYPE_CHECKING:
+    from flows.config import StudyConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -23,6 +26,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Look every step of the study up; run nothing."""
+    from rich.markup import escape
+
     from flows.axes import load_cells
     from flows.environment import prepare
 
@@ -36,8 +41,10 @@ def plan(
         steps, is_data_known = plan_all(project, [cell.study for cell in cells])
         estimates = Estimates.of_project(project, steps)
     lines = summarise_plan(steps, estimates)
+    refusal = _refusal(project, [cell.study for cell in cells])
     if as_json:
         remarks = {"data_up_to_date": is_data_known, "estimates_measured": estimates.is_measured}
+        remarks |= {"missing_data": refusal}
         remarks |= {"keep_merged": config.keep_merged, "cells": len(cells)}
         print_json({"study": config.study, "steps": lines, **remarks})
         return
@@ -51,6 +58,21 @@ def plan(
             "Merges are evaluated as they are made and not written (keep_merged is false); the states of continual "
             "methods are."
         )
+    if refusal:
+        out.print(f"[bold red]It cannot run yet.[/] {escape(refusal)}", soft_wrap=True)
+
+
+def _refusal(project: Project, studies: list["StudyConfig"]) -> str | None:
+    """Why the studies could not begin: data that nothing makes."""
+    from flows.preflight import snapshots_of
+    from merge_lib.errors import DataError
+    from tasks.versioning import check_stages
+
+    try:
+        check_stages(project, snapshots_of(studies))
+    except DataError as refused:
+        return str(refused)
+    return None
 
 
 def _show(

@@ -124,7 +124,7 @@ def _run_watched(project: Project, studies: list["StudyConfig"], asked: dict[str
         estimates = check_before(project, studies)
         started = time.monotonic()
         with (
-            _stopping_cleanly(project, asked),
+            _stopping_cleanly(asked),
             work_shown("starting Prefect", estimates.total_s) as (bars, bar),
         ):
             wait_for_prefect()
@@ -134,38 +134,37 @@ def _run_watched(project: Project, studies: list["StudyConfig"], asked: dict[str
 
 
 @contextmanager
-def _stopping_cleanly(project: Project, asked: dict[str, Any]) -> Iterator[None]:
+def _stopping_cleanly(asked: dict[str, Any]) -> Iterator[None]:
     """Turn the first Ctrl-C into a stop after which everything finished is kept, and say how to go on."""
-    from tasks.runs import list_runs
-    from tasks.sweeps import list_sweeps
+    from tasks.runs import begun_here
 
     def stop(_signal: int, _frame: object) -> None:
         progress.request_stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt
 
-    known = {*list_runs(project), *list_sweeps(project)} - {asked.get("run_id"), asked.get("sweep_id")}
+    earlier = len(begun_here())
+
+    def how_to_resume() -> str:
+        known = [name for name in (asked.get("run_id"), asked.get("sweep_id")) if name]
+        name = next(iter((*known, *begun_here()[earlier:])), None)
+        return f"mergeline run --resume {name}" if name else "the same command"
+
     before = signal.signal(signal.SIGINT, stop)
     try:
         yield
     except (KeyboardInterrupt, progress.StoppedError):
-        again = _how_to_resume(project, known)
-        err.print(f"\nStopped. What was finished is kept; go on with: [bold]{again}[/]", soft_wrap=True)
+        err.print(
+            f"\nStopped. What was finished is kept; go on with: [bold]{how_to_resume()}[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
         sys.exit(130)
     except MergeError as failure:
-        failure.add_note(f"What was finished is kept; after mending: {_how_to_resume(project, known)}")
+        failure.add_note(f"What was finished is kept; after mending: {how_to_resume()}")
         raise
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _how_to_resume(project: Project, known: set[str]) -> str:
-    """The command that goes on: with the run that was begun, or with the same words if none was."""
-    from tasks.runs import list_runs
-    from tasks.sweeps import list_sweeps
-
-    begun = [name for name in (*list_runs(project), *list_sweeps(project)) if name not in known]
-    return f"mergeline run --resume {begun[-1]}" if begun else "the same command"
 
 
 def _show(project: Project, run_id: str, *, as_json: bool) -> None:

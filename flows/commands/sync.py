@@ -5,7 +5,7 @@ import sys
 import typer
 
 from flows.commands.options import AsJson
-from flows.console import err, out, print_json
+from flows.console import amounts_shown, err, out, print_json
 from tasks.project import Project
 
 
@@ -20,10 +20,10 @@ def sync(as_json: AsJson = False) -> None:
 
     project = Project.find()
     prepare(project)
-    from tasks.tracking import deliver_all
+    from tasks.tracking import count_waiting, deliver_all
 
-    with err.status("delivering"):
-        told = deliver_all(project)
+    with amounts_shown("delivering", count_waiting(project)) as advance:
+        told = deliver_all(project, advance)
     if as_json:
         print_json(told)
     for entry in told if not as_json else ():

@@ -42,8 +42,13 @@ class Examination:
     limit_s: float = 10.0
 
 
-def examine(examinations: list[Examination]) -> list[Check]:
-    """Make all examinations side by side; one that fails or takes too long becomes a check of its own."""
+def examine(
+    examinations: list[Examination], advance: Callable[[int], None] = lambda _done: None
+) -> list[Check]:
+    """Make all examinations side by side; one that fails or takes too long becomes a check of its own.
+
+    `advance` is told of each that has ended.
+    """
     running = [(examination, _start(examination)) for examination in examinations]
     checks = []
     for examination, (thread, answers) in running:
@@ -54,6 +59,7 @@ def examine(examinations: list[Examination]) -> list[Check]:
             "Something hangs: a network folder, a server or a busy machine. Look at it, and run this again.",
         )
         checks += answers if answers else [late]
+        advance(1)
     return checks
 
 

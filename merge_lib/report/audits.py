@@ -21,7 +21,7 @@ _OTHERS = {  # measure -> heading, formula
     "merged density": ("Density", "share of the entries that the merge changed"),
 }
 _NOTE = (
-    "In %, mean ± half the 95 % interval over the seeds; the last merge of each sequence. Energy kept is "
+    "In %, mean ± half the 95 % interval over the seeds (Student t); the last merge of each sequence. Energy kept is "
     "⟨Δ, τ_t⟩ / ‖τ_t‖², with Δ the merged task vector and τ_t the expert's: 100 % where the merge goes as far along "
     "τ_t as the expert, 0 where nothing of it is left, below 0 where it goes the other way, above 100 % where it goes "
     "further. Of a method that gives a model for each task, Δ is that task's. The other columns are means over the "

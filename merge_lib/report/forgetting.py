@@ -51,7 +51,7 @@ _OF_A_TASK: dict[str, _Told] = {
 }
 _OF_A_BLOCK = ("shared share", "shared kept", "specific kept")
 _NOTE = (
-    "In %, means over the tasks, ± half the 95 % interval over the seeds; the last merge of each sequence. Shared is "
+    "In %, means over the tasks, ± half the 95 % interval (Student t); the last merge of each sequence. Shared is "
     "what of a task vector lies in the leading left and right singular directions that more tasks use than chance "
     "would have it, or points where the others point; task-specific is the rest. Kept is how far the merge goes along "
     "that part: 100 % as far as the expert, 0 not at all, below 0 the other way."

@@ -36,7 +36,7 @@ def where_merges_lie(landscapes: Sequence[Landscape], run_id: str) -> Section | 
         return None
     lead = (
         "How experts agree layer by layer, and what lies between base, experts and merges. "
-        f"`mergeline plot surface {run_id}` draws any of it in more detail."
+        f"`mergeline plot conflicts {run_id}` draws it in more detail; so do `plot path` and `plot surface`."
     )
     return Section("landscape", "Where the merges lie", [lead], list(blocks))
 

@@ -37,9 +37,9 @@ LEAD = (
     "which task an input is of."
 )
 NOTES = (
-    "In %, mean ± half the 95 % interval over the seeds. Bold: told apart from every other row of its board by a "
-    "paired test over the seeds; ≈: not distinguishable from the best mean of its board; p: against that best, with "
-    "Holm's correction over the board.",
+    "In %, mean ± half the 95 % interval over the seeds (Student t). Bold: told apart from every other row of its "
+    "board by a paired test over the seeds; ≈: not distinguishable from the best mean of its board; p: against that "
+    "best, with Holm's correction over the board.",
     "Model: bytes of what answers, masks included. To go on: what must be kept to merge the next expert, or to learn "
     "the next task. Seconds: of one merge, mean over all, with what was learned from data for it (a search's own time "
     "stands below); of a learner, of training on one task.",
@@ -256,7 +256,7 @@ def _along(groups: Sequence[Group], size: int) -> Table | None:
         for board, standing in standings(groups)
         for one in standing
     ]
-    note = "Average accuracy in % over the tasks seen so far, mean ± half the 95 % interval over the seeds."
+    note = "Average accuracy in % over the tasks seen so far, mean ± half the 95 % interval (Student t)."
     return Table("Along the sequence", columns, rows, [note], is_folded=True)
 
 

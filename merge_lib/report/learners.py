@@ -23,7 +23,7 @@ LEAD = "One model, trained on task after task; nothing is merged. The leaderboar
 NOTE = (
     "OP: average accuracy after the last task. BWT: mean over the earlier tasks of the accuracy at the end minus that "
     "when the task was learned. FWT: mean over the tasks of the accuracy when it was learned minus that of its expert "
-    "alone. In % and points, mean ± half the 95 % interval over the seeds. Memory: training examples of earlier tasks "
+    "alone. In % and points, mean ± half the 95 % interval (Student t). Memory: training examples of earlier tasks "
     "that are in use while the last task is learned. Extra supervision: labelled development examples that decide "
     "which parameters are kept."
 )
@@ -98,7 +98,9 @@ def _differences(learners: Sequence[Group]) -> Table | None:
         ]
         for place, (one, other) in enumerate(pairs)
     ]
-    note = "First minus second in points, mean ± half the 95 % interval over the seeds; p with Holm's correction."
+    note = (
+        "First minus second in points, mean ± half the 95 % interval (Student t); p with Holm's correction."
+    )
     return Table("Each two learners", columns, rows, [note], is_folded=len(pairs) > 10)
 
 

@@ -10,9 +10,9 @@ from merge_lib.statistics import PairedTest, holm, paired_test
 from merge_lib.sweep_table import MeasuredCell
 
 NOTE = (
-    "After the last task, in points: the level less the first one, mean ± half the 95 % interval over the seeds that "
-    "both have. The tests are of the average accuracy, paired, with Holm's correction over the merges of a level; "
-    "effect size: Cohen's d of the differences."
+    "After the last task, in points: the level less the first one, mean ± half the 95 % interval (Student t) over the "
+    "seeds that both have. The tests are of the average accuracy, paired, with Holm's correction over the merges of a "
+    "level; effect size: Cohen's d of the differences."
 )
 FOLDED = 60  # rows from which on a table is folded
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from merge_lib.report.layout import Cell, Figure, Report
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+CODE = re.compile(r"`([^`]+)`")
 LETTER_WIDTH = 7.0  # of the legend's type, on average
 PANEL_GAP = 20.0
 
@@ -64,9 +66,23 @@ def write_figure(figure: Figure, path: Path) -> Path:
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown prints as it is."""
-    flat = " ".join(text.split())
-    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", flat)
+    return _escaped(" ".join(text.split()))
+
+
+def _escaped(text: str) -> str:
+    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def prose_as_html(text: str) -> str:
+    """Text with commands between backticks, as HTML."""
+    return CODE.sub(r"<code>\1</code>", escape(text, quote=False))
+
+
+def prose_as_markdown(text: str) -> str:
+    """The same as Markdown, in which the commands stay as they are."""
+    parts = CODE.split(" ".join(text.split()))  # every other one is a command
+    return "".join(f"`{part}`" if at % 2 else _escaped(part) for at, part in enumerate(parts))
 
 
 def markdown_cell(cell: Cell) -> str:
@@ -100,6 +116,7 @@ def _environment(*, escaped: bool) -> "Environment":
         keep_trailing_newline=True,
     )
     environment.filters |= {"md": escape_markdown, "md_cell": markdown_cell, "fence": fence}
+    environment.filters |= {"html_prose": prose_as_html, "md_prose": prose_as_markdown}
     environment.globals |= {
         "light": palette.LIGHT,
         "dark": palette.DARK,

@@ -66,7 +66,7 @@ def _right(groups: Sequence[Group], tasks: Sequence[str]) -> Table | None:
         cells = [_share([one[task] for one in right]) for task in tasks if task in right[0]]
         rows.append([*_named(group), _share(means), *cells])
     columns = [*_COLUMNS, Column("Mean"), *(Column(task, "Of the inputs of") for task in tasks)]
-    note = "In % of the test split, after the last task, mean ± half the 95 % interval over the seeds."
+    note = "In % of the test split, after the last task, mean ± half the 95 % interval (Student t)."
     return Table("Inputs nearest to their own task", columns, rows, [note])
 
 

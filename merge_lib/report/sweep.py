@@ -232,7 +232,7 @@ def _cells(sweep: Sweep) -> Section:
             ]
             rows.append([*row, *(marks[name][group.name].cell() for name in METRICS)])
     note = (
-        "In %, mean ± half the 95 % interval over the seeds. Bold: told apart from every other row of its cell by a "
+        "In %, mean ± half the 95 % interval (Student t). Bold: told apart from every other row of its cell by a "
         "Holm-corrected paired test; ≈: not distinguishable from the best of its cell."
     )
     table = Table("Every method in every cell", columns, rows, [note], is_folded=len(rows) > 60)

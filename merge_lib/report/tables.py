@@ -121,7 +121,7 @@ def regime_differences(groups: Sequence[Group]) -> Table | None:
             ]
         rows.append(row)
     note = (
-        "Sequential minus parallel in points, mean ± half the 95 % interval; p with Holm's correction. "
+        "Sequential minus parallel in points, mean ± half the 95 % interval (Student t); p with Holm's correction. "
         "Better means higher accuracy, less forgetting."
     )
     return Table("Sequential minus parallel experts", columns, rows, [note])
@@ -147,8 +147,8 @@ def references(groups: Sequence[Group], tasks: Sequence[str]) -> Table:
             ]
         )
     notes = [
-        "In %, mean ± half the 95 % interval over the seeds. Nothing is merged here, so no row competes with "
-        "the methods. Each expert alone is measured on its own task only."
+        "In %, mean ± half the 95 % interval over the seeds (Student t). Nothing is merged here, so no row competes "
+        "with the methods. Each expert alone is measured on its own task only."
     ]
     return Table("References", columns, rows, notes)
 

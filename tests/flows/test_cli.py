@@ -174,7 +174,7 @@ def test_json_is_one_value_on_standard_output(tiny_project):
     plan = json.loads(mergeline("plan", "studies/digits.yaml", "--json", cwd=root).stdout)
     assert plan["data_up_to_date"] is True
     assert {step["kind"] for step in plan["steps"]} == {
-        *("pretrain", "train", "trial", "merge", "evaluate", "audit"),
+        *("data", "pretrain", "train", "trial", "merge", "evaluate", "audit"),
         *("forgetting", "route", "conflicts", "path", "surface", "marks"),
     }
 

@@ -62,6 +62,16 @@ def test_every_error_is_told_at_once_with_its_line_and_the_nearest_name(study):
     assert f"{study}:9: methods.1.params.densty: unknown key 'densty'. Did you mean 'density'?" in said
 
 
+def test_errors_are_told_in_the_order_of_the_lines(study):
+    study.write_text("bogus: 1\nregimes: [serial]\n" + study.read_text())
+    said = refusal(study, "seeds=[-1]")
+    first, second, *_, last = said.splitlines()[1:]
+    assert first.startswith(f"  {study}:1: bogus: unknown key 'bogus'.")
+    assert second.startswith(f"  {study}:2: regimes.0: ")
+    assert second.endswith("got 'serial'. Did you mean 'sequential'?")
+    assert last.startswith("  --set seeds=[-1]: ")
+
+
 def test_ranges_of_a_method_are_checked_before_anything_runs(study):
     said = refusal(study, "methods.ties-half.params.density=1.5")
     assert "--set methods.ties-half.params.density=1.5: methods.1.params.density: " in said

@@ -108,6 +108,17 @@ def test_a_base_of_another_model_is_told(project, environment):
     assert "'other.weight' is unknown" in refused.stderr
 
 
+def test_data_that_no_stage_makes_is_told_before_anything_starts(project, environment):
+    asked = ("studies/digits.yaml", "--set", "tasks=[digits-01, digits-32]")
+    refused = mergeline(project.root, environment, "run", *asked)
+    assert refused.returncode == 1, refused.stderr
+    assert "which no stage of dvc.yaml makes. Did you mean digits-23?" in refused.stderr
+    assert not project.runs.exists()
+    planned = mergeline(project.root, environment, "plan", *asked)
+    assert planned.returncode == 0, planned.stderr
+    assert "It cannot run yet. The study needs the data snapshots digits-32" in planned.stdout
+
+
 def test_missing_raw_data_is_named(project, environment):
     (project.root / "data" / "raw" / "digits.csv.gz").unlink()
     refused = mergeline(project.root, environment, "run", "studies/digits.yaml", *QUICK)

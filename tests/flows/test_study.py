@@ -335,6 +335,7 @@ def test_data_that_no_stage_makes_is_refused(project, run):
         MergeError, match=r"needs the data snapshots digits-99, which no stage of dvc\.yaml makes"
     ):
         run("tasks=[digits-01, digits-99]")
+    assert load_run(project, "latest").status == "failed"
 
 
 def test_a_resumed_run_keeps_its_name_and_settings(project, run):

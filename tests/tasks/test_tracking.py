@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ from mlflow import MlflowClient
 from tasks.delivery import Courier
 from tasks.payloads import DatasetPayload, MetricPoint, ModelPayload, Outbox, RunPayload
 from tasks.project import Project
-from tasks.tracking import MlflowTracker, deliver_all
+from tasks.tracking import MlflowTracker, _reason, deliver_all, has_record
 
 DIGEST_1, DIGEST_2 = "xxh3:" + "1" * 32, "xxh3:" + "2" * 32
 
@@ -145,6 +147,48 @@ def test_one_checkpoint_in_two_stages_is_two_models(project):
     tracker.outbox.put(replace(payload, models=(*payload.models, again), metrics=points))
     assert tracker.deliver() == 2
     assert sorted(output.step for output in runs_of(project)["linear"].outputs.model_outputs) == [1, 2]
+
+
+def test_records_whose_parent_was_told_to_another_store_are_taken(project, monkeypatch):
+    tracker = tracker_of(project)
+    tracker.outbox.put(parent())
+    assert tracker.deliver() == 1
+    other = project.state / "other.db"
+    shutil.move(project.state / "mlflow.db", other.with_name("first.db"))
+    shutil.copy(other.with_name("first.db"), other)
+    with closing(sqlite3.connect(other)) as database:
+        for table in ("tags", "params", "inputs", "runs"):
+            database.execute(f"delete from {table}")
+        database.commit()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
+    tracker.outbox.put(child("ties", DIGEST_1))
+    tracker.outbox.put(parent(ended_ms=3_000))
+    assert tracker_of(project).deliver() == 2
+    runs = runs_of(project)
+    assert set(runs) == {"digits-1", "ties"}
+    assert runs["ties"].data.tags["mlflow.parentRunId"] == runs["digits-1"].info.run_id
+    assert runs["digits-1"].data.params == {"seeds": "[0]"}
+
+
+def test_a_run_is_on_record_only_where_all_of_it_was_told(project, monkeypatch):
+    assert not has_record(project, "digits-1")
+    tracker = tracker_of(project)
+    tracker.outbox.put(parent())
+    assert not has_record(project, "digits-1")
+    tracker.deliver()
+    assert has_record(project, "digits-1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert not has_record(project, "digits-1")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (project.state / "mlflow.db").unlink()
+    assert not has_record(project, "digits-1")
+
+
+def test_what_the_server_said_is_told_in_one_line():
+    layers = "Max retries exceeded with url: /x (Caused by NewConnectionError('refused'))\nsecond"
+    assert _reason(OSError(layers)) == "Max retries exceeded with url: /x"
+    assert _reason(OSError("word " * 100)).endswith("word …")
+    assert _reason(ValueError()) == "ValueError"
 
 
 def test_a_run_whose_id_was_lost_is_found_by_its_key(project):

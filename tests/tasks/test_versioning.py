@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from merge_lib.errors import DataError
-from tasks import versioning
+from tasks import progress, versioning
 from tasks.project import Project
-from tasks.versioning import bring_up_to_date, push, recorded_hashes, version_of
+from tasks.versioning import bring_up_to_date, push, recorded_hashes, stages_done, version_of
 
 STAGES = """\
 stages:
@@ -52,7 +52,15 @@ def md5(text: str) -> str:
 
 def test_only_what_depends_on_a_change_runs_again(project):
     assert recorded_hashes(project) is None
+    assert stages_done(project, ["upper"]) == {"upper": False}
+    steps: list[progress.Step] = []
+    stop_listening = progress.listen(steps.append)
     first = bring_up_to_date(project)
+    stop_listening()
+    assert {(step.kind, step.label, step.share_done) for step in steps} == {
+        ("data", name, share) for name in ("upper", "shout") for share in (0.0, 1.0)
+    }
+    assert stages_done(project, ["upper", "shout", "unknown"]) == {"upper": True, "shout": True}
     assert first.hashes == {"upper": md5("ABC\n"), "shout": md5("x\n")}
     assert sorted(ran(project)) == ["ran-shout-1", "ran-upper"]
     assert recorded_hashes(project) == first.hashes
@@ -80,7 +88,7 @@ def test_two_runs_at_once_wait_for_one_another(project):
 def test_an_untouched_project_is_not_asked_again(project, monkeypatch):
     bring_up_to_date(project)
     push(project)
-    monkeypatch.setattr(versioning, "_dvc", lambda *arguments: pytest.fail(f"DVC was started: {arguments}"))
+    monkeypatch.setattr(versioning, "_start_dvc", lambda *said, **_: pytest.fail(f"DVC was started: {said}"))
     version = bring_up_to_date(project)
     assert version.is_pushed
 
@@ -160,7 +168,7 @@ def test_only_the_stages_of_needed_snapshots_run_and_are_pushed(models, monkeypa
     push(models, ["mini-1.5"])
 
     with monkeypatch.context() as patch:
-        patch.setattr(versioning, "_dvc", lambda *arguments: pytest.fail(f"DVC was started: {arguments}"))
+        patch.setattr(versioning, "_start_dvc", lambda *said, **_: pytest.fail(f"DVC was started: {said}"))
         assert version_of(models, ["mini-1.5"]).is_pushed
         assert not version_of(models, ["a"]).is_pushed
         assert recorded_hashes(models, ["a"]) == made.hashes

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from merge_lib.report import build_report, save_figures
-from merge_lib.report.render import escape_markdown, fence
+from merge_lib.report.render import escape_markdown, fence, prose_as_html, prose_as_markdown
 from merge_lib.report.sections import compose
 from merge_lib.results import StudyResults
 
@@ -306,6 +306,8 @@ def test_importing_the_report_loads_nothing_heavy():
 
 
 def test_markdown_escapes_what_would_be_markup():
+    assert prose_as_html("is <b>: `run x_y --set a<b`.") == "is &lt;b&gt;: <code>run x_y --set a&lt;b</code>."
+    assert prose_as_markdown("is x_y: `run x_y`, `z`.") == r"is x\_y: `run x_y`, `z`."
     assert escape_markdown("a|b *c* <d> `e`\n# [f](g)") == (r"a\|b \*c\* &lt;d&gt; \`e\` \# \[f\](g)")
     assert fence("a ```` b") == "`````"
     assert fence("plain") == "```"
