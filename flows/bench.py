@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.config import MethodEntry, StudyConfig, load_study
+from flows.config import StudyConfig, load_study
+from flows.method_entries import MethodEntry
 from merge_lib import MergeSpec, merge_many, registry, workloads
 from merge_lib.checkpoints import read_state_dict
 from merge_lib.errors import SpecError

@@ -16,7 +16,7 @@ from tasks.project import Project
 
 if TYPE_CHECKING:
     from flows.config import StudyConfig
-    from flows.stages import PlannedStep
+    from flows.planning import PlannedStep
     from merge_lib.workloads.pretrained.shapes import Shape, Tower
 
 SHAPES, SIZES = "shapes", "sizes.json"  # beside a study

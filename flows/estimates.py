@@ -8,7 +8,8 @@ from statistics import median
 from typing import Any
 
 from flows.config import StudyConfig
-from flows.stages import PlannedStep, PlanningStages, setting_of
+from flows.planning import PlannedStep, PlanningStages
+from flows.stages import setting_of
 from flows.walk import walk
 from tasks.project import Project
 from tasks.records import RecordStore

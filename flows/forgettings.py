@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from flows.config import restore_study
-from flows.stages import PlanningStages, setting_of
+from flows.planning import PlanningStages
+from flows.stages import setting_of
 from flows.walk import walk
 from merge_lib.diagnostics import read_table
 from merge_lib.errors import SpecError, suggest

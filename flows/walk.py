@@ -5,75 +5,16 @@ What each step does is the business of a `Stages`; here stands only what follows
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from flows.config import MethodEntry, StudyConfig
+from flows.config import StudyConfig
 from flows.learner_entries import LearnerEntry
+from flows.method_entries import MethodEntry
+from flows.stages import Handle, Stages
 from merge_lib.results import Regime, RowFacts
 from merge_lib.search import Search
 from tasks.facts import facts_of, facts_of_learner
 from tasks.jobs import LandscapeJob, MergeEntry, MergeJob, SearchJob, TrainingJob
-
-Handle = Any  # a result, or something that stands for one that is still to come
-
-
-class Stages(Protocol):
-    """The kinds of work in a study."""
-
-    def obtain_base(self, checkpoint: str | None, seed: int) -> Handle:
-        """The base; handle of a Finished."""
-        ...
-
-    def train(self, job: TrainingJob, start: Handle, earlier: Sequence[Handle] = ()) -> Handle:
-        """A fine-tuned checkpoint; handle of a Finished.
-
-        `earlier` has what came before `start`, from the base on, for learners that look back.
-        """
-        ...
-
-    def search(self, job: SearchJob, base: Handle, experts: list[Handle]) -> Handle:
-        """The coefficients of one entry; handle of a Found."""
-        ...
-
-    def merge(self, job: MergeJob, base: Handle, experts: list[Handle], found: list[Handle]) -> Handle:
-        """One merge an entry, evaluated already if it is not kept; handle of a list of Finished.
-
-        `found` has the coefficients of those entries that are searched for.
-        """
-        ...
-
-    def only(self, merged: Handle) -> Handle:
-        """The merge of a job with one entry; handle of a Finished."""
-        ...
-
-    def audit(
-        self, job: MergeJob, base: Handle, experts: list[Handle], merged: Handle, found: list[Handle]
-    ) -> Handle:
-        """What each of the job's merges removed; handle of a list of Audited."""
-        ...
-
-    def look(
-        self,
-        job: LandscapeJob,
-        base: Handle,
-        experts: list[Handle],
-        merged: list[tuple[Handle, int]],
-    ) -> Handle:
-        """What lies between the checkpoints; handle of a Surveyed.
-
-        `merged` has lists of Finished, and a place in each.
-        """
-        ...
-
-    def compare(
-        self, job: MergeJob, base: Handle, experts: list[Handle], merged: Handle, found: list[Handle]
-    ) -> Handle:
-        """What each of the job's merges forgot; handle of a list of Forgot."""
-        ...
-
-    def evaluate(self, label: str, checkpoints: Handle) -> Handle:
-        """Scores of each checkpoint, or of each merge that is not kept; handle of a list of Scores."""
-        ...
 
 
 @dataclass(frozen=True)

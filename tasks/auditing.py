@@ -12,7 +12,8 @@ from merge_lib.results import AuditSummary
 from tasks.caching import cache_key
 from tasks.facts import merged_as
 from tasks.jobs import Audited, Finished, Found, MergeEntry, MergeJob, Setting
-from tasks.merging import merge_spec, merging_key
+from tasks.merge_keys import merging_key
+from tasks.merging import merge_spec
 from tasks.progress import Step, report
 from tasks.records import Record
 from tasks.slots import compute_slot, sole_worker

@@ -16,7 +16,8 @@ from tasks.caching import cache_key
 from tasks.evaluation import evaluate_each
 from tasks.facts import merged_as
 from tasks.jobs import Finished, Forgot, Found, MergeEntry, MergeJob, Setting
-from tasks.merging import merge_spec, merging_key
+from tasks.merge_keys import merging_key
+from tasks.merging import merge_spec
 from tasks.observing import probe_of
 from tasks.progress import Step, report
 from tasks.records import Record, RecordStore

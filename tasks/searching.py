@@ -32,7 +32,8 @@ from tasks.caching import cache_key
 from tasks.decoding import specs_of
 from tasks.facts import is_decoded
 from tasks.jobs import Finished, Found, MergeEntry, SearchJob, Setting
-from tasks.merging import COMPILERS, merge_spec, merging_key
+from tasks.merge_keys import COMPILERS, merging_key
+from tasks.merging import merge_spec
 from tasks.progress import Step, StoppedError, report
 from tasks.records import Record
 from tasks.slots import compute_slot, memory_share, sole_worker

@@ -11,6 +11,26 @@ from merge_lib.checkpoints import write_state_dict
 from tasks import progress
 from tasks.project import Project
 
+STUDY = """\
+study: tiny
+workload:
+  name: vision
+  scenario: class-incremental
+tasks: [digits-01, digits-23]
+seeds: [0, 1]
+methods:
+  - average
+  - {method: ties, label: ties-half, params: {density: 0.5}}
+"""
+
+
+@pytest.fixture
+def study(tmp_path) -> Path:
+    """The file of a small study."""
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
 
 @pytest.fixture
 def enter_project(tiny_project, prefect_server, migrated_store, monkeypatch) -> Callable[..., Project]:

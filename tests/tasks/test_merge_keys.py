@@ -9,7 +9,7 @@ import merge_lib
 from tasks import caching
 from tasks.facts import is_folded
 from tasks.jobs import MergeEntry, Setting
-from tasks.merging import merging_key
+from tasks.merge_keys import merging_key
 
 SETTING = Setting("", {"name": "vision"}, ("first", "second"), {})
 
