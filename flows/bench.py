@@ -22,6 +22,14 @@ from tasks.runs import list_runs, load_run
 
 LIMIT_RATIO, LIMIT_RERUN_S = 1.2, 5.0
 COPIED = ("dvc.yaml", "dvc.lock", "params.yaml", ".dvc", ".dvcignore", "data", "studies", "merge_lib")
+BRING_UP_TO_DATE = """
+import sys
+from pathlib import Path
+from tasks.project import Project
+from tasks.versioning import bring_up_to_date, push
+bring_up_to_date(Project(Path.cwd()), sys.argv[1:])
+push(Project(Path.cwd()), sys.argv[1:])
+"""
 START_UP = """
 import sys
 from pathlib import Path
@@ -75,7 +83,7 @@ def measure(project: Project, study: Path, overrides: Sequence[str]) -> Pipeline
     serial = [*words, "--set", "resources.parallel=1"]
     with tempfile.TemporaryDirectory(prefix="mergeline-bench-") as folder:
         fresh, other, empty = (
-            _copy(project, Path(folder) / name) for name in ("flow", "parallel", "nothing")
+            _copy(project, Path(folder) / name, config.snapshots) for name in ("flow", "parallel", "nothing")
         )
         scratch = Path(folder) / "loop"
         scratch.mkdir()
@@ -174,8 +182,8 @@ def _merge_and_evaluate(
         workload.evaluate(read_state_dict(merged.path), config.tasks)
 
 
-def _copy(project: Project, place: Path) -> Path:
-    """A project with the same data and nothing finished."""
+def _copy(project: Project, place: Path, needed: Sequence[str]) -> Path:
+    """A project with the same data, brought up to date as far as it is needed, and nothing finished."""
     place.mkdir()
     for name in COPIED:
         source = project.root / name
@@ -183,9 +191,8 @@ def _copy(project: Project, place: Path) -> Path:
             shutil.copytree(source, place / name)
         elif source.is_file():
             shutil.copy2(source, place / name)
-    _python(
-        place, "-c", "from tasks.versioning import *; p = Project(Path.cwd()); bring_up_to_date(p); push(p)"
-    )
+    if needed:
+        _python(place, "-c", BRING_UP_TO_DATE, *needed)
     return place
 
 

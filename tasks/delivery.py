@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
 from tasks.payloads import Outbox, RunPayload
@@ -104,7 +104,10 @@ def main(root: str, run_id: str) -> int:
 
     threading.Thread(target=watch, daemon=True).start()
     try:
-        deliver_while_open(Project(Path(root)), run_id, closed)
+        with redirect_stdout(
+            sys.stderr
+        ):  # MLflow prints an address for every run; nobody empties the pipe meanwhile
+            deliver_while_open(Project(Path(root)), run_id, closed)
     except TrackingError as failure:
         sys.stdout.write(f"{failure}\n")
         return REFUSED
