@@ -21,6 +21,7 @@ from tasks.data import push_data, version_data
 from tasks.jobs import Audited, Finished, Forgot, Scores, Setting
 from tasks.journal import Journal, journal_of
 from tasks.landscapes import check_landscape
+from tasks.progress import StoppedError, check_stop, stopping_at_steps
 from tasks.project import Project
 from tasks.runs import Run, load_run, save_run, start_run, status_kept
 
@@ -64,8 +65,12 @@ def study_flow(
         if config.landscape.shows_examples:
             check_landscape(setting)
     with journal_of(project, run, setting) as journal:
-        rows = list(walk(config, PrefectStages(setting, trainer)))
-        collect(rows, journal)
+        with stopping_at_steps():
+            rows = []
+            for cells in walk(config, PrefectStages(setting, trainer)):
+                check_stop()
+                rows.append(cells)
+            collect(rows, journal)
         journal.finish()
     link_report(project, run.run_id)
     return run.run_id
@@ -114,6 +119,7 @@ def collect(rows: Sequence[Cells | Sight], journal: Journal) -> None:
 
     Raises:
         MergeError: steps failed; everything that does not need them is finished first.
+        StoppedError: a stop was requested.
     """
     failures: dict[str, BaseException] = {}
     for cells in rows:
@@ -122,7 +128,10 @@ def collect(rows: Sequence[Cells | Sight], journal: Journal) -> None:
                 journal.look(_result(cells.landscape))
                 continue
             checkpoints, scores, audit, forgot = resolve(cells)
+        except StoppedError:
+            raise
         except UnfinishedRun:  # it waited for a step that failed, which is told by that step's own row
+            check_stop()
             _miss(journal, cells, WAITED)
             continue
         except MergeError as failure:

@@ -10,7 +10,7 @@ from prefect import flow
 from flows.axes import load_cells
 from flows.study import command_of, study_flow
 from merge_lib.errors import MergeError
-from tasks.progress import check_stop
+from tasks.progress import StoppedError, check_stop, is_stopping
 from tasks.project import Project
 from tasks.runs import load_run, start_run
 from tasks.sweep_reporting import report_sweep
@@ -36,6 +36,7 @@ def sweep_flow(
 
     Raises:
         MergeError: cells failed; those that did not are finished.
+        StoppedError: a stop was requested.
     """
     project = Project.find()
     started = time.monotonic()
@@ -51,7 +52,7 @@ def sweep_flow(
     elapsed_s = sweep.elapsed_s + time.monotonic() - started
     sweep = save_sweep(project, replace(sweep, elapsed_s=elapsed_s))
     if failures:
-        raise MergeError("\n".join(failures))
+        raise (StoppedError if is_stopping() else MergeError)("\n".join(failures))
     report_sweep(project, sweep)
     save_sweep(project, replace(sweep, status="finished"))
     return sweep.sweep_id

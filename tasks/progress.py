@@ -1,7 +1,8 @@
 """Where the work reports how far it is, and where it learns that it should stop."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from merge_lib.errors import MergeError
@@ -23,6 +24,7 @@ class Step:
 
 _listeners: list[Callable[[Step], None]] = []
 _stop = threading.Event()
+_at_steps = threading.Event()
 
 
 def listen(listener: Callable[[Step], None]) -> Callable[[], None]:
@@ -49,9 +51,30 @@ def check_stop() -> None:
         raise StoppedError("Stopped on request. What was finished is kept.")
 
 
-def request_stop() -> None:
-    """Make the work stop at its next report."""
+def request_stop() -> bool:
+    """Make the work stop at its next report; True if something is under way that ends by that."""
     _stop.set()
+    return _at_steps.is_set()
+
+
+def is_stopping() -> bool:
+    """Whether a stop was requested."""
+    return _stop.is_set()
+
+
+@contextmanager
+def stopping_at_steps() -> Iterator[None]:
+    """What waits for steps inside is not to be broken off: it ends when they do, soon after a stop was requested.
+
+    Raises:
+        StoppedError: a stop was requested meanwhile.
+    """
+    _at_steps.set()
+    try:
+        yield
+    finally:
+        _at_steps.clear()
+    check_stop()
 
 
 def allow_work() -> None:

@@ -135,13 +135,17 @@ def _run_watched(project: Project, studies: list["StudyConfig"], asked: dict[str
 
 @contextmanager
 def _stopping_cleanly(asked: dict[str, Any]) -> Iterator[None]:
-    """Turn the first Ctrl-C into a stop after which everything finished is kept, and say how to go on."""
+    """Turn the first Ctrl-C into a stop after which everything finished is kept, and say how to go on.
+
+    Where steps are waited for, they end by themselves; an exception in the midst of handing them out could leave
+    some that are waited for and never begin. The second Ctrl-C is an exception everywhere.
+    """
     from tasks.runs import begun_here
 
     def stop(_signal: int, _frame: object) -> None:
-        progress.request_stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt
+        if not progress.request_stop():
+            raise KeyboardInterrupt
 
     earlier = len(begun_here())
 
