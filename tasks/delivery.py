@@ -5,7 +5,6 @@ the run's. `python -m tasks.delivery ROOT RUN` delivers until its standard input
 so what was recorded before a `kill -9` of the run still arrives.
 """
 
-import fcntl
 import logging
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
+from tasks.file_locks import alone
 from tasks.payloads import Outbox, RunPayload
 from tasks.progress import Step, tell
 from tasks.project import Project
@@ -66,10 +66,8 @@ class Courier:
 
 @contextmanager
 def sole_courier(outbox: Outbox) -> Iterator[None]:
-    """One process at a time delivers from an outbox; the system lets go of the lock when the process ends."""
-    outbox.folder.mkdir(parents=True, exist_ok=True)
-    with (outbox.folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """One process at a time delivers from an outbox."""
+    with alone(outbox.folder / "lock"):
         yield
 
 

@@ -3,7 +3,6 @@
 The only module that talks to DVC, by its command line: its Python interface is not promised to stay.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any
 
 from merge_lib.errors import DataError
 from tasks.data_stages import PARAMS, DataStages, check_made
+from tasks.file_locks import alone
 from tasks.progress import Step, report
 from tasks.project import Project
 
@@ -136,9 +136,7 @@ def stages_done(project: Project, needed: Sequence[str]) -> dict[str, bool]:
 @contextmanager
 def _alone(project: Project) -> Iterator[None]:
     """One run at a time: what another one is making, DVC calls busy, and does not wait for."""
-    project.state.mkdir(parents=True, exist_ok=True)
-    with (project.state / "data.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(project.state / "data.lock"):
         yield
 
 

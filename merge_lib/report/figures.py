@@ -48,7 +48,7 @@ def overview(groups: Sequence[Group]) -> Figure:
         "Mean over the seeds with its 95 % interval (Student t); intervals are cut at the edge of the chart. "
         "Vertical lines: references, which merge nothing.",
         panels,
-        [*_regime_legend(merges_of(groups)), *dict(references).items()],
+        [*regime_legend(merges_of(groups)), *dict(references).items()],
         2,
     )
 
@@ -82,7 +82,7 @@ def early_tasks(groups: Sequence[Group], tasks: Sequence[str]) -> Figure:
         if group.method == "sequential" and len(group.rows[0].accuracy) == len(tasks)
     ]
     panels = []
-    for label, members in _by_label(groups):
+    for label, members in by_label(groups):
         curves = [
             Curve(
                 f"{group.regime or 'parallel'}{' second' if k else ''}",
@@ -94,7 +94,7 @@ def early_tasks(groups: Sequence[Group], tasks: Sequence[str]) -> Figure:
             for k in shown
         ]
         panels.append(line_panel(label, [*unmerged, *curves], high=1.0, x_title="tasks learned"))
-    legend = _regime_legend(merges_of(groups))
+    legend = regime_legend(merges_of(groups))
     legend.append(("line-solid", f"{tasks[0]} (band: range of the seeds)"))
     legend += [("line-dashed", tasks[k]) for k in shown[1:]]
     legend += [("line-quiet", f"{tasks[0]}, sequential fine-tuning without merging")] if unmerged else []
@@ -115,7 +115,7 @@ def retention(groups: Sequence[Group]) -> Figure:
     top = max((float(np.nanmax(v)) for v in curves.values() if not np.isnan(v).all()), default=1.0)
     high = float(min(max(1.0, np.ceil(top * 10) / 10), 2.0))
     panels: list[Panel] = []
-    for label, members in _by_label(groups):
+    for label, members in by_label(groups):
         lines = [
             Curve(group.regime or "parallel", group.regime or label, np.minimum(curves[group.name], high))
             for group in members
@@ -128,7 +128,7 @@ def retention(groups: Sequence[Group]) -> Figure:
         "Mean over the tasks seen so far of accuracy now over accuracy when the task was learned, in %; "
         "mean over the seeds, the band is their range. Values above 200 % are drawn at the edge.",
         panels,
-        _regime_legend(merges_of(groups)),
+        regime_legend(merges_of(groups)),
         3,
     )
 
@@ -165,7 +165,8 @@ def _from_stage(values: np.ndarray, first: int) -> np.ndarray:
     return seen
 
 
-def _by_label(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+def by_label(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+    """The merges and learners of each label, in their order."""
     ranked = ranked_of(groups)
     return [(label, [group for group in ranked if group.label == label]) for label in labels_of(ranked)]
 
@@ -192,5 +193,6 @@ def _reference_lines(groups: Sequence[Group]) -> list[Whisker]:
     return lines
 
 
-def _regime_legend(merges: Sequence[Group]) -> list[tuple[str, str]]:
+def regime_legend(merges: Sequence[Group]) -> list[tuple[str, str]]:
+    """Style and text of each regime that is drawn."""
     return [(regime, f"{regime} experts") for regime in regimes_of(merges) if regime is not None]

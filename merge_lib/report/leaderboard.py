@@ -10,6 +10,7 @@ from typing import Any
 
 from merge_lib.metrics import describe
 from merge_lib.report.aggregate import (
+    Aggregate,
     Board,
     Group,
     aggregate,
@@ -18,7 +19,6 @@ from merge_lib.report.aggregate import (
     marked,
     merges_of,
     number,
-    number_text,
     p_value,
     ranked_of,
 )
@@ -262,8 +262,7 @@ def _along(groups: Sequence[Group], size: int) -> Table | None:
 
 def _seen(group: Group, stage: int) -> Cell:
     means = [sum(row.accuracy[stage - 1][:stage]) / stage for row in group.rows]
-    interval = mean_interval(means)
-    return Cell(number_text(interval), interval.method)
+    return Aggregate(mean_interval(means)).cell()
 
 
 def _plain(group: Group, metric: str) -> dict[str, float | None] | None:

@@ -5,16 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from merge_lib.metrics import mtil_transfer
-from merge_lib.report.aggregate import (
-    Group,
-    labels_of,
-    merges_of,
-    number_text,
-    ranked_of,
-    references_of,
-    regimes_of,
-)
+from merge_lib.report.aggregate import Aggregate, Group, merges_of, ranked_of, references_of
 from merge_lib.report.charts import Curve, line_panel
+from merge_lib.report.figures import by_label, regime_legend
 from merge_lib.report.layout import UNDEFINED, Cell, Column, Figure, Section, Table
 from merge_lib.statistics import mean_interval
 
@@ -47,7 +40,7 @@ def _names(groups: Sequence[Group]) -> list[str]:
 
 
 def _table(groups: Sequence[Group], names: Sequence[str], *, size: int) -> Table:
-    base = next((group for group in references_of(groups) if group.method == "base"), None)
+    base = _base(groups)
     columns = [Column("Method", is_numeric=False), Column("Experts", is_numeric=False)]
     for name in names:
         columns += [Column(title, name) for title in ("Last", "Lowest", "Change")]
@@ -63,6 +56,10 @@ def _table(groups: Sequence[Group], names: Sequence[str], *, size: int) -> Table
         for group in [*shown, *ranked_of(groups)]
     ]
     return Table("Probes and tasks to come", columns, rows, [NOTE])
+
+
+def _base(groups: Sequence[Group]) -> Group | None:
+    return next((group for group in references_of(groups) if group.method == "base"), None)
 
 
 def _cells(group: Group, name: str, base: Group | None) -> list[Cell]:
@@ -101,24 +98,21 @@ def _values(group: Group, name: str) -> np.ndarray | None:
 def _cell(values: np.ndarray) -> Cell:
     if np.isnan(values).any():
         return Cell(UNDEFINED)
-    interval = mean_interval(values.tolist())
-    return Cell(number_text(interval), interval.method)
+    return Aggregate(mean_interval(values.tolist())).cell()
 
 
 def _curves(groups: Sequence[Group], names: Sequence[str]) -> Figure:
     """One chart for each label: its probes after each task, and the base's as quiet lines."""
-    ranked = ranked_of(groups)
-    base = next((group for group in references_of(groups) if group.method == "base"), None)
+    base = _base(groups)
     panels = []
-    for label in labels_of(ranked):
-        members = [group for group in ranked if group.label == label]
+    for label, members in by_label(groups):
         curves = [
             curve
             for place, name in enumerate(names)
             for curve in _drawn(members, base, name, is_second=place > 0)
         ]
         panels.append(line_panel(label, curves, high=1.0, x_title="tasks learned"))
-    legend = [(regime, f"{regime} experts") for regime in regimes_of(merges_of(groups)) if regime is not None]
+    legend = regime_legend(merges_of(groups))
     legend += list(zip(("line-solid", "line-dashed"), names, strict=False))
     legend += [("line-quiet", "the base")] if base is not None else []
     return Figure(

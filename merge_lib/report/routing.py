@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from merge_lib.report.aggregate import Group, merges_of, number_text
+from merge_lib.report.aggregate import Aggregate, Group, merges_of
 from merge_lib.report.layout import UNDEFINED, Cell, Column, Section, Table
 from merge_lib.report.sizes import bytes_cell, bytes_text
 from merge_lib.statistics import mean_interval
@@ -71,8 +71,7 @@ def _right(groups: Sequence[Group], tasks: Sequence[str]) -> Table | None:
 
 
 def _share(values: Sequence[float]) -> Cell:
-    interval = mean_interval(list(values))
-    return Cell(number_text(interval), interval.method)
+    return Aggregate(mean_interval(list(values))).cell()
 
 
 def _kept(groups: Sequence[Group]) -> Table:
